@@ -1,0 +1,74 @@
+"""What every rollout engine takes and gives. Nothing here knows which engine it is."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A templated, tokenized problem."""
+
+    id: str
+    token_ids: list[int]
+    gold: str
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to sample. `seed` is the run's; a request's own stream also depends on its prompt id, sample index and
+    `policy_version`, never on what else is in the batch."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    """0 means greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end a response; the token itself is kept as the response's last token."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a response; kept in the text, and no token after the one that completes them."""
+    seed: int = 0
+
+
+@dataclass(kw_only=True)
+class Rollout:
+    """One sampled response."""
+
+    prompt: Prompt
+    sample: int
+    """Index within the group, 0 <= sample < group_size."""
+    token_ids: list[int]
+    """Response tokens, the stop token included."""
+    logps: list[float]
+    """Log-prob of each response token under the distribution it was sampled from (temperature, top-p, top-k)."""
+    raw_logps: list[float]
+    """The same under the raw policy at temperature 1. At temperature 1, top_p 1, top_k 0 the two are equal."""
+    finish_reason: str
+    """`stop` or `length`."""
+    policy_version: int
+    """Number of optimizer rollout steps that the sampling weights had seen."""
+    text: str = ""
+    """The decoded response, special tokens left out."""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class RolloutEngine(Protocol):
+    """Generates on every rank of the torchrun world in step (SPMD): all ranks call with the same prompts, and all get
+    all rollouts back, grouped by prompt in the order of `prompts`."""
+
+    policy_version: int
+
+    def generate(self, prompts: list[Prompt], group_size: int, sampling: Sampling) -> list[list[Rollout]]:
+        """Returns `len(prompts)` groups of `group_size` rollouts."""
+        ...
+
+    def sync(self, actor: Any, policy_version: int) -> dict[str, float]:
+        """Make the engine sample from the actor's present weights; returns what to log (seconds, bytes, gap)."""
+        ...
+
+    def sleep(self) -> None:
+        """Give back the memory that only generation needs (KV cache, and for vLLM the weights)."""
+        ...
+
+    def wake(self) -> None: ...

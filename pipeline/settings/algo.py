@@ -1,0 +1,55 @@
+"""The objective: which policy loss, and every number in it. Names are those of the formulas in docs/objective.md."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.settings.base import Section
+
+
+class Algo(Section):
+    """An algorithm preset: `configs/algo/<name>.yaml`. `pipeline.objectives` takes this object as its `config`."""
+
+    loss: str = "etr"
+    """Registered policy loss: etr, grpo, dapo, dr_grpo, gspo, cispo, grpo_matched, or one that `import_path` adds."""
+    import_path: str | None = None
+    """`package.module:function` or `path/to/file.py:function` of a policy loss of your own."""
+    normalize: Literal["std", "none", "loo"] = "std"
+    """Advantage: divided by the group's std (GRPO), only centred (Dr.GRPO), or leave-one-out (RLOO)."""
+    eps_low: float = Field(0.2, gt=0, lt=1)
+    eps_high: float = Field(0.28, gt=0)
+    alpha: float = Field(0.25, ge=0)
+    """Micro elasticity: how much the bounds follow |advantage|. 0 turns it off."""
+    beta: float = Field(0.25, ge=0, le=1)
+    """Macro elasticity: how much the bounds follow the group's reward variance. 0 turns it off."""
+    h: Literal["linear", "sqrt", "tanh"] = "linear"
+    """Micro form: x, sqrt(x) or tanh(x) of |A|."""
+    k: Literal["variance", "std", "none"] = "variance"
+    """Macro form: v, sqrt(v), or no macro term."""
+    scale_min: float = Field(0.25, gt=0)
+    scale_max: float = Field(4.0, gt=0)
+    eps_low_max: float = Field(0.9, gt=0, lt=1)
+    """Upper limit of the elastic eps_low, so that 1 - eps stays positive."""
+    reward_min: float = 0.0
+    reward_max: float = 1.0
+    dual_clip: float | None = Field(None, gt=1)
+    """c of the dual clip for negative advantages (3 is usual); none turns it off."""
+    aggregate: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"] = "token-mean"
+    kl_coef: float = Field(0.0, ge=0)
+    kl: Literal["k1", "k2", "k3"] = "k3"
+    entropy_coef: float = 0.0
+    is_cap: float | None = Field(None, gt=0)
+    """C of the truncated importance weight min(exp(old_logp - rollout_logp), C); none turns it off, unless
+    `is_weight` is auto and the rollout engine is not the actor."""
+    is_weight: Literal["auto", "on", "off"] = "auto"
+    """auto: on (with C = is_cap or 2) when another engine than the actor samples or `rl.async_depth` > 0."""
+    cispo_eps_high: float = Field(5.0, gt=0)
+    """CISPO: upper limit of the detached importance weight is 1 + this."""
+    gspo_eps_low: float = Field(3e-4, gt=0, lt=1)
+    gspo_eps_high: float = Field(4e-4, gt=0)
+    """GSPO clips a sequence-level ratio, whose natural scale is far smaller than a token's."""
+    dynamic_sampling: bool = False
+    """DAPO: sample further prompts until the batch holds only groups of mixed reward."""
+    overlong_buffer: int = Field(0, ge=0)
+    """DAPO's soft length penalty over the last this many tokens before the limit; 0 turns it off."""
+    overlong_penalty: float = Field(1.0, ge=0)

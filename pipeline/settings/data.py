@@ -1,0 +1,70 @@
+"""Where problems come from and how they are cleaned and turned into prompts."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.settings.base import Section
+
+
+class Columns(Section):
+    """Names of the columns in the user's own files."""
+
+    id: str = "id"
+    problem: str = "problem"
+    answer: str = "answer"
+    solution: str = "solution"
+    """Optional worked solution; rows that have one become supervised warm-up rows."""
+
+
+class Arithmetic(Section):
+    """The embedded generator: chains of one-digit terms with + and -, whose running total stays in 0..19."""
+
+    train: int = Field(4000, ge=1)
+    """Distinct training problems."""
+    held_out: int = Field(128, ge=1)
+    """Distinct held-out problems, disjoint from training."""
+    min_terms: int = Field(2, ge=2)
+    max_terms: int = Field(7, ge=2)
+    sft_rows: int = Field(20_000, ge=0)
+    """Worked examples of the first warm-up phase."""
+    sft_mixed_rows: int = Field(4_000, ge=0)
+    """Worked examples of the second phase: mostly direct answers and some slips, so that RL has something to fix."""
+    direct_share: float = Field(0.3, ge=0, le=1)
+    mixed_direct_share: float = Field(0.6, ge=0, le=1)
+    slip_share: float = Field(0.1, ge=0, le=1)
+    """Share of wrong steps in the second phase."""
+
+
+class Clean(Section):
+    """Cleaning, duplicate removal and decontamination."""
+
+    near_duplicate_threshold: float = Field(0.9, ge=0, le=1)
+    """Jaccard similarity of word shingles from which two problems count as the same; 1 keeps only exact duplicates out."""
+    decontaminate_ngram: int = Field(13, ge=1)
+    """A training problem sharing this many consecutive words with an evaluation problem is dropped."""
+    max_problem_chars: int = Field(8_000, ge=1)
+
+
+class Data(Section):
+    """A data preset: `configs/data/<name>.yaml`."""
+
+    source: Literal["arithmetic", "files"] = "files"
+    path: list[str] = []
+    """Training problems: JSONL or parquet files, or Hugging Face dataset folders (`data.path=a.jsonl,b.parquet`)."""
+    eval_path: dict[str, str] = {}
+    """Evaluation sets by name (`data.eval_path.math500=...`); also what training is decontaminated against."""
+    sft_path: list[str] = []
+    """Files with solutions for the warm-up; empty: rows of `path` that have a solution."""
+    columns: Columns = Columns()
+    template: Literal["auto", "plain", "chat", "bare"] = "auto"
+    """How a problem becomes a prompt. auto: the tokenizer's chat template if it has one, plain otherwise. bare: the
+    problem and a newline (tiny)."""
+    instruction: str = "Please reason step by step, and put your final answer within \\boxed{}."
+    """Appended to the problem in plain and chat templates."""
+    limit: int | None = Field(None, ge=1)
+    """Use only the first this many problems of each file."""
+    tokenizer: Literal["model", "sentencepiece"] = "model"
+    """model: the tokenizer in `model.path`; sentencepiece: train one on the data (tiny)."""
+    arithmetic: Arithmetic = Arithmetic()
+    clean: Clean = Clean()

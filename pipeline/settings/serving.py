@@ -1,0 +1,97 @@
+"""Generation, grading and measuring."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.settings.base import Section
+
+
+class Rollout(Section):
+    """How responses are sampled."""
+
+    engine: Literal["auto", "native", "vllm"] = "auto"
+    """native: the actor's own modules; vllm: a colocated or standalone vLLM. auto: vllm on GPUs where it is installed
+    or PP > 1, native otherwise."""
+    mode: Literal["colocated", "standalone"] = "colocated"
+    max_prompt_tokens: int = Field(1024, ge=1)
+    max_new_tokens: int = Field(3072, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    """0: no limit."""
+    stop: list[str] = []
+    """Strings that end a response."""
+    max_concurrent: int = Field(256, ge=1)
+    """Sequences decoded at once by one native engine."""
+    kv_memory_gib: float = Field(8.0, gt=0)
+    """Most memory of the native engine's KV cache on one rank."""
+    gap_limit: float = Field(1.05, gt=1)
+    """Largest mean exp|engine log-prob - actor log-prob| before the run stops."""
+    gpu_memory_share: float = Field(0.6, gt=0, lt=1)
+    """Share of a GPU that vLLM may take while it generates."""
+    sync_bucket_mib: float = Field(128.0, gt=0)
+    """Bytes of weights sent to vLLM at once."""
+    offline_group_size: int = Field(8, ge=1)
+    """stage=rollout: responses for each prompt."""
+    offline_shard_prompts: int = Field(64, ge=1)
+    """stage=rollout: prompts in one shard, the unit that survives a kill."""
+    offline_split: str = "train"
+    """stage=rollout: `train` or the name of an evaluation set."""
+
+
+class Verify(Section):
+    """The verifier's conventions and limits."""
+
+    workers: int = Field(2, ge=1)
+    """Grading processes on each node."""
+    timeout_s: float = Field(5.0, gt=0)
+    """Longest time for one answer before its worker is killed."""
+    memory_gib: float = Field(2.0, gt=0)
+    """Address space of one worker."""
+    cache_size: int = Field(100_000, ge=0)
+    rewards: dict[str, float] = {"correctness": 1.0}
+    """Reward functions by name (or import path) and their weights."""
+
+
+class Evaluate(Section):
+    """Held-out accuracy."""
+
+    checkpoint: str = "auto"
+    """before (the converted base), after (the trained actor), auto (both, as far as they exist), or a folder."""
+    k: int = Field(8, ge=1)
+    """Samples for each problem: avg@k and pass@k."""
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    limit: int | None = Field(None, ge=1)
+    """Use only the first this many problems of each set."""
+    bootstrap: int = Field(2000, ge=1)
+    """Resamples for the confidence intervals."""
+    samples: int = Field(24, ge=0)
+    """Responses kept for the report."""
+
+
+class Export(Section):
+    """Megatron checkpoint to Hugging Face folder."""
+
+    checkpoint: str = "after"
+    """after (the newest of the RL stage), before (the converted base), or a folder."""
+    dtype: Literal["model", "fp32", "bf16"] = "model"
+
+
+class Bench(Section):
+    """Measurements: `stage=bench what=...`."""
+
+    what: str = "policy_head"
+    """policy_head, objective, verifier, rollout, or step."""
+    peer_python: str | None = None
+    """Interpreter of another environment that holds the peer to compare with (math-verify, TRL)."""
+    repeats: int = Field(5, ge=1)
+    rows: int = Field(2000, ge=1)
+    """Verifier: rows graded."""
+    tokens: int = Field(4096, ge=1)
+    """Policy head: T."""
+    hidden: int = Field(1024, ge=1)
+    """Policy head: H."""
+    vocab: int = Field(151_936, ge=1)
+    """Policy head: V."""
