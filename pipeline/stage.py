@@ -1,0 +1,179 @@
+"""What a stage sees of the run it belongs to, and how it ends.
+
+A stage is a module `stages/x.py` with `def main(run: StageRun) -> dict | None`, closed by
+`if __name__ == "__main__": run_stage(main)` and started as `python -m stages.x <resolved config>`: plain, or as one
+rank under torchrun or DeepSpeed's launcher. Launchers turn every failure into exit code 1, so each rank also leaves an
+*outcome file* that says how it ended; `pipeline.launch` reads them.
+"""
+
+import errno
+import faulthandler
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from pipeline.artifacts import write_json
+from pipeline.errors import InputError, UserError
+from pipeline.processes import die_with_parent, stop_tree
+from pipeline.settings import Settings
+
+OUTCOME_FOLDER = "ETR_OUTCOME_FOLDER"
+"""Environment variable: folder into which each rank writes `rank<k>.json` as it ends."""
+STOP_FILE = "ETR_STOP_FILE"
+"""Environment variable: file whose existence asks the stage to finish its step, save, and return."""
+
+_stopped = False
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One rank's view of the run."""
+
+    settings: Settings
+    root: Path
+    """`runs/<name>`."""
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """True on rank 0, the one that writes files and prints."""
+        return self.rank == 0
+
+    def folder(self, stage: str | None = None) -> Path:
+        """`runs/<name>/<stage>`, made if needed; the present stage's by default."""
+        path = self.root / (stage or self.settings.stage)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def log(self, text: str) -> None:
+        """Print on rank 0."""
+        if self.is_main:
+            print(text, flush=True)
+
+    def should_stop(self) -> bool:
+        """True once Ctrl-C (or SIGTERM) asked the run to end: finish the step, save, and return from `main`.
+
+        Collective where `torch.distributed` is initialised: every rank must call it at the same point, and all get
+        the same answer, so that none leaves the others waiting. A stage that returned after a True counts as stopped,
+        not as finished, and the same command continues it.
+        """
+        global _stopped
+        path = os.environ.get(STOP_FILE)
+        _stopped = _stopped or bool(path and os.path.exists(path))
+        if self.world_size > 1:
+            _stopped = _any_rank(_stopped)
+        return _stopped
+
+
+def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
+    """Run one rank of a stage from `sys.argv` and the launcher's environment, and exit with the stage's code.
+
+    0 done; 2 `UsageError`; 3 `InputError` or a full disk; 1 anything else. What `main` returns on rank 0 goes into the
+    stage's manifest.
+    """
+    die_with_parent()
+    faulthandler.enable()
+    started = time.time()
+    try:
+        run = load_run(sys.argv[1:])
+        result = main(run)
+    except BaseException as error:
+        code, message = explain(error)
+        text = "" if isinstance(error, UserError) else traceback.format_exc()
+        _record({"code": code, "message": message, "traceback": text, "stopped": False}, started)
+        if not (OUTCOME_FOLDER in os.environ and _rank() == 0):  # there the launcher prints it, last of all
+            print(text or message, file=sys.stderr, flush=True)
+        # Not sys.exit: other threads (collectives, data workers) could keep a failed rank, and so its peers, waiting.
+        stop_tree(os.getpid(), grace_s=0.5, include_root=False)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    _record({"code": 0, "result": result or {}, "stopped": _stopped}, started)
+    _leave_process_group()
+    sys.exit(0)
+
+
+def load_run(arguments: list[str]) -> StageRun:
+    """The run that the resolved config names, at this process's place in the launcher's world.
+
+    Raises:
+        InputError: the config file is missing or not a resolved configuration.
+    """
+    paths = [word for word in arguments if not word.startswith("--")]  # DeepSpeed's launcher adds --local_rank=k
+    if len(paths) != 1:
+        raise InputError(
+            "A stage is started as `python -m stages.<stage> <resolved config.yaml>`; `bash run.sh` does that."
+        )
+    try:
+        settings = Settings.model_validate(yaml.safe_load(Path(paths[0]).read_text("utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{paths[0]} is not a resolved configuration: {error}") from error
+    return StageRun(
+        settings=settings,
+        root=Path(settings.runs_dir) / settings.name,
+        rank=_rank(),
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+    )
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and message for the person at the command line."""
+    if isinstance(error, UserError):
+        return error.exit_code, str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" at {error.filename}" if error.filename else ""
+        return 3, f"The disk is full{where}. Free some space; the same command continues from the last checkpoint."
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return 2, f"A port is in use ({error}). Name a free one: cluster.master_port=<port>."
+    if isinstance(error, KeyboardInterrupt):
+        return 1, "Interrupted."
+    if isinstance(error, SystemExit):
+        return (error.code if isinstance(error.code, int) else 1), str(error.code or "")
+    return 1, f"{type(error).__name__}: {error}"
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _record(outcome: dict[str, Any], started: float) -> None:
+    folder = os.environ.get(OUTCOME_FOLDER)
+    if not folder:
+        return
+    now = time.time()
+    outcome |= {"rank": _rank(), "host": os.uname().nodename, "time": now, "seconds": now - started}
+    try:
+        write_json(Path(folder) / f"rank{_rank()}.json", outcome)
+    except (OSError, TypeError) as error:  # a full disk must not hide the error that is being reported
+        print(f"The outcome of rank {_rank()} could not be written: {error}", file=sys.stderr, flush=True)
+        if outcome["code"] == 0:
+            os._exit(1)
+
+
+def _any_rank(flag: bool) -> bool:
+    """True if `flag` is true on any rank of the default group; the rank's own value where there is no group."""
+    import torch
+
+    dist = torch.distributed
+    if not (dist.is_available() and dist.is_initialized()):
+        return flag
+    on_gpu = dist.get_backend() == "nccl"
+    value = torch.tensor([int(flag)], device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu")
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def _leave_process_group() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
