@@ -1,0 +1,181 @@
+"""Fused mode: the gradient of a chunk is formed while its logits are at hand. 6 T H V operations.
+
+It serves losses that are separable by token, `loss = sum_t f_t(logp_t, entropy_t)`, whose every other number (old
+log-probs, advantages, bounds, denominators) is known before the forward.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from megatron_patches.policy_head.plan import Plan, make_plan
+from megatron_patches.policy_head.shard import gather_parts, gather_sequence, reduce_hidden_grad
+from megatron_patches.policy_head.statistics import RowResult, empty_part, finish, merge
+
+Objective = Callable[[slice | Tensor, Tensor, Tensor], Tensor]
+"""`objective(where, logp [t], entropy [t]) -> [t]`: each position's weighted share of the loss.
+
+`where` (a slice or a long tensor `[t]`) picks the chunk's positions out of any tensor `[T]` the objective holds. It is
+called once for each chunk, with gradients enabled, and must be element-wise in `logp` and `entropy`."""
+
+
+def fused_policy_head(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    objective: Objective,
+    tp_group: dist.ProcessGroup | None = None,
+    *,
+    temperature: float = 1.0,
+    vocab_size: int | None = None,
+    index: Tensor | None = None,
+    sequence_parallel: bool = False,
+    chunk_tokens: int = 256,
+    chunk_vocab: int | None = None,
+    need_entropy: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss of a token-separable objective, with its gradient already formed when this returns.
+
+    Arguments that `token_logprobs` has too mean the same. `chunk_tokens` positions times this rank's share of the
+    vocabulary are held at once. An entropy gradient is formed where the objective's result depends on the entropy.
+
+    Returns:
+        `(loss, logp [T], entropy [T])` in fp32 (fp64 for fp64 inputs): the sum of the objective over the positions, a
+        scalar that is differentiable in `hidden` and `weight` (once: its backward hands out the stored gradients,
+        multiplied in place by the incoming one), and detached log-probs and entropies, zero where not looked at.
+
+    Memory beyond inputs and gradients: `chunk_tokens * V / TP` logits; for a 16-bit weight also the fp32 sum
+    `[V / TP, H]` of its gradient. Collectives: one all-gather of four numbers a position for each chunk, and one
+    reduction of the gradient of `hidden`.
+    """
+    plan = make_plan(
+        hidden, weight, targets, tp_group, temperature=temperature, vocab_size=vocab_size, index=index,
+        sequence_parallel=sequence_parallel, chunk_tokens=chunk_tokens, chunk_vocab=chunk_vocab,
+        need_entropy=need_entropy, entropy_grad=need_entropy,
+    )  # fmt: skip
+    loss, logp, entropy = _FusedHead.apply(hidden, weight, targets, objective, plan, torch.is_grad_enabled())
+    return loss, logp, entropy
+
+
+class _FusedHead(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, objective: Objective, plan: Plan, grad_enabled: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        to_hidden, to_weight = (grad_enabled and needed for needed in ctx.needs_input_grad[:2])
+        if plan.sequence_parallel:
+            hidden = gather_sequence(hidden, plan.shard.group)
+        grad_hidden = hidden.new_empty((plan.count, hidden.shape[1])) if to_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=plan.dtype) if to_weight else None
+        loss = weight.new_zeros((), dtype=plan.dtype)
+        logp = weight.new_empty(plan.count, dtype=plan.dtype)
+        entropy = torch.empty_like(logp)
+
+        chunks = plan.chunks()
+        buffer = weight.new_empty(max((hi - lo for lo, hi in chunks), default=0) * plan.shard.rows, dtype=plan.dtype)
+        for lo, hi in chunks:
+            where = plan.where(lo, hi)
+            chunk = _Chunk(plan, hidden[where], weight, targets[where], buffer)
+            result = chunk.forward()
+            logp[lo:hi], entropy[lo:hi] = result.logp, result.entropy
+            chunk_loss, d_logp, d_entropy = _evaluate(objective, where, result, plan.need_entropy)
+            loss += chunk_loss
+            if to_hidden or to_weight:
+                grad_rows = chunk.backward(result, d_logp, d_entropy, to_hidden, grad_weight)
+                if grad_hidden is not None and grad_rows is not None:
+                    grad_hidden[lo:hi] = grad_rows
+
+        if grad_hidden is not None:
+            grad_hidden = reduce_hidden_grad(plan.spread(grad_hidden), plan.shard.group, plan.sequence_parallel)
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight.dtype)
+        ctx.gradients = (grad_hidden, grad_weight)
+        logp, entropy = plan.spread(logp), plan.spread(entropy)
+        if not plan.need_entropy:
+            entropy = torch.full_like(entropy, torch.nan)
+        ctx.mark_non_differentiable(logp, entropy)
+        return loss, logp, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_loss: Tensor, _logp: Any, _entropy: Any) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "the fused head's gradients were handed out already; a second backward needs recompute mode"
+            )
+        grad_hidden, grad_weight = ctx.gradients
+        ctx.gradients = None  # scaled in place below and then owned by autograd
+        for gradient in (grad_hidden, grad_weight):
+            if gradient is not None:
+                gradient.mul_(d_loss)
+        return grad_hidden, grad_weight, None, None, None, None
+
+
+class _Chunk:
+    """The logits `[t, V / TP]` of one chunk, tile after tile in one buffer."""
+
+    def __init__(self, plan: Plan, hidden: Tensor, weight: Tensor, targets: Tensor, buffer: Tensor) -> None:
+        self.plan, self.weight, self.targets = plan, weight, targets
+        self.hidden = plan.backend.operand(hidden)
+        t = self.hidden.shape[0]
+        self.tiles = [
+            (first, last, buffer[t * first : t * last].view(t, last - first))
+            for first, last in plan.shard.tiles(plan.chunk_vocab)
+        ]
+
+    def forward(self) -> RowResult:
+        """Fill the buffer with logits; log-prob, entropy and log-sum-exp `[t]` over all ranks' rows."""
+        plan = self.plan
+        parts = empty_part(self.targets.shape[0], self.hidden.new_empty(0, dtype=plan.dtype))
+        parts = parts.expand(max(len(self.tiles), 1), -1, -1).contiguous()
+        for i, (first, last, logits) in enumerate(self.tiles):
+            plan.backend.logits(self.hidden, plan.backend.operand(self.weight[first:last]), plan.scale, logits)
+            local = self.targets - (plan.shard.first + first)
+            plan.backend.statistics(logits, local, plan.need_entropy, parts[i])
+        return finish(merge(gather_parts(merge(parts), plan.shard.group)))
+
+    def backward(
+        self,
+        result: RowResult,
+        d_logp: Tensor,
+        d_entropy: Tensor | None,
+        to_hidden: bool,
+        grad_weight: Tensor | None,
+    ) -> Tensor | None:
+        """Use the logits up: add to `grad_weight [V / TP, H]`, return this rank's part of the gradient `[t, H]`."""
+        plan = self.plan
+        d_logp = d_logp * plan.scale
+        d_entropy = None if d_entropy is None else d_entropy * plan.scale
+        grad_hidden = torch.zeros_like(self.hidden, dtype=plan.dtype) if to_hidden else None
+        for first, last, logits in self.tiles:
+            local = self.targets - (plan.shard.first + first)
+            gradient = plan.backend.to_gradient_(logits, local, result.lse, d_logp, d_entropy, result.entropy)
+            if grad_hidden is not None:
+                rows = plan.backend.operand(self.weight[first:last])
+                plan.backend.accumulate(grad_hidden, gradient, rows, first=False)
+            if grad_weight is not None:
+                plan.backend.accumulate(grad_weight[first:last], gradient.t(), self.hidden, first=False)
+        return grad_hidden
+
+
+def _evaluate(
+    objective: Objective, where: slice | Tensor, result: RowResult, need_entropy: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The chunk's loss, and its derivatives `[t]` by log-prob and entropy (None where it does not depend on it)."""
+    with torch.enable_grad():
+        logp = result.logp.detach().requires_grad_()
+        entropy = result.entropy.detach().requires_grad_(need_entropy)
+        share = objective(where, logp, entropy)
+        if share.shape != logp.shape:
+            raise ValueError(
+                f"the objective must return one number a position, {list(logp.shape)}; got {list(share.shape)}"
+            )
+        loss = share.sum()
+        leaves = (logp, entropy) if need_entropy else (logp,)
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else (None, None)
+    d_logp = torch.zeros_like(logp) if gradients[0] is None else gradients[0]
+    return loss.detach(), d_logp, gradients[1] if need_entropy else None

@@ -1,0 +1,95 @@
+"""One rank's rows of the output weight, and the head's three collectives over the tensor-parallel group."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VocabShard:
+    """Rows `[first, first + rows)` of the vocabulary, real tokens only.
+
+    The weight `[V_padded / TP, H]` of rank r starts at row `r * V_padded / TP`, as megatron-core's
+    `VocabUtility.vocab_range_from_global_vocab_size` has it. Rows at or above the real vocabulary size are padding:
+    they are never multiplied, so they take no probability and get a zero gradient.
+    """
+
+    group: dist.ProcessGroup | None
+    first: int
+    rows: int
+
+    @classmethod
+    def of(cls, weight: Tensor, group: dist.ProcessGroup | None, vocab_size: int | None) -> "VocabShard":
+        """Raises ValueError where `vocab_size` is not in 1..V_padded."""
+        size, rank = group_size(group), 0 if group is None else dist.get_rank(group)
+        padded = weight.shape[0] * size
+        real = padded if vocab_size is None else vocab_size
+        if not 1 <= real <= padded:
+            raise ValueError(f"vocab_size={real} must lie in 1..{padded}, the rows of the (padded) output weight")
+        first = rank * weight.shape[0]
+        return cls(group, first, min(max(real - first, 0), weight.shape[0]))
+
+    def tiles(self, size: int) -> list[tuple[int, int]]:
+        """Local row ranges of at most `size` rows, of nearly equal length; none on a rank that holds padding alone."""
+        return even_ranges(self.rows, size)
+
+
+def even_ranges(total: int, size: int) -> list[tuple[int, int]]:
+    """Cut `0..total-1` into ranges `[lo, hi)` of at most `size`, of nearly equal length; none where total is 0."""
+    count = -(-total // size)
+    return list(pairwise(total * i // count for i in range(count + 1))) if count else []
+
+
+def group_size(group: dist.ProcessGroup | None) -> int:
+    """Ranks in the group; None means a single process."""
+    return 1 if group is None else dist.get_world_size(group)
+
+
+def gather_parts(part: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Every rank's statistics `[4, N]` -> `[TP, 4, N]`, the same bits on every rank.
+
+    One all-gather instead of a MAX and then a SUM all-reduce: O(T) numbers weigh nothing, the number of round trips
+    does, and every rank then merges the same numbers in the same order, so that log-probs (and with them the clipping
+    decisions of the loss) cannot differ between the ranks.
+    """
+    size = group_size(group)
+    if size == 1 or part.numel() == 0:
+        return part.unsqueeze(0)
+    gathered = part.new_empty((size * part.shape[0], part.shape[1]))
+    dist.all_gather_single(gathered, part.contiguous(), group=group)
+    return gathered.view(size, *part.shape)
+
+
+def gather_sequence(hidden: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Sequence-parallel hidden states `[T / TP, H]` -> `[T, H]`."""
+    size = group_size(group)
+    if size == 1 or hidden.numel() == 0:
+        return hidden
+    gathered = hidden.new_empty((size * hidden.shape[0], hidden.shape[1]))
+    dist.all_gather_single(gathered, hidden.contiguous(), group=group)
+    return gathered
+
+
+def reduce_hidden_grad(grad: Tensor, group: dist.ProcessGroup | None, sequence_parallel: bool) -> Tensor:
+    """Each rank's part of the gradient `[T, H]` summed over the group, in place where possible.
+
+    Without sequence parallelism every rank gets the whole sum (the convention of ColumnParallelLinear); with it each
+    rank gets its own `[T / TP, H]` rows.
+    """
+    size = group_size(group)
+    if size == 1 or grad.numel() == 0:
+        return grad
+    if not sequence_parallel:
+        dist.all_reduce(grad, group=group)
+        return grad
+    own = grad.new_empty((grad.shape[0] // size, grad.shape[1]))
+    dist.reduce_scatter_single(own, grad, group=group)
+    return own
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of logits, statistics and sums: fp64 for fp64, fp32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

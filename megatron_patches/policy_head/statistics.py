@@ -1,0 +1,69 @@
+"""The O(T) mathematics of the head: what is kept of a row of logits, how parts of a row are put together, and what
+follows from the whole row.
+
+A part of the vocabulary (a tile on one rank, or one rank's whole shard) leaves four numbers for each position, in one
+tensor `[4, N]` of the compute type, so that a single collective carries them:
+
+    MAX       m = max_j l_j
+    SUM_EXP   S = sum_j exp(l_j - m)
+    WEIGHTED  W = sum_j exp(l_j - m) (l_j - m)        for the entropy
+    TARGET    l_y if y lies in this part, -inf otherwise
+
+Centring W on the part's own maximum keeps it free of cancellation for logits of any size.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX, SUM_EXP, WEIGHTED, TARGET = range(4)
+
+FAR_BELOW = -1e4
+"""Stands for any distance below the maximum whose exponential is zero, also in fp64 (exp(-746) already is): keeps
+0 * -inf from becoming nan without moving any other value."""
+
+
+def empty_part(positions: int, like: Tensor) -> Tensor:
+    """Statistics `[4, positions]` of a part without any column, the neutral element of `merge`."""
+    part = like.new_zeros((4, positions))
+    part[MAX] = torch.finfo(part.dtype).min
+    part[TARGET] = -torch.inf
+    return part
+
+
+def merge(parts: Tensor) -> Tensor:
+    """Statistics `[R, 4, N]` of R disjoint parts of the vocabulary -> `[4, N]` of their union. R >= 1.
+
+    With M = max_r m_r and d_r = m_r - M:  S = sum_r exp(d_r) S_r,  W = sum_r exp(d_r) (W_r + d_r S_r).
+    """
+    if parts.shape[0] == 1:
+        return parts[0]
+    maxima, sums, weighted, targets = parts.unbind(1)
+    top = maxima.amax(0)
+    below = (maxima - top).clamp_(min=FAR_BELOW)
+    scale = below.exp()
+    return torch.stack(
+        (top, (scale * sums).sum(0), (scale * torch.addcmul(weighted, below, sums)).sum(0), targets.amax(0))
+    )
+
+
+class RowResult(NamedTuple):
+    """What the statistics of whole rows say about each position; every field `[N]`."""
+
+    logp: Tensor
+    """log softmax(l)_y; -inf for a target that is no real row of the vocabulary."""
+    entropy: Tensor
+    """-sum_j p_j log p_j, in nats."""
+    lse: Tensor
+    """log sum_j exp(l_j): all that is needed to turn recomputed logits into probabilities."""
+
+
+def finish(whole: Tensor) -> RowResult:
+    """Statistics `[4, N]` of whole rows -> log-prob, entropy and log-sum-exp.
+
+    H = lse - sum_j p_j l_j = log S - W / S, in which the maximum has dropped out.
+    """
+    top, sums, weighted, target = whole.unbind(0)
+    log_sum = sums.log()
+    return RowResult((target - top) - log_sum, log_sum - weighted / sums, top + log_sum)
