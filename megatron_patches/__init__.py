@@ -1,0 +1,18 @@
+"""All that touches megatron-core. Importing this package checks and installs the patches, so import it before
+`megatron.core`; a module of this package that needs megatron-core may then import it as usual.
+"""
+
+from megatron_patches.registry import install
+
+__all__ = ["token_logprobs"]
+
+install()
+
+
+def __getattr__(name: str):
+    # Late, so that importing the package costs no more than its patches.
+    if name == "token_logprobs":
+        from megatron_patches.policy_head import token_logprobs
+
+        return token_logprobs
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

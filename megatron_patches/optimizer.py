@@ -1,0 +1,106 @@
+"""Adam for machines that have neither transformer-engine nor apex (patch `adam`), and the optimizer of the actor."""
+
+import torch
+from megatron.core import optimizer as upstream
+from megatron.core.optimizer import OptimizerConfig, distrib_optimizer, get_megatron_optimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+from pipeline.settings import Optimizer
+
+
+class FusedLikeAdam(torch.optim.Optimizer):
+    """AdamW with fp32 moments that keeps its step count in the parameter group, where apex and transformer-engine keep it.
+
+    Megatron-core 0.16.1 (optimizer/distrib_optimizer.py:647-690, 827) special-cases torch's own AdamW, whose step is a
+    tensor for each parameter: loading a checkpoint then shares one step tensor among all of them.
+    """
+
+    def __init__(self, params, lr=1e-3, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8, adam_w_mode=True, **_unused):
+        defaults = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps, "bias_correction": True}
+        super().__init__(params, defaults)
+        self.adam_w_mode = adam_w_mode
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        assert closure is None, "Megatron computes gradients itself"
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not group["params"]:
+                continue
+            group["step"] = group.get("step", 0) + 1
+            if not params:
+                continue
+            self._update(group, params)
+
+    def _update(self, group: dict, params: list[torch.Tensor]) -> None:
+        beta1, beta2 = group["betas"]
+        lr, decay, step = group["lr"], group["weight_decay"], group["step"]
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["exp_avg"] = torch.zeros_like(p, dtype=torch.float32)
+                self.state[p]["exp_avg_sq"] = torch.zeros_like(p, dtype=torch.float32)
+        first = [self.state[p]["exp_avg"] for p in params]
+        second = [self.state[p]["exp_avg_sq"] for p in params]
+        grads = [p.grad.float() for p in params]
+        if decay and self.adam_w_mode:
+            torch._foreach_mul_(params, 1 - lr * decay)
+        elif decay:
+            grads = torch._foreach_add(grads, params, alpha=decay)
+        torch._foreach_lerp_(first, grads, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
+        denominator = torch._foreach_div(second, 1 - beta2**step)
+        torch._foreach_sqrt_(denominator)
+        torch._foreach_add_(denominator, group["eps"])
+        torch._foreach_addcdiv_(params, first, denominator, -lr / (1 - beta1**step))
+
+
+def install_adam() -> None:
+    """Make Megatron build `FusedLikeAdam` where it would have fallen back to torch's AdamW. Idempotent."""
+    if not upstream.USING_PYTORCH_OPTIMIZER:
+        return
+    upstream.Adam = FusedLikeAdam
+    upstream.USING_PYTORCH_OPTIMIZER = False
+    distrib_optimizer.Adam = FusedLikeAdam
+    distrib_optimizer.HAVE_APEX_OR_TE = True
+    distrib_optimizer.USING_APEX_OPTIMIZER = True
+
+
+def build_optimizer(chunks: list, settings: Optimizer, params_dtype: torch.dtype):
+    """The Megatron optimizer over `chunks` (DDP-wrapped model chunks of this rank)."""
+    install_adam()
+    return get_megatron_optimizer(
+        OptimizerConfig(
+            optimizer="adam",
+            lr=settings.lr,
+            min_lr=settings.min_lr,
+            adam_beta1=settings.beta1,
+            adam_beta2=settings.beta2,
+            adam_eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            clip_grad=settings.clip_grad,
+            use_distributed_optimizer=settings.distributed,
+            params_dtype=params_dtype,
+            bf16=params_dtype == torch.bfloat16,
+        ),
+        chunks,
+    )
+
+
+def build_scheduler(optimizer, settings: Optimizer, total_steps: int) -> OptimizerParamScheduler:
+    """Linear warm-up, then the chosen decay to `min_lr`; counted in optimizer steps."""
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=settings.lr / (settings.warmup_steps + 1) if settings.warmup_steps else settings.lr,
+        max_lr=settings.lr,
+        min_lr=settings.min_lr,
+        lr_warmup_steps=min(settings.warmup_steps, max(total_steps - 1, 0)),
+        lr_decay_steps=max(total_steps, 1),
+        lr_decay_style=settings.decay,
+        start_wd=settings.weight_decay,
+        end_wd=settings.weight_decay,
+        wd_incr_steps=0,
+        wd_incr_style="constant",
+        use_checkpoint_opt_param_scheduler=False,
+        override_opt_param_scheduler=True,
+    )
