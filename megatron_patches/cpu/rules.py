@@ -124,6 +124,14 @@ LINES: dict[str, tuple[Line, ...]] = {
             "the persistent checkpoint worker picks a GPU; there is none",
         ),
     ),
+    "megatron.core.transformer.moe.moe_utils": (
+        Line(
+            "counts-to-host",
+            "if torch.is_tensor(tensor) and tensor.is_cuda:",
+            "if torch.is_tensor(tensor):",
+            "token counts on the CPU must become numpy too, or all_to_all gets tensors for its split sizes",
+        ),
+    ),
     "megatron.core.transformer.moe.token_dispatcher": (
         Line(
             "no-dtoh-stream",

@@ -1,0 +1,38 @@
+"""Megatron distributed checkpoint -> Hugging Face folder that transformers and vLLM load as it is."""
+
+import json
+
+import torch
+
+from megatron_patches import checkpoint, session
+from megatron_patches.policy_model import build_chunks
+from megatron_patches.weights import export_tensors
+from pipeline.artifacts import write_json
+from pipeline.stage import StageRun, run_stage
+from pipeline.tensors import write_folder
+
+
+def main(run: StageRun) -> dict:
+    settings = session.start(run)
+    root, iteration = session.checkpoint_of(run, settings.export.checkpoint)
+    chunks = build_chunks(settings.model, settings.layout)
+    checkpoint.load(root, iteration, chunks, settings.model)
+
+    wanted = settings.model.dtype if settings.export.dtype == "model" else settings.export.dtype
+    dtype = torch.bfloat16 if wanted == "bf16" else torch.float32
+    tensors = ((name, tensor.to(dtype)) for name, tensor in export_tensors(chunks, settings.model))
+    folder = run.folder() / "hf"
+    if run.is_main:
+        files = write_folder(folder, tensors, sources=session.source_folder(run))
+        config = json.loads((folder / "config.json").read_text())
+        config.pop("torch_dtype", None)
+        write_json(folder / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
+        run.log(f"{checkpoint.iteration_folder(root, iteration)} -> {folder} ({', '.join(files)})")
+    else:
+        for _ in tensors:  # export_tensors is collective: every rank walks through it
+            pass
+    return {"checkpoint": str(checkpoint.iteration_folder(root, iteration)), "folder": str(folder)}
+
+
+if __name__ == "__main__":
+    run_stage(main)
