@@ -28,6 +28,8 @@ OUTCOME_FOLDER = "ETR_OUTCOME_FOLDER"
 """Environment variable: folder into which each rank writes `rank<k>.json` as it ends."""
 STOP_FILE = "ETR_STOP_FILE"
 """Environment variable: file whose existence asks the stage to finish its step, save, and return."""
+PARENT = "ETR_PARENT"
+"""Environment variable: process id of the launcher; a rank whose launcher died while it was starting ends at once."""
 
 _stopped = False
 
@@ -80,7 +82,8 @@ def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
     0 done; 2 `UsageError`; 3 `InputError` or a full disk; 1 anything else. What `main` returns on rank 0 goes into the
     stage's manifest.
     """
-    die_with_parent()
+    parent = os.environ.pop(PARENT, None)
+    die_with_parent(int(parent) if parent else None)
     faulthandler.enable()
     started = time.time()
     try:

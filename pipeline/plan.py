@@ -1,0 +1,3 @@
+"""stub"""
+def check(settings): pass
+def describe(jobs): return ""

@@ -1,0 +1,160 @@
+"""Runs a command's processes to their end: signals on the way, no orphans, and the failing rank's error last."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipeline.launch import Command
+from pipeline.processes import die_with_parent, stop_tree
+from pipeline.stage import OUTCOME_FOLDER, PARENT, STOP_FILE
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job's processes ended on this node."""
+
+    code: int
+    """0, 2, 3 or 1, as `pipeline.stage` defines them."""
+    result: dict[str, Any] = field(default_factory=dict)
+    """What the stage's `main` returned on rank 0."""
+    stopped: bool = False
+    """Ended in good order before its end, because it was asked to."""
+    message: str = ""
+    """The error to print last; empty if the process has printed it itself."""
+
+
+def run(command: Command, cwd: Path, folder: Path, ranks: range, stops: bool) -> Ending:
+    """Start the command and wait for it.
+
+    Args:
+        folder: the stage's folder, in which outcome files, logs and the stop file are kept.
+        ranks: this node's ranks.
+        stops: whether the stage can finish its step when asked; otherwise the first Ctrl-C stops it at once.
+    """
+    outcomes = folder / "outcome"
+    outcomes.mkdir(parents=True, exist_ok=True)
+    for rank in ranks:
+        (outcomes / f"rank{rank}.json").unlink(missing_ok=True)
+    for old in outcomes.glob("agent*.json") if 0 in ranks else ():
+        old.unlink(missing_ok=True)
+    stop_file = folder / "stop"
+    stop_file.unlink(missing_ok=True)
+    for word in command.argv:
+        if word.startswith("--log-dir="):
+            shutil.rmtree(cwd / word.partition("=")[2], ignore_errors=True)
+    env = os.environ | command.env | {OUTCOME_FOLDER: str(outcomes), STOP_FILE: str(stop_file)}
+    if "deepspeed.launcher.launch" not in command.argv:  # whose ranks are not children of this process
+        env[PARENT] = str(os.getpid())
+    started = time.time()
+    # A session of its own: the terminal's Ctrl-C must not reach the ranks past the two-step handling here.
+    process = subprocess.Popen(command.argv, cwd=cwd, env=env, start_new_session=True, preexec_fn=die_with_parent)
+    with _Signals(process, stop_file, stops) as signals:
+        code = process.wait()
+    stop_tree(process.pid, include_root=False)
+    stop_file.unlink(missing_ok=True)
+    own = [_outcome(outcomes / f"rank{rank}.json") for rank in ranks]
+    if code == 0:
+        first = _outcome(outcomes / "rank0.json") or {}
+        stopped = any(outcome and outcome["stopped"] for outcome in own)
+        return Ending(0, first.get("result", {}), stopped)
+    if signals.count >= (2 if stops else 1):
+        return Ending(1, stopped=True, message="Stopped at once.")
+    return _blame(command, cwd, outcomes, ranks, code, started)
+
+
+class _Signals:
+    """While the processes run: the first signal asks the stage to stop after its step, the second stops all."""
+
+    def __init__(self, process: subprocess.Popen[bytes], stop_file: Path, stops: bool) -> None:
+        self.process, self.stop_file, self.stops = process, stop_file, stops
+        self.count = 0
+        self.old: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        for number in SIGNALS:
+            self.old[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        self.count += 1
+        if self.stops and self.count == 1:
+            self.stop_file.touch()
+            _say("finishing the step and saving; once more stops at once")
+        elif self.process.poll() is None:
+            _say("stopping at once")
+            stop_tree(self.process.pid)
+
+
+def _blame(command: Command, cwd: Path, outcomes: Path, ranks: range, code: int, started: float) -> Ending:
+    """Find the rank that failed first, on whatever node, and what it said."""
+    failed = [
+        outcome
+        for path in outcomes.glob("rank*.json")
+        if (outcome := _outcome(path)) and outcome["code"] != 0 and outcome["time"] >= started
+    ]
+    first = min(failed, key=lambda outcome: outcome["time"], default=None)
+    silent = [
+        failure
+        for path in outcomes.glob("agent*.json")
+        if path.stat().st_mtime >= started
+        for failure in _outcome(path) or []
+        if not any(outcome["rank"] == failure["rank"] for outcome in failed)
+    ]
+    # A rank that a signal killed left no word; what its peers say ("connection closed by peer") only follows from it.
+    killed = [failure for failure in silent if failure["exitcode"] in (-4, -7, -8, -9, -11)]
+    if killed or (silent and first is None):
+        failure = (killed or silent)[0]
+        how = _signal_name(failure["exitcode"])
+        said = _tail(command, cwd, failure["local_rank"])
+        return Ending(1, message=f"{said}Rank {failure['rank']} (process {failure['pid']}) {how}.")
+    if first is None:
+        how = _signal_name(code)
+        return Ending(code if code in (2, 3) else 1, message=f"The process {how}." if code < 0 else "")
+    place = f"Rank {first['rank']}"
+    if first["host"] != socket.gethostname():
+        place += f" on {first['host']}"
+    prefix = f"{place}: " if len(ranks) > 1 or first["rank"] not in ranks else ""
+    text = f"{first['traceback'].rstrip()}\n{place} failed." if first["traceback"] else f"{prefix}{first['message']}"
+    return Ending(first["code"], message=text)
+
+
+def _tail(command: Command, cwd: Path, local_rank: int) -> str:
+    """The last lines that a rank wrote to its own log, if it has one."""
+    folder = next((word.partition("=")[2] for word in command.argv if word.startswith("--log-dir=")), None)
+    files = sorted((cwd / folder).glob(f"*/attempt_*/{local_rank}/stderr.log")) if folder else []
+    text = files[-1].read_text("utf-8", "replace").strip() if files else ""
+    return "\n".join(text.splitlines()[-40:]) + "\n" if text else ""
+
+
+def _signal_name(exitcode: int) -> str:
+    if exitcode >= 0:
+        return f"ended with exit code {exitcode}"
+    name = signal.Signals(-exitcode).name
+    hint = "; often that is the kernel, short of memory" if exitcode == -9 else ""
+    return f"was killed by {name}{hint}"
+
+
+def _outcome(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _say(text: str) -> None:
+    print(f"\n[run] {text}", file=sys.stderr, flush=True)
