@@ -93,7 +93,8 @@ def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
         code, message = explain(error)
         text = "" if isinstance(error, UserError) else traceback.format_exc()
         _record({"code": code, "message": message, "traceback": text, "stopped": False}, started)
-        if not (OUTCOME_FOLDER in os.environ and _rank() == 0):  # there the launcher prints it, last of all
+        if OUTCOME_FOLDER not in os.environ or os.environ.get("LOCAL_RANK", "0") != "0":
+            # Into this rank's own log; for the rank that has the terminal, the launcher prints it, last of all.
             print(text or message, file=sys.stderr, flush=True)
         # Not sys.exit: other threads (collectives, data workers) could keep a failed rank, and so its peers, waiting.
         stop_tree(os.getpid(), grace_s=0.5, include_root=False)

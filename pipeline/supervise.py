@@ -46,8 +46,7 @@ def run(command: Command, cwd: Path, folder: Path, ranks: range, stops: bool) ->
     outcomes.mkdir(parents=True, exist_ok=True)
     for rank in ranks:
         (outcomes / f"rank{rank}.json").unlink(missing_ok=True)
-    for old in outcomes.glob("agent*.json") if 0 in ranks else ():
-        old.unlink(missing_ok=True)
+    (outcomes / f"agent{ranks.start // len(ranks)}.json").unlink(missing_ok=True)
     stop_file = folder / "stop"
     stop_file.unlink(missing_ok=True)
     for word in command.argv:
@@ -63,13 +62,13 @@ def run(command: Command, cwd: Path, folder: Path, ranks: range, stops: bool) ->
         code = process.wait()
     stop_tree(process.pid, include_root=False)
     stop_file.unlink(missing_ok=True)
+    if signals.count >= (2 if stops else 1):
+        return Ending(1, stopped=True)
     own = [_outcome(outcomes / f"rank{rank}.json") for rank in ranks]
     if code == 0:
         first = _outcome(outcomes / "rank0.json") or {}
         stopped = any(outcome and outcome["stopped"] for outcome in own)
         return Ending(0, first.get("result", {}), stopped)
-    if signals.count >= (2 if stops else 1):
-        return Ending(1, stopped=True, message="Stopped at once.")
     return _blame(command, cwd, outcomes, ranks, code, started)
 
 
@@ -108,15 +107,18 @@ def _blame(command: Command, cwd: Path, outcomes: Path, ranks: range, code: int,
         if (outcome := _outcome(path)) and outcome["code"] != 0 and outcome["time"] >= started
     ]
     first = min(failed, key=lambda outcome: outcome["time"], default=None)
-    silent = [
+    ended = [
         failure
         for path in outcomes.glob("agent*.json")
         if path.stat().st_mtime >= started
         for failure in _outcome(path) or []
-        if not any(outcome["rank"] == failure["rank"] for outcome in failed)
     ]
+    # torchrun itself ends the peers of a failed rank, with SIGTERM and half a minute later with SIGKILL.
+    early = min((failure["time"] for failure in ended), default=0) + 1
+    own = [failure for failure in ended if failure["exitcode"] != -signal.SIGTERM and failure["time"] <= early]
+    silent = [failure for failure in own or ended if all(outcome["rank"] != failure["rank"] for outcome in failed)]
     # A rank that a signal killed left no word; what its peers say ("connection closed by peer") only follows from it.
-    killed = [failure for failure in silent if failure["exitcode"] in (-4, -7, -8, -9, -11)]
+    killed = [failure for failure in silent if failure["exitcode"] < 0 and own]
     if killed or (silent and first is None):
         failure = (killed or silent)[0]
         how = _signal_name(failure["exitcode"])

@@ -31,8 +31,14 @@ def main(arguments: list[str]) -> int:
         run.run(options)
     except ChildFailedError as error:
         failures = [
-            {"rank": rank, "local_rank": failure.local_rank, "pid": failure.pid, "exitcode": failure.exitcode}
-            for rank, failure in sorted(error.failures.items())
+            {
+                "rank": rank,
+                "local_rank": failure.local_rank,
+                "pid": failure.pid,
+                "exitcode": failure.exitcode,
+                "time": failure.timestamp,  # whole seconds at which the agent saw the end
+            }
+            for rank, failure in error.failures.items()
         ]
         folder = os.environ.get(OUTCOME_FOLDER)
         if folder:
