@@ -79,10 +79,17 @@ class TorchBackend:
         return logits
 
     def accumulate(self, out: Tensor, left: Tensor, right: Tensor, first: bool) -> None:
-        """`out += left @ right`, or `out = left @ right` where `first` (whatever `out` held). `left` is the tile's
-        gradient (or its transpose) in the compute type; it is narrowed to the operand type of `right` where those are
-        16 bits wide. `out` is of the compute type."""
-        _addmm(out, left.to(right.dtype), right, beta=0 if first else 1, alpha=1.0)
+        """`out += left @ right`, or `out = left @ right` where `first` (whatever `out` held).
+
+        `left` is the tile's gradient or its transpose, in the compute type; it is narrowed to the type of the operand
+        `right` where that is 16 bits wide. The product itself always accumulates in the compute type; an `out` of a
+        narrower type is rounded once for each call.
+        """
+        if out.dtype != right.dtype and out.dtype.itemsize < right.dtype.itemsize:  # 16-bit sums of widened operands
+            product = torch.mm(left, right)
+            out.copy_(product if first else product.add_(out))
+        else:
+            _addmm(out, left.to(right.dtype), right, beta=0 if first else 1, alpha=1.0)
 
     def _blocks(self, logits: Tensor) -> list[tuple[int, int]]:
         """Row ranges of a tile to be walked over one after the other."""

@@ -34,14 +34,16 @@ def fused_policy_head(
     vocab_size: int | None = None,
     index: Tensor | None = None,
     sequence_parallel: bool = False,
-    chunk_tokens: int = 256,
+    chunk_tokens: int | None = None,
     chunk_vocab: int | None = None,
     need_entropy: bool = True,
+    fp32_sums: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of a token-separable objective, with its gradient already formed when this returns.
 
     Arguments that `token_logprobs` has too mean the same. `chunk_tokens` positions times this rank's share of the
     vocabulary are held at once. An entropy gradient is formed where the objective's result depends on the entropy.
+    `fp32_sums=False` adds up the gradient of a 16-bit weight in 16 bits, rounding it once for each chunk.
 
     Returns:
         `(loss, logp [T], entropy [T])` in fp32 (fp64 for fp64 inputs): the sum of the objective over the positions, a
@@ -49,28 +51,35 @@ def fused_policy_head(
         multiplied in place by the incoming one), and detached log-probs and entropies, zero where not looked at.
 
     Memory beyond inputs and gradients: `chunk_tokens * V / TP` logits; for a 16-bit weight also the fp32 sum
-    `[V / TP, H]` of its gradient. Collectives: one all-gather of four numbers a position for each chunk, and one
+    `[V / TP, H]` of its gradient (not with `fp32_sums=False`). Collectives: one all-gather of four numbers a position for each chunk, and one
     reduction of the gradient of `hidden`.
     """
     plan = make_plan(
         hidden, weight, targets, tp_group, temperature=temperature, vocab_size=vocab_size, index=index,
         sequence_parallel=sequence_parallel, chunk_tokens=chunk_tokens, chunk_vocab=chunk_vocab,
-        need_entropy=need_entropy, entropy_grad=need_entropy,
+        need_entropy=need_entropy, entropy_grad=need_entropy, fused=True,
     )  # fmt: skip
-    loss, logp, entropy = _FusedHead.apply(hidden, weight, targets, objective, plan, torch.is_grad_enabled())
+    loss, logp, entropy = _FusedHead.apply(hidden, weight, targets, objective, plan, fp32_sums, torch.is_grad_enabled())
     return loss, logp, entropy
 
 
 class _FusedHead(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, objective: Objective, plan: Plan, grad_enabled: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        objective: Objective,
+        plan: Plan,
+        fp32_sums: bool,
+        grad_enabled: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         to_hidden, to_weight = (grad_enabled and needed for needed in ctx.needs_input_grad[:2])
         if plan.sequence_parallel:
             hidden = gather_sequence(hidden, plan.shard.group)
         grad_hidden = hidden.new_empty((plan.count, hidden.shape[1])) if to_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=plan.dtype) if to_weight else None
+        grad_weight = torch.zeros_like(weight, dtype=plan.dtype if fp32_sums else None) if to_weight else None
         loss = weight.new_zeros((), dtype=plan.dtype)
         logp = weight.new_empty(plan.count, dtype=plan.dtype)
         entropy = torch.empty_like(logp)
@@ -112,7 +121,7 @@ class _FusedHead(torch.autograd.Function):
         for gradient in (grad_hidden, grad_weight):
             if gradient is not None:
                 gradient.mul_(d_loss)
-        return grad_hidden, grad_weight, None, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None, None
 
 
 class _Chunk:

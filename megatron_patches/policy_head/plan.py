@@ -9,9 +9,23 @@ from torch import Tensor
 from megatron_patches.policy_head.backend import TorchBackend, select
 from megatron_patches.policy_head.shard import VocabShard, compute_dtype, even_ranges, group_size
 
-TILE_ROWS = {"cpu": 8192, "cuda": 16384}
-"""Vocabulary rows of a tile: large enough for the matrix product's full speed, small enough that a tile of 512
-positions stays in a CPU's last-level cache."""
+FUSED_LOGITS_BYTES = 640 << 20
+"""What the logits of one chunk may take in the fused mode on CUDA."""
+
+
+def default_tile(device: torch.device, rows: int, fused: bool) -> tuple[int, int]:
+    """Positions and vocabulary rows of a tile, where the caller leaves them open. `rows`: of this rank's shard.
+
+    On CPU a tile of fp32 logits beside its rows of the weight has to fit into the last-level cache (8 + 16 MB at
+    H = 1,024), and the positions of a fused chunk do not depend on the number of ranks, so that its memory falls with
+    it. On CUDA every product adds into fp32 sums of the gradients, whose traffic is worth 4 / positions and 4 / rows
+    bytes an operation: both sides have to be long to keep the product bound by arithmetic.
+    """
+    if device.type == "cpu":
+        return (256 if fused else 512), 4096
+    if not fused:
+        return 4096, 8192
+    return min(max(FUSED_LOGITS_BYTES // (4 * max(rows, 1)) // 128 * 128, 256), 4096), 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +83,11 @@ def make_plan(
     vocab_size: int | None,
     index: Tensor | None,
     sequence_parallel: bool,
-    chunk_tokens: int,
+    chunk_tokens: int | None,
     chunk_vocab: int | None,
     need_entropy: bool,
     entropy_grad: bool,
+    fused: bool,
 ) -> Plan:
     """Check shapes, types and numbers; raises ValueError that says which is wrong and what it should be."""
     ranks = group_size(tp_group)
@@ -92,18 +107,20 @@ def make_plan(
         raise ValueError(f"hidden is {hidden.dtype} and weight {weight.dtype}; they must be of one type")
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} must be above 0 (greedy choice has no log-prob)")
-    if chunk_tokens < 1 or (chunk_vocab is not None and chunk_vocab < 1):
+    if any(size is not None and size < 1 for size in (chunk_tokens, chunk_vocab)):
         raise ValueError(f"chunk_tokens={chunk_tokens} and chunk_vocab={chunk_vocab} must be at least 1")
     if entropy_grad and not need_entropy:
         raise ValueError("entropy_grad=True needs need_entropy=True")
+    shard = VocabShard.of(weight, tp_group, vocab_size)
+    usual_tokens, usual_vocab = default_tile(hidden.device, shard.rows, fused)
     return Plan(
-        shard=VocabShard.of(weight, tp_group, vocab_size),
+        shard=shard,
         backend=select(hidden.device),
         dtype=compute_dtype(hidden.dtype),
         positions=_positions(index, total),
         total=total,
-        chunk_tokens=chunk_tokens,
-        chunk_vocab=chunk_vocab or TILE_ROWS.get(hidden.device.type, 8192),
+        chunk_tokens=chunk_tokens or usual_tokens,
+        chunk_vocab=chunk_vocab or usual_vocab,
         scale=1.0 / temperature,
         need_entropy=need_entropy,
         entropy_grad=entropy_grad,

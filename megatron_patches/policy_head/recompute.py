@@ -22,7 +22,7 @@ def token_logprobs(
     vocab_size: int | None = None,
     index: Tensor | None = None,
     sequence_parallel: bool = False,
-    chunk_tokens: int = 512,
+    chunk_tokens: int | None = None,
     chunk_vocab: int | None = None,
     need_entropy: bool = True,
     entropy_grad: bool = False,
@@ -45,6 +45,7 @@ def token_logprobs(
         sequence_parallel: gather `hidden` here and reduce-scatter its gradient. Otherwise the gradient is all-reduced
             over `tp_group`, as ColumnParallelLinear does.
         chunk_tokens, chunk_vocab: positions and vocabulary rows of a tile of logits, the most that is held at once.
+            None: what suits the device.
         need_entropy: False saves a pass over the logits; the entropy is then nan.
         entropy_grad: whether the entropy has a gradient.
 
@@ -60,7 +61,7 @@ def token_logprobs(
     plan = make_plan(
         hidden, weight, targets, tp_group, temperature=temperature, vocab_size=vocab_size, index=index,
         sequence_parallel=sequence_parallel, chunk_tokens=chunk_tokens, chunk_vocab=chunk_vocab,
-        need_entropy=need_entropy, entropy_grad=entropy_grad,
+        need_entropy=need_entropy, entropy_grad=entropy_grad, fused=False,
     )  # fmt: skip
     logp, entropy = _TokenLogprobs.apply(hidden, weight, targets, plan)
     return logp, entropy
