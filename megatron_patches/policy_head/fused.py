@@ -51,8 +51,8 @@ def fused_policy_head(
         multiplied in place by the incoming one), and detached log-probs and entropies, zero where not looked at.
 
     Memory beyond inputs and gradients: `chunk_tokens * V / TP` logits; for a 16-bit weight also the fp32 sum
-    `[V / TP, H]` of its gradient (not with `fp32_sums=False`). Collectives: one all-gather of four numbers a position for each chunk, and one
-    reduction of the gradient of `hidden`.
+    `[V / TP, H]` of its gradient (not with `fp32_sums=False`). Collectives: one all-gather of four numbers a position
+    for each chunk, and one reduction of the gradient of `hidden`.
     """
     plan = make_plan(
         hidden, weight, targets, tp_group, temperature=temperature, vocab_size=vocab_size, index=index,
