@@ -68,6 +68,7 @@ STAGES = {
             settings=("sft.enabled", "model.dtype", *MODEL),
             after=("sft",),
             outputs=("convert@latest",),
+            also=("convert/hf",),
             uses_layout=True,
         ),
         Stage(
