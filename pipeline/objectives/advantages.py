@@ -1,0 +1,61 @@
+"""Group-relative advantages: how much better a response was than its siblings on the same prompt."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+STD_EPSILON = 1e-6
+"""Added to the standard deviation, as GRPO's published implementations do."""
+
+ROUNDING_STEPS = 4
+"""Rewards of a group that lie within this many rounding steps of their dtype from their mean are equal: sums of the same
+weighted parts in another order differ by one or two. Without it, one fp32 step around 1.0 would become an advantage of 0.06,
+because the division by the standard deviation blows noise up to the size of a signal."""
+
+
+def group_advantages(rewards: Tensor, normalize: Literal["std", "none", "loo"] = "std") -> tuple[Tensor, Tensor]:
+    """Advantages and variances of groups of responses.
+
+        mu_g  = mean_i r_i
+        var_g = mean_i (r_i - mu_g)^2                      population variance, from centred values, in fp64
+        A_i   = (r_i - mu_g) / (sqrt(var_g) + 1e-6)        "std"   (GRPO)
+              = r_i - mu_g                                 "none"  (Dr.GRPO)
+              = r_i - mean_{j != i} r_j                    "loo"   (RLOO) = (r_i - mu_g) G / (G - 1)
+
+    A group whose rewards are all equal, up to rounding (`ROUNDING_STEPS`), has variance and advantages of exactly 0.
+
+    Args:
+        rewards: [prompts, group], or any [..., group]; of any real dtype.
+        normalize: which of the three.
+
+    Returns:
+        Advantages [prompts, group] and variances [prompts], in the dtype of floating `rewards`, else fp32.
+
+    Raises:
+        ValueError: no group dimension, a reward that is not finite, or an unknown `normalize`.
+    """
+    if rewards.dim() == 0 or rewards.shape[-1] == 0:
+        raise ValueError(f"rewards must be [prompts, group] with group >= 1, not {list(rewards.shape)}")
+    dtype = rewards.dtype if rewards.is_floating_point() else torch.float32
+    reward = rewards.detach().double()
+    if not bool(torch.isfinite(reward).all()):
+        where = (~torch.isfinite(reward)).nonzero()[0].tolist()
+        raise ValueError(f"rewards{where} is {reward[tuple(where)].item()}; rewards must be finite numbers")
+
+    centred = reward - reward.mean(-1, keepdim=True)
+    noise = ROUNDING_STEPS * torch.finfo(dtype).eps * reward.abs().amax(-1, keepdim=True)
+    live = centred.abs().amax(-1, keepdim=True) > noise
+    centred = torch.where(live, centred, 0.0)
+    variance = centred.square().mean(-1)
+
+    if normalize == "std":
+        advantages = centred / (variance.sqrt()[..., None] + STD_EPSILON)
+    elif normalize == "none":
+        advantages = centred
+    elif normalize == "loo":
+        group = rewards.shape[-1]
+        advantages = centred * (group / max(group - 1, 1))
+    else:
+        raise ValueError(f"normalize must be std, none or loo, not {normalize!r}")
+    return advantages.to(dtype), variance.to(dtype)

@@ -1,0 +1,214 @@
+"""From inputs to tokens. A `Batch` is everything about a micro-batch that is known before the model has run."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.objectives import losses
+from pipeline.objectives.aggregate import token_weights
+from pipeline.objectives.bounds import matched
+from pipeline.objectives.config import as_config
+from pipeline.objectives.inputs import PerSample, PolicyLossInputs
+from pipeline.objectives.sequences import Sequences
+from pipeline.objectives.terms import importance_cap, importance_weight, kl
+from pipeline.objectives.tokens import LOG_RATIO_LIMIT, Tokens
+
+Where = slice | Tensor
+"""Picks some tokens of `[T]`: a slice, or a long tensor of indices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A micro-batch without log-probs and entropies. Fields as in `Tokens`, all of one shape, fp64."""
+
+    config: Any
+    mask: Tensor
+    usable: Tensor
+    """Response tokens whose numbers here are all finite."""
+    weight: Tensor
+    old_logp: Tensor
+    advantages: Tensor
+    eps_low: Tensor
+    eps_high: Tensor
+    ref_logp: Tensor | None
+    importance: Tensor | None
+    gap: Tensor | None
+    pass_rate: Tensor | None
+    sequence: Sequences | None
+
+    def tokens(self, logp: Tensor, entropy: Tensor | None = None, where: Where | None = None) -> Tokens:
+        """The tokens that `where` picks (all, by default) with their log-probs and entropies, of the picked shape.
+
+        Gradients flow into `logp` and `entropy`, and are exactly 0 at tokens that are masked or dropped.
+        """
+        part = self if where is None else self._part(where)
+        logp = logp.double()
+        finite = torch.isfinite(logp)
+        if self.config.entropy_coef:
+            if entropy is None:
+                raise ValueError("entropy_coef is set: PolicyLossInputs needs `entropy`")
+            finite = finite & torch.isfinite(entropy)
+        keep = part.usable & finite
+        # torch.where, never a product with the mask: 0 * NaN is NaN, in the value and in the gradient.
+        logp = torch.where(keep, logp, 0.0)
+        old_logp = torch.where(keep, part.old_logp, 0.0)
+        if entropy is not None:
+            entropy = entropy.double()
+            entropy = torch.where(keep & torch.isfinite(entropy), entropy, 0.0)
+        return Tokens(
+            keep=keep,
+            dropped=part.mask & ~keep,
+            weight=part.weight,
+            logp=logp,
+            old_logp=old_logp,
+            log_ratio=torch.clamp(logp - old_logp, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT),
+            advantages=part.advantages,
+            eps_low=part.eps_low,
+            eps_high=part.eps_high,
+            ref_logp=part.ref_logp,
+            importance=part.importance,
+            gap=part.gap,
+            entropy=entropy,
+            pass_rate=part.pass_rate,
+            sequence=part.sequence,
+        )
+
+    def share(self, logp: Tensor, entropy: Tensor | None = None, where: Where | None = None) -> Tensor:
+        """What each picked token adds to the loss, weight and all terms included, in the dtype of `logp`.
+
+        The loss is the sum of the shares. For a `separable` loss this may be called on any part at a time, which is what
+        a fused policy head does.
+        """
+        tokens = self.tokens(logp, entropy, where)
+        return (tokens.weight * token_loss(tokens, self.config)).to(logp.dtype)
+
+    def _part(self, where: Where) -> "Batch":
+        """These tokens alone; they no longer know their sequences."""
+        tensors = {name: value[where] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, sequence=None)
+
+
+def token_loss(x: Tokens, config: Any) -> Tensor:
+    """Each token's unweighted loss, fp64, 0 where not kept:
+
+    pg * is_weight + kl_coef * kl(logp, ref_logp) - entropy_coef * entropy
+    """
+    loss = losses.of(config)(x, config)
+    if x.importance is not None:
+        loss = loss * x.importance
+    if config.kl_coef:
+        if x.ref_logp is None:
+            raise ValueError("kl_coef is set: PolicyLossInputs needs `ref_logp`")
+        loss = loss + config.kl_coef * kl(x.logp, x.ref_logp, config.kl)
+    if config.entropy_coef:
+        assert x.entropy is not None  # Batch.tokens has seen to it
+        loss = loss - config.entropy_coef * x.entropy
+    return torch.where(x.keep, loss, 0.0)
+
+
+def prepare(inputs: PolicyLossInputs, config: Any = None) -> Batch:
+    """Bring everything but `logp` and `entropy` to one shape and dtype, work out the weights, and clean what is masked.
+
+    For `grpo_matched` the bounds become their mean over the live tokens at hand; where they are that of the whole batch
+    already (`clip_bounds`), this changes nothing.
+
+    Raises:
+        ValueError: shapes that do not fit, or something that the configured loss needs is missing.
+    """
+    config = as_config(config)
+    old_logp, mask = inputs.old_logp.detach().double(), inputs.mask.bool()
+    shape = old_logp.shape
+    for name in ("logp", "mask", "ref_logp", "rollout_logp", "entropy", "sequence"):
+        value = getattr(inputs, name)
+        if value is not None and value.shape != shape:
+            raise ValueError(f"{name} is {list(value.shape)}, but old_logp {list(shape)}")
+    if len(shape) not in (1, 2):
+        raise ValueError(f"tokens lie in [T] or [B, T], not {list(shape)}")
+
+    def per_token(value: PerSample, name: str) -> Tensor:
+        if not isinstance(value, Tensor):  # in the dtype that a tensor of bounds has, so that both are the same number
+            value = torch.tensor(value, dtype=torch.promote_types(inputs.old_logp.dtype, torch.float32))
+        return _per_token(value, name, old_logp, inputs.sequence)
+
+    usable = mask & torch.isfinite(old_logp)
+    advantages = per_token(inputs.advantages, "advantages")
+    eps_low, eps_high = per_token(inputs.eps_low, "eps_low"), per_token(inputs.eps_high, "eps_high")
+    usable = usable & torch.isfinite(advantages) & torch.isfinite(eps_low) & torch.isfinite(eps_high)
+    ref_logp = None if inputs.ref_logp is None else inputs.ref_logp.detach().double()
+    if ref_logp is not None and config.kl_coef:
+        usable = usable & torch.isfinite(ref_logp)
+    gap = importance = None
+    if inputs.rollout_logp is not None:
+        gap = old_logp - inputs.rollout_logp.detach().double()
+    cap = importance_cap(config)
+    if cap is not None:
+        if gap is None:
+            raise ValueError("the importance weight is on: PolicyLossInputs needs `rollout_logp`")
+        usable = usable & ~gap.isnan()
+        importance = importance_weight(gap, cap)
+
+    def clean(value: Tensor | None) -> Tensor | None:
+        return None if value is None else torch.where(usable, value, 0.0)
+
+    sequences = _sequences(inputs, mask)
+    advantages = torch.where(usable, advantages, 0.0)
+    eps_low, eps_high = torch.where(usable, eps_low, 0.0), torch.where(usable, eps_high, 0.0)
+    if losses.of(config).matched:
+        live = (advantages != 0).double()
+        eps_low, eps_high = matched(eps_low, live), matched(eps_high, live)
+    return Batch(
+        config=config,
+        mask=mask,
+        usable=usable,
+        weight=token_weights(inputs, mask, sequences, config),
+        old_logp=torch.where(usable, old_logp, 0.0),
+        advantages=advantages,
+        eps_low=eps_low,
+        eps_high=eps_high,
+        ref_logp=clean(ref_logp),
+        importance=clean(importance),
+        gap=gap,
+        pass_rate=None if inputs.pass_rate is None else per_token(inputs.pass_rate, "pass_rate"),
+        sequence=sequences,
+    )
+
+
+def _per_token(value: Tensor, name: str, like: Tensor, sequence: Tensor | None) -> Tensor:
+    """`value` in the shape of `like`, fp64."""
+    value = value.detach().to(like.device, torch.float64)
+    if value.shape == like.shape or value.dim() == 0:
+        return value.expand(like.shape)
+    if (
+        sequence is not None
+        and (value.dim() == like.dim() == 2 or value.dim() == like.dim() + 1)
+        and value.shape[-1] == 1
+    ):
+        return value[:, 0][sequence]
+    if like.dim() == 2 and sequence is None:
+        column = value[:, None] if value.dim() == 1 else value
+        if column.shape == (like.shape[0], 1):
+            return column.expand(like.shape)
+    raise ValueError(
+        f"{name} is {list(value.shape)}, but tokens are {list(like.shape)}: give one number a token, or one a sequence as "
+        "[B] or [B, 1] beside rows [B, T], or as [N, 1] beside `sequence` ids"
+    )
+
+
+def _sequences(inputs: PolicyLossInputs, mask: Tensor) -> Sequences | None:
+    ids = inputs.sequence
+    if ids is None:
+        if mask.dim() == 1:
+            return None
+        ids = torch.arange(mask.shape[0], device=mask.device)[:, None].expand(mask.shape)
+        count = mask.shape[0]
+    elif inputs.lengths is not None:
+        count = inputs.lengths.numel()
+    else:  # waits for the device; a caller that minds gives `lengths`
+        count = int(ids.max()) + 1 if ids.numel() else 0
+    lengths = None if inputs.lengths is None else inputs.lengths.reshape(-1)
+    return Sequences(ids, mask, count, lengths, inputs.reduce)
+
+
+__all__ = ["Batch", "prepare", "token_loss"]

@@ -1,0 +1,128 @@
+"""Elastic clip bounds: how far one response's token ratios may move, from its advantage and its group's variance.
+
+These functional forms are ours (docs/objective.md says what is known about the paper's), so each is a named entry of a
+table, and further ones are one line.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.objectives import losses
+from pipeline.objectives.config import as_config
+
+MICRO: dict[str, Callable[[Tensor], Tensor]] = {"linear": lambda x: x, "sqrt": torch.sqrt, "tanh": torch.tanh}
+"""h of |A|: how the bounds follow the size of the advantage."""
+
+MACRO: dict[str, Callable[[Tensor], Tensor]] = {
+    "variance": lambda v: 2 * v - 1,
+    "std": lambda v: 2 * v.sqrt() - 1,
+    "none": torch.zeros_like,
+}
+"""2 k(v) - 1 of the group's variance relative to the greatest possible one; 0 is no macro term."""
+
+
+def bound_scale(advantages: Tensor, variance: Tensor, config: Any = None) -> Tensor:
+    """s_i, by which a response's clip bounds are stretched; 1 is the static region.
+
+        micro_i = 1 + alpha * (h(|A_i|) - h(1))
+        v_g     = clip(var_g / var_max, 0, 1)              var_max = ((r_max - r_min) / 2)^2
+        macro_g = 1 + beta * (2 * k(v_g) - 1)
+        s_i     = clip(micro_i * macro_g, scale_min, scale_max)
+
+    Args:
+        advantages: [prompts, group] (or any shape).
+        variance: [prompts], [prompts, 1] or the shape of `advantages`.
+        config: `alpha beta h k scale_min scale_max reward_min reward_max` of `pipeline.settings.Algo`.
+
+    Returns:
+        fp64, the shape of `advantages`. All ones for a loss whose region is static (grpo, dapo, dr_grpo).
+    """
+    config = as_config(config)
+    magnitude = advantages.detach().double().abs()
+    v = _per_sample(variance.detach().double(), magnitude)
+    if not losses.of(config).elastic:
+        return torch.ones_like(magnitude)
+    h = MICRO[config.h]
+    micro = 1 + config.alpha * (h(magnitude) - h(torch.ones_like(magnitude)))
+    v = (v / ((config.reward_max - config.reward_min) / 2) ** 2).clamp(0, 1)
+    macro = 1 + config.beta * MACRO[config.k](v)
+    return (micro * macro).clamp(config.scale_min, config.scale_max)
+
+
+def static_bounds(config: Any = None) -> tuple[float, float]:
+    """`(eps_low, eps_high)` of the algorithm before any elasticity: GSPO and CISPO have scales of their own."""
+    config = as_config(config)
+    base = losses.of(config).base_bounds
+    return float(getattr(config, base[0])), float(getattr(config, base[1]))
+
+
+def elastic_bounds(advantages: Tensor, variance: Tensor, config: Any = None) -> tuple[Tensor, Tensor]:
+    """Clip bounds of every response.
+
+        eps_low_i  = min(eps_low * s_i, eps_low_max)       so that 1 - eps_low_i stays positive
+        eps_high_i = eps_high * s_i
+
+    With alpha = beta = 0, s_i is exactly 1 and these are GRPO's (or DAPO's) static bounds to the last bit.
+
+    Args: as `bound_scale`; also `eps_low eps_high eps_low_max` (for gspo and cispo, theirs) of `config`.
+
+    Returns:
+        `(eps_low, eps_high)`, each of the shape and floating dtype of `advantages`. For `grpo_matched`, these are the
+        bounds of the ETR that it is matched to; `clip_bounds` takes their mean.
+    """
+    config = as_config(config)
+    low, high = static_bounds(config)
+    scale = bound_scale(advantages, variance, config)
+    dtype = advantages.dtype if advantages.is_floating_point() else torch.float32
+    # A static eps_low is never lowered: whoever sets 0.95 without elasticity gets GRPO with 0.95.
+    limit = max(config.eps_low_max, low)
+    return (low * scale).clamp(max=limit).to(dtype), (high * scale).to(dtype)
+
+
+def clip_bounds(advantages: Tensor, variance: Tensor, lengths: Tensor, config: Any = None) -> tuple[Tensor, Tensor]:
+    """The bounds that the configured algorithm trains with: what a training loop calls, once for a whole rollout batch.
+
+    Those of `elastic_bounds`, but for `grpo_matched` one static pair: their mean over the response tokens of groups with
+    variance, so that the control has the same average region and differs in elasticity alone.
+
+    Args:
+        advantages, variance, config: as `elastic_bounds`.
+        lengths: response tokens of each response, the shape of `advantages`; all of the batch, over all ranks.
+
+    Returns:
+        `(eps_low, eps_high)`, the shape and dtype of `advantages`.
+    """
+    config = as_config(config)
+    low, high = elastic_bounds(advantages, variance, config)
+    if not losses.of(config).matched:
+        return low, high
+    live = _per_sample(variance, advantages) > 0
+    tokens = torch.where(live, lengths.reshape(advantages.shape).double(), 0.0)
+    return matched(low, tokens), matched(high, tokens)
+
+
+def matched(eps: Tensor, tokens: Tensor) -> Tensor:
+    """`eps` replaced everywhere by its mean with weights `tokens` (the same shape); unchanged where all weights are 0."""
+    total = tokens.double().sum()
+    mean = (eps.double() * tokens).sum() / total.clamp(min=1)
+    return torch.where(total > 0, mean, eps.double()).to(eps.dtype)
+
+
+def _per_sample(variance: Tensor, advantages: Tensor) -> Tensor:
+    """`variance`, given by group or by sample, in the shape of `advantages`."""
+    if variance.dim() == advantages.dim() - 1:
+        variance = variance[..., None]
+    if variance.dim() != advantages.dim() or any(
+        have not in (1, want) for have, want in zip(variance.shape, advantages.shape, strict=True)
+    ):
+        raise ValueError(
+            f"variance {list(variance.shape)} fits no group of advantages {list(advantages.shape)}: give one a prompt "
+            "or one a response"
+        )
+    return variance.expand(advantages.shape)
+
+
+__all__ = ["MACRO", "MICRO", "bound_scale", "clip_bounds", "elastic_bounds", "matched", "static_bounds"]

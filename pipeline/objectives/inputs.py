@@ -1,0 +1,52 @@
+"""What `policy_loss` takes."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pipeline.objectives.sequences import Reduce
+
+PerSample = Tensor | float
+"""A number a token (the shape of `old_logp`), a sequence (`[B]` or `[B, 1]` beside `[B, T]`; `[N, 1]` beside packed tokens
+and their `sequence` ids), or one for all."""
+
+
+@dataclass
+class PolicyLossInputs:
+    """The tokens of one micro-batch, as rows `[B, T]` or packed `[T]`, in any floating dtype.
+
+    Values under the mask may be anything, NaN included. Only `logp` and `entropy` are differentiated.
+    """
+
+    logp: Tensor | None
+    """Current policy, `[T]` or `[B, T]`. None only for `prepare`, before it is known."""
+    old_logp: Tensor
+    """Policy that the update started from."""
+    advantages: PerSample
+    mask: Tensor
+    """Nonzero on response tokens."""
+    eps_low: PerSample = 0.2
+    eps_high: PerSample = 0.28
+    """Clip bounds, from `clip_bounds` (or `elastic_bounds`)."""
+    ref_logp: Tensor | None = None
+    """Reference policy; needed where `kl_coef` > 0."""
+    rollout_logp: Tensor | None = None
+    """What the rollout engine said when it sampled; for the importance weight and the engine-trainer gap."""
+    entropy: Tensor | None = None
+    """Of the current policy; needed where `entropy_coef` is not 0."""
+    pass_rate: PerSample | None = None
+    """The group's mean reward on a scale of 0 to 1, by which clipping is broken down."""
+    sequence: Tensor | None = None
+    """int64, the shape of `old_logp`: which sequence (0 .. N - 1) each token belongs to. Rows `[B, T]` without it are one
+    sequence each. Needed beside `[T]` for gspo and the seq-mean aggregations."""
+    lengths: Tensor | None = None
+    """[N] response tokens of each sequence; needed where a sequence is cut over context-parallel ranks and `reduce` is not
+    given, and otherwise counted here."""
+    denominator: Tensor | float | None = None
+    """Global count of the whole optimizer step, over all micro-batches and data-parallel ranks: response tokens for
+    "token-mean", sequences with a response otherwise (`denominator()` picks). None: counted from these tensors alone."""
+    length_norm: float | None = None
+    """"seq-mean-token-sum-norm": the constant that a sequence's sum is divided by (the greatest response length). None:
+    T of rows `[B, T]`."""
+    reduce: Reduce | None = None
+    """Sums a tensor `[N]` over context-parallel ranks, for gspo's sequence ratio (and for `lengths`, where not given)."""

@@ -1,0 +1,21 @@
+"""CISPO (MiniMax-M1, arXiv 2506.13585): REINFORCE with a clipped, detached importance weight; no token loses its gradient."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.objectives.losses.registry import register
+from pipeline.objectives.tokens import Tokens
+
+
+def _cuts(x: Tokens, config: Any) -> tuple[Tensor, Tensor]:
+    """Tokens whose weight is cut; they keep a gradient."""
+    return torch.zeros_like(x.keep), x.ratio > 1 + x.eps_high
+
+
+@register("cispo", separable=True, elastic=True, base_bounds=("eps_low", "cispo_eps_high"), cuts=_cuts)
+def cispo(x: Tokens, config: Any) -> Tensor:
+    """pg = -stop_gradient(min(rho, 1 + eps_high)) * A * logp"""
+    weight = torch.minimum(x.ratio, 1 + x.eps_high).detach()
+    return -weight * x.advantages * x.logp

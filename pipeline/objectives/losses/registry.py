@@ -1,0 +1,129 @@
+"""The table of policy losses, and the way in for one of the user's own."""
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from pipeline.errors import UsageError
+from pipeline.objectives.tokens import Tokens
+
+TokenFunction = Callable[[Tokens, Any], Tensor]
+"""`(tokens, config) -> [T]` (or `[B, T]`): each token's policy-gradient loss, before importance weight, KL and entropy."""
+Cuts = Callable[[Tokens, Any], tuple[Tensor, Tensor]]
+"""`(tokens, config) -> (cut_low, cut_high)`, bool: tokens whose gradient the region's lower or upper edge takes away."""
+
+
+def surrogate_cuts(x: Tokens, config: Any) -> tuple[Tensor, Tensor]:
+    """Where the clipped surrogate is flat: a bad token already made rarer, a good one already made likelier."""
+    cut_low = (x.advantages < 0) & (x.ratio < 1 - x.eps_low)
+    cut_high = (x.advantages > 0) & (x.ratio > 1 + x.eps_high)
+    return cut_low, cut_high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """A registered policy loss."""
+
+    name: str
+    function: TokenFunction
+    separable: bool
+    """A token's loss depends on no other token's log-prob or entropy, so a fused head may form its gradient alone."""
+    elastic: bool
+    """Its bounds follow advantage and variance (alpha, beta); otherwise they are static whatever alpha and beta say."""
+    matched: bool = False
+    """Its bounds are the mean of the elastic ones."""
+    base_bounds: tuple[str, str] = ("eps_low", "eps_high")
+    """Settings that hold its bounds before elasticity."""
+    cuts: Cuts = surrogate_cuts
+
+    def __call__(self, tokens: Tokens, config: Any) -> Tensor:
+        return self.function(tokens, config)
+
+
+_LOSSES: dict[str, Loss] = {}
+
+
+def register(
+    name: str,
+    *,
+    separable: bool = False,
+    elastic: bool = True,
+    matched: bool = False,
+    base_bounds: tuple[str, str] = ("eps_low", "eps_high"),
+    cuts: Cuts = surrogate_cuts,
+) -> Callable[[TokenFunction], TokenFunction]:
+    """Decorator that puts a token function into the table; the fields are those of `Loss`."""
+
+    def add(function: TokenFunction) -> TokenFunction:
+        _LOSSES[name] = Loss(
+            name=name, function=function, separable=separable, elastic=elastic, matched=matched,
+            base_bounds=base_bounds, cuts=cuts,
+        )  # fmt: skip
+        return function
+
+    return add
+
+
+def names() -> list[str]:
+    return sorted(_LOSSES)
+
+
+def get(name: str) -> Loss:
+    """The loss of that name. Raises UsageError where there is none, with the nearest one that there is."""
+    if name in _LOSSES:
+        return _LOSSES[name]
+    near = difflib.get_close_matches(name, _LOSSES, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise UsageError(
+        f"algo.loss={name} is no policy loss.{hint} Allowed: {', '.join(names())}; for one of your own set "
+        "algo.import_path=path/to/file.py:function"
+    )
+
+
+def of(config: Any) -> Loss:
+    """The loss that `config` asks for: the function behind `import_path` where that is set, else the one named `loss`."""
+    return _imported(config.import_path) if config.import_path else get(config.loss)
+
+
+@lru_cache(maxsize=16)
+def _imported(path: str) -> Loss:
+    module_name, _, attribute = path.rpartition(":")
+    if not module_name or not attribute:
+        raise UsageError(f"algo.import_path={path} must read path/to/file.py:function or package.module:function")
+    function = getattr(_module(module_name, path), attribute, None)
+    if not callable(function):
+        raise UsageError(f"algo.import_path={path}: {module_name} has no function {attribute!r}")
+    for loss in _LOSSES.values():
+        if loss.function is function:
+            return loss
+    # Not decorated: nothing is known about it, so the mode that is right for every loss is taken.
+    return Loss(name=attribute, function=function, separable=False, elastic=True)
+
+
+def _module(name: str, path: str) -> ModuleType:
+    try:
+        if not name.endswith(".py"):
+            return importlib.import_module(name)
+        file = Path(name).expanduser()
+        if not file.is_file():
+            raise UsageError(f"algo.import_path={path}: there is no file {file.absolute()}")
+        alias = f"custom_loss_{file.stem}"
+        spec = importlib.util.spec_from_file_location(alias, file)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[alias] = module  # dataclasses and pickling look a module up by name
+        spec.loader.exec_module(module)
+        return module
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"algo.import_path={path} cannot be imported: {type(error).__name__}: {error}") from error

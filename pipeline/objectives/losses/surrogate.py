@@ -1,0 +1,60 @@
+"""The clipped surrogate: one equation under five names, which differ in their bounds, advantages and aggregation alone."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.objectives.losses.registry import register
+from pipeline.objectives.tokens import Tokens
+
+
+def clipped_surrogate(ratio: Tensor, x: Tokens, config: Any) -> Tensor:
+    """PPO's pessimistic bound, with the bounds of each token's own response, and the optional dual clip.
+
+        pg = -min(rho * A, clip(rho, 1 - eps_low, 1 + eps_high) * A)
+        pg = min(pg, -c * A) where A < 0                       dual clip: a bad token's loss stops growing at c
+
+    `ratio` is rho [T] (or [B, T]); a sequence-level one for GSPO.
+    """
+    unclipped = ratio * x.advantages
+    clipped = torch.clamp(ratio, 1 - x.eps_low, 1 + x.eps_high) * x.advantages
+    pg = -torch.minimum(unclipped, clipped)
+    if config.dual_clip is not None:
+        pg = torch.where(x.advantages < 0, torch.minimum(pg, -config.dual_clip * x.advantages), pg)
+    return pg
+
+
+def token_surrogate(x: Tokens, config: Any) -> Tensor:
+    """The surrogate of each token's own ratio."""
+    return clipped_surrogate(x.ratio, x, config)
+
+
+@register("etr", separable=True, elastic=True)
+def etr(x: Tokens, config: Any) -> Tensor:
+    """Elastic trust regions: bounds from `elastic_bounds`."""
+    return token_surrogate(x, config)
+
+
+@register("grpo", separable=True, elastic=False)
+def grpo(x: Tokens, config: Any) -> Tensor:
+    """GRPO (arXiv 2402.03300): static bounds; its preset aggregates by sequence."""
+    return token_surrogate(x, config)
+
+
+@register("dapo", separable=True, elastic=False)
+def dapo(x: Tokens, config: Any) -> Tensor:
+    """DAPO (arXiv 2503.14476): a higher upper bound and a token mean; dynamic sampling and length shaping lie outside."""
+    return token_surrogate(x, config)
+
+
+@register("dr_grpo", separable=True, elastic=False)
+def dr_grpo(x: Tokens, config: Any) -> Tensor:
+    """Dr.GRPO (arXiv 2503.20783): centred advantages, and sums divided by a constant instead of by lengths."""
+    return token_surrogate(x, config)
+
+
+@register("grpo_matched", separable=True, elastic=True, matched=True)
+def grpo_matched(x: Tokens, config: Any) -> Tensor:
+    """The control: static bounds equal to the mean of ETR's on the batch, with the same alpha and beta."""
+    return token_surrogate(x, config)

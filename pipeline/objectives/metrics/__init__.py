@@ -1,0 +1,1 @@
+"""What to log, as sums that add up: over micro-batches, over ranks, and then once into numbers."""

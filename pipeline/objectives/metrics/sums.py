@@ -1,0 +1,155 @@
+"""Metrics as sums and maxima in two flat vectors: two collectives for all of them, and one wait for the device."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipeline.objectives.metrics.bins import Bins
+
+Number = float | dict[str, list[float]]
+"""A named metric: a number, or a histogram `{"edges": [n + 1], "counts": [n]}`."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One entry of `MetricSums.sums`, and what becomes of it."""
+
+    name: str
+    per: str = ""
+    """Name of the count that it is divided by; empty: it is a total. "update": by the number of optimizer steps."""
+    bins: Bins | None = None
+    """It is a histogram's counts."""
+    median: str = ""
+    """The histogram's median is a metric of this name."""
+    exp: bool = False
+    """The median is of the exponential of what the histogram holds."""
+
+    @property
+    def size(self) -> int:
+        return self.bins.count if self.bins else 1
+
+
+@dataclass(frozen=True, eq=False)
+class MetricSums(Mapping[str, Any]):
+    """Sums that add up over micro-batches (`+`) and ranks (`all_reduce`), and `finalize` into named numbers.
+
+    Read as a mapping it gives those numbers for what it holds so far (this waits for the device once for each read).
+    """
+
+    sums: Tensor
+    """fp64 [S]: added up."""
+    peaks: Tensor
+    """fp64 [M]: the maximum is taken; minima are stored negated."""
+    fields: tuple[Field, ...]
+    """Of `sums`, in order; histograms take several entries. Names without a slash are counts that others are divided by."""
+    peak_names: tuple[tuple[str, bool], ...]
+    """Of `peaks`: name, and whether it is a minimum."""
+
+    def __add__(self, other: "MetricSums") -> "MetricSums":
+        if (self.fields, self.peak_names) == (other.fields, other.peak_names):
+            return replace(self, sums=self.sums + other.sums, peaks=torch.maximum(self.peaks, other.peaks))
+        shared = {f.name for f in self.fields} & {f.name for f in other.fields}
+        if shared:
+            raise ValueError(f"metrics of different kinds of batches do not add up; both hold {sorted(shared)[0]}")
+        return MetricSums(
+            torch.cat([self.sums, other.sums.to(self.sums.device)]),
+            torch.cat([self.peaks, other.peaks.to(self.peaks.device)]),
+            self.fields + other.fields,
+            self.peak_names + other.peak_names,
+        )
+
+    def all_reduce(self, group: dist.ProcessGroup | None = None) -> "MetricSums":
+        """Sums and maxima over the ranks of `group`; each token must be on one of them only. Two collectives."""
+        sums, peaks = self.sums.clone(), self.peaks.clone()
+        dist.all_reduce(sums, group=group)
+        dist.all_reduce(peaks, op=dist.ReduceOp.MAX, group=group)
+        return replace(self, sums=sums, peaks=peaks)
+
+    def finalize(self, updates: int = 1) -> dict[str, Number]:
+        """Named numbers; see `finalize`."""
+        return finalize(self, updates)
+
+    def __getitem__(self, name: str) -> Number:
+        return finalize(self)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(finalize(self))
+
+    def __len__(self) -> int:
+        return len(finalize(self))
+
+
+def finalize(sums: MetricSums, updates: int = 1) -> dict[str, Number]:
+    """Named numbers by group prefix (`policy/`, `clip/`, ...), histograms as `hist/<name>`.
+
+    `updates`: optimizer steps that were added up, for what is a total of one step (the loss and its parts). A mean over
+    nothing, and the greatest of nothing, are left out.
+    """
+    values = torch.cat([sums.sums, sums.peaks]).tolist()
+    columns: dict[str, list[float]] = {}
+    start = 0
+    for field in sums.fields:
+        columns[field.name] = values[start : start + field.size]
+        start += field.size
+    counts = {name: column[0] for name, column in columns.items()} | {"update": float(updates)}
+    named: dict[str, Number] = {}
+    for field in sums.fields:
+        column = columns[field.name]
+        if field.bins:
+            named[f"hist/{field.name}"] = {"edges": field.bins.edges(), "counts": column}
+            median = field.bins.median(column)
+            if field.median and median is not None:
+                named[field.median] = torch.tensor(median).double().exp().item() if field.exp else median
+        elif "/" in field.name and not field.per:
+            named[field.name] = column[0]
+        elif "/" in field.name and counts[field.per]:
+            named[field.name] = column[0] / counts[field.per]
+    for (name, negated), value in zip(sums.peak_names, values[start:], strict=True):
+        if value != -torch.inf:
+            named[name] = -value if negated else value
+    return named
+
+
+class Collector:
+    """Gathers entries one by one and packs them."""
+
+    def __init__(self) -> None:
+        self._fields: list[Field] = []
+        self._sums: list[Tensor] = []
+        self._peak_names: list[tuple[str, bool]] = []
+        self._peaks: list[Tensor] = []
+
+    def add(self, field: Field, total: Tensor) -> None:
+        self._fields.append(field)
+        self._sums.append(total.double().reshape(-1))
+
+    def rows(self, names: dict[str, Tensor], per: str) -> None:
+        """Sums over all entries of several tensors of one shape at once: one kernel instead of one each."""
+        totals = torch.stack([value.double().reshape(-1) for value in names.values()]).sum(-1)
+        self._fields += [Field(name, per=per) for name in names]
+        self._sums.append(totals)
+
+    def highest(self, name: str, values: Tensor, keep: Tensor) -> None:
+        self._peak(name, False, torch.where(keep, values.double(), -torch.inf))
+
+    def lowest(self, name: str, values: Tensor, keep: Tensor) -> None:
+        self._peak(name, True, torch.where(keep, -values.double(), -torch.inf))
+
+    def _peak(self, name: str, negated: bool, values: Tensor) -> None:
+        self._peak_names.append((name, negated))
+        self._peaks.append(values.amax().reshape(1) if values.numel() else values.new_full((1,), -torch.inf))
+
+    def pack(self) -> MetricSums:
+        return MetricSums(torch.cat(self._sums), torch.cat(self._peaks), tuple(self._fields), tuple(self._peak_names))
+
+
+def add_up(parts: list[MetricSums]) -> MetricSums:
+    """The sum of at least one part."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total

@@ -1,0 +1,126 @@
+"""Metrics of a micro-batch's tokens: clipping, policy movement, and the gap between rollout engine and trainer."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.objectives import losses
+from pipeline.objectives.batch import Tokens, token_loss
+from pipeline.objectives.bounds import static_bounds
+from pipeline.objectives.metrics.bins import Bins
+from pipeline.objectives.metrics.sums import Collector, Field, MetricSums
+from pipeline.objectives.tokens import LOG_RATIO_LIMIT
+
+PASS_RATE_BINS = 5
+"""Clipping is broken down by the group's pass rate: 0-.2, .2-.4, ... .8-1."""
+LOG_RATIO = Bins(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT, 240, "signed_log")
+"""Of log-ratios: a tenth of a decade near 1e-3, so that medians need no sorting over ranks."""
+KL3 = Bins(1e-14, 1e9, 230, "log")
+"""Of k3: a tenth of a decade."""
+
+
+@torch.no_grad()
+def token_metrics(x: Tokens, config: Any, loss: Tensor | None = None) -> MetricSums:
+    """Sums over this micro-batch's response tokens, ready to be added to other micro-batches' and ranks'.
+
+    Args:
+        x: the tokens as the loss saw them.
+        config: what the loss had.
+        loss: `token_loss(x, config)`, where at hand.
+
+    Names are explained in docs/objective.md. Nothing here waits for the device.
+    """
+    out = Collector()
+    keep, ratio, log_ratio = x.keep, x.ratio, x.log_ratio
+    live = x.advantages != 0
+
+    cut_low, cut_high = losses.of(config).cuts(x, config)
+    low, high = static_bounds(config)
+    static = _with_bounds(x, low, high)
+    static_low, static_high = losses.of(config).cuts(static, config)
+    clip = {
+        "clip/low": cut_low & keep,
+        "clip/high": cut_high & keep,
+        "clip/static_low": static_low & keep,
+        "clip/static_high": static_high & keep,
+        "clip/differs_from_static": ((cut_low != static_low) | (cut_high != static_high)) & keep,
+    }
+    if config.dual_clip is not None:
+        clip["clip/dual"] = (x.advantages < 0) & (ratio > config.dual_clip) & keep
+
+    kl_old_k3 = torch.expm1(log_ratio) - log_ratio
+    policy = {
+        "policy/ratio_mean": torch.where(keep, ratio, 0.0),
+        "policy/kl_old_k1": -log_ratio,
+        "policy/kl_old_k3": torch.where(keep, kl_old_k3, 0.0),
+        "policy/live_tokens": live,
+        "bounds/eps_low_token_mean": x.eps_low * keep,
+        "bounds/eps_high_token_mean": x.eps_high * keep,
+    }
+    if x.entropy is not None:
+        policy["policy/entropy"] = x.entropy
+    if x.ref_logp is not None:
+        d = torch.where(keep, x.logp - x.ref_logp, 0.0).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        policy |= {"policy/kl_ref_k1": d, "policy/kl_ref_k3": torch.expm1(-d) + d}
+    if x.importance is not None:
+        policy["gap/is_weight"] = torch.where(keep, x.importance, 0.0)
+
+    # Tokens are counted once, here; the rows below are divided by this count.
+    out.rows({"tokens": keep}, per="")
+    out.rows(clip | policy, per="tokens")
+    unit = token_loss(x, config) if loss is None else loss
+    out.rows({"policy/loss": x.weight * unit}, per="update")
+    out.rows(
+        {
+            "policy/nonfinite_tokens": x.dropped,
+            "policy/clamped_tokens": keep & (log_ratio.abs() >= LOG_RATIO_LIMIT),
+        },
+        per="",
+    )
+    out.lowest("policy/ratio_min", ratio, keep)
+    out.highest("policy/ratio_max", ratio, keep)
+    out.add(
+        Field("log_ratio", bins=LOG_RATIO, median="policy/ratio_median", exp=True), LOG_RATIO.counts(log_ratio, keep)
+    )
+    out.add(Field("kl_old_k3", bins=KL3, median="policy/kl_old_k3_median"), KL3.counts(kl_old_k3, keep))
+
+    if x.gap is not None:
+        _gap(out, x.gap, x.keep | x.dropped)
+    if x.pass_rate is not None:
+        _by_pass_rate(out, clip, keep, x.pass_rate)
+    return out.pack()
+
+
+def _gap(out: Collector, gap: Tensor, mask: Tensor) -> None:
+    """Between what the rollout engine and the trainer said of the same tokens under the same weights."""
+    finite = mask & torch.isfinite(gap)
+    size = torch.where(finite, gap.abs(), 0.0)
+    out.rows({"gap_tokens": finite}, per="")
+    out.rows(
+        {
+            "gap/mean": size,
+            "gap/mean_exp": torch.where(finite, size.clamp(max=LOG_RATIO_LIMIT).exp(), 0.0),
+        },
+        per="gap_tokens",
+    )
+    out.rows({"gap/nonfinite_tokens": mask & ~finite}, per="")
+    out.highest("gap/max", size, finite)
+
+
+def _by_pass_rate(out: Collector, clip: dict[str, Tensor], keep: Tensor, pass_rate: Tensor) -> None:
+    bins = torch.arange(PASS_RATE_BINS, device=keep.device)[:, None]
+    index = (pass_rate.reshape(-1) * PASS_RATE_BINS).nan_to_num(0.0).clamp(0, PASS_RATE_BINS - 1).long()
+    member = ((index == bins) & keep.reshape(-1)).double()  # [bins, T]
+    rows = torch.stack([keep.reshape(-1), clip["clip/low"].reshape(-1), clip["clip/high"].reshape(-1)]).double()
+    totals = rows @ member.T  # [3, bins]
+    for i in range(PASS_RATE_BINS):
+        label = f"{i / PASS_RATE_BINS:.1f}-{(i + 1) / PASS_RATE_BINS:.1f}"
+        out.add(Field(f"tokens_{label}"), totals[0, i])
+        out.add(Field(f"clip/low_pass_rate_{label}", per=f"tokens_{label}"), totals[1, i])
+        out.add(Field(f"clip/high_pass_rate_{label}", per=f"tokens_{label}"), totals[2, i])
+
+
+def _with_bounds(x: Tokens, low: float, high: float) -> Tokens:
+    return replace(x, eps_low=torch.full_like(x.eps_low, low), eps_high=torch.full_like(x.eps_high, high))
