@@ -35,7 +35,8 @@ def bench(settings: Settings, console: Console | None = None) -> dict[str, Any]:
 
     Returns a JSON-ready dict: the setting, and a row for each variant with its seconds (median and all), peak memory
     beyond inputs and gradients in MB (1e6 bytes), ratio to the naive time of the same turn (median), processor seconds
-    of one rank, and share of the GEMM rate measured in the same process. A variant that does not fit into memory gets a row that says so.
+    of one rank, and share of the GEMM rate measured in the same process. A variant that does not fit into memory gets
+    a row that says so.
     """
     size, console = settings.bench, console or Console()
     cases = _cases(settings)
@@ -109,8 +110,12 @@ def _cases(settings: Settings) -> dict[str, Case]:
 
 def _ratio(own: list[Measured | str], naive: list[Measured | str]) -> float | None:
     """Median over the turns of time to the naive time of the same turn; None where either failed."""
-    pairs = [(a.seconds, b.seconds) for a, b in zip(own, naive) if isinstance(a, Measured) and isinstance(b, Measured)]
-    return statistics.median(a / b for a, b in pairs) if pairs else None
+    ratios = [
+        a.seconds / b.seconds
+        for a, b in zip(own, naive, strict=False)
+        if isinstance(a, Measured) and isinstance(b, Measured)
+    ]
+    return statistics.median(ratios) if ratios else None
 
 
 def _row(name: str, case: Case, outcome: list[Measured | str]) -> Row:

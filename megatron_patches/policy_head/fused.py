@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from megatron_patches.policy_head.plan import Plan, make_plan
-from megatron_patches.policy_head.shard import gather_parts, gather_sequence, reduce_hidden_grad
+from megatron_patches.policy_head.shard import gather_parts, gather_sequence
 from megatron_patches.policy_head.statistics import RowResult, empty_part, finish, merge
 
 Objective = Callable[[slice | Tensor, Tensor, Tensor], Tensor]
@@ -99,7 +99,7 @@ class _FusedHead(torch.autograd.Function):
                     grad_hidden[lo:hi] = grad_rows
 
         if grad_hidden is not None:
-            grad_hidden = reduce_hidden_grad(plan.spread(grad_hidden), plan.shard.group, plan.sequence_parallel)
+            grad_hidden = plan.hidden_gradient(grad_hidden)
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
         ctx.gradients = (grad_hidden, grad_weight)

@@ -7,7 +7,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_patches.policy_head.backend import TorchBackend, select
-from megatron_patches.policy_head.shard import VocabShard, compute_dtype, even_ranges, group_size
+from megatron_patches.policy_head.shard import (
+    VocabShard,
+    compute_dtype,
+    even_ranges,
+    group_size,
+    scatter_sum,
+    sum_over_ranks,
+)
 
 FUSED_LOGITS_BYTES = 640 << 20
 """What the logits of one chunk may take in the fused mode on CUDA."""
@@ -67,6 +74,15 @@ class Plan:
             return values
         full = values.new_zeros((self.total, *values.shape[1:]))
         return full.index_copy_(0, self.positions, values)
+
+    def hidden_gradient(self, rows: Tensor) -> Tensor:
+        """This rank's part `[N, H]` of the gradient at the positions looked at -> the gradient of the input
+        `[T, H]`, or `[T / TP, H]` with sequence parallelism. One collective, over the fewest rows that will do."""
+        if not self.sequence_parallel:
+            return self.spread(sum_over_ranks(rows, self.shard.group))
+        if self.count == 0:
+            return rows.new_zeros((self.total // group_size(self.shard.group), rows.shape[1]))
+        return scatter_sum(self.spread(rows), self.shard.group)
 
     def pick(self, values: Tensor) -> Tensor:
         """`[T, ...]` -> `[N, ...]`."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from megatron_patches.policy_head.plan import Plan, make_plan
-from megatron_patches.policy_head.shard import gather_parts, gather_sequence, reduce_hidden_grad
+from megatron_patches.policy_head.shard import gather_parts, gather_sequence
 from megatron_patches.policy_head.statistics import RowResult, empty_part, finish, merge
 
 
@@ -96,8 +96,7 @@ class _TokenLogprobs(torch.autograd.Function):
         _backward_tiles(hidden, weight, targets, lse, entropy, by_logp, by_entropy, sums, grad_weight, plan)
         if sums is None:
             return None, grad_weight, None, None
-        grad_hidden = plan.spread(sums.to(hidden.dtype))
-        return reduce_hidden_grad(grad_hidden, plan.shard.group, plan.sequence_parallel), grad_weight, None, None
+        return plan.hidden_gradient(sums.to(hidden.dtype)), grad_weight, None, None
 
 
 def _row_results(hidden: Tensor, weight: Tensor, targets: Tensor, plan: Plan) -> RowResult:

@@ -73,20 +73,17 @@ def gather_sequence(hidden: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     return gathered
 
 
-def reduce_hidden_grad(grad: Tensor, group: dist.ProcessGroup | None, sequence_parallel: bool) -> Tensor:
-    """Each rank's part of the gradient `[T, H]` summed over the group, in place where possible.
+def sum_over_ranks(rows: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Each rank's part of a gradient `[N, H]` summed in place, whole on every rank, as ColumnParallelLinear does."""
+    if group_size(group) > 1 and rows.numel() > 0:
+        dist.all_reduce(rows, group=group)
+    return rows
 
-    Without sequence parallelism every rank gets the whole sum (the convention of ColumnParallelLinear); with it each
-    rank gets its own `[T / TP, H]` rows.
-    """
-    size = group_size(group)
-    if size == 1 or grad.numel() == 0:
-        return grad
-    if not sequence_parallel:
-        dist.all_reduce(grad, group=group)
-        return grad
-    own = grad.new_empty((grad.shape[0] // size, grad.shape[1]))
-    dist.reduce_scatter_single(own, grad, group=group)
+
+def scatter_sum(rows: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Each rank's part of a gradient `[T, H]` summed; every rank gets its own `[T / TP, H]` (sequence parallel)."""
+    own = rows.new_empty((rows.shape[0] // group_size(group), rows.shape[1]))
+    dist.reduce_scatter_single(own, rows, group=group)
     return own
 
 
