@@ -45,14 +45,13 @@ def config_path(job: Job, root: Path, node_rank: int) -> Path:
 def command(job: Job, root: Path, node_rank: int) -> Command:
     """The command that starts the job's ranks of one node."""
     cluster = job.settings.cluster
-    config = str(
-        config_path(job, root, node_rank).relative_to(ROOT)
-        if root.is_relative_to(ROOT)
-        else config_path(job, root, node_rank)
-    )
+    path = config_path(job, root, node_rank)
+    config = str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
     target = ["-m", f"stages.{job.stage.name}", config]
     gpus = machines.uses_gpus(cluster)
     env = {"OMP_NUM_THREADS": str(machines.threads_per_rank(cluster)), "TOKENIZERS_PARALLELISM": "false"}
+    if job.stage.name == "doctor":
+        return Command([sys.executable, *target], {})  # which looks at the machine as it is
     if gpus:
         # Megatron overlaps collectives with matrix products in the order of their launch, which needs one queue.
         env["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
