@@ -1,0 +1,190 @@
+"""The model's own layers, walked for generation: prompts at once, then one token a row on cached keys and values.
+
+GPTModel.forward wants an inference context, CUDA kernels for mixed lengths, and a module call with autograd hooks for
+every projection. Here each projection is one matrix product with the module's own weight, so that a step of a small
+model costs its arithmetic and not Python; sequence parallelism does not touch this path. Weights are read anew for each
+`generate`, so an optimizer step in between needs nothing.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from megatron.core import parallel_state
+
+from megatron_patches.generation.attention import cached_attention, prompt_attention
+from megatron_patches.generation.cache import Cache
+from megatron_patches.generation.experts import mixture
+
+
+class Decoder:
+    """One replica's share of the model (this rank's tensor-parallel shard), for rows of mixed lengths.
+
+    n, g: query and key/value heads of this rank; d: head size; h: hidden size; V: real vocabulary.
+    """
+
+    def __init__(self, chunk: Any, vocab_size: int):
+        config = chunk.config
+        self.chunk, self.vocab_size = chunk, vocab_size
+        self.layers = list(chunk.decoder.layers)
+        self.group = parallel_state.get_tensor_model_parallel_group()
+        self.tp, self.tp_rank = self.group.size(), self.group.rank()
+        self.d: int = config.kv_channels
+        self.n: int = config.num_attention_heads // self.tp
+        self.g: int = max(config.num_query_groups // self.tp, 1)
+        self.ranks_per_head = max(self.tp // config.num_query_groups, 1)
+        """Ranks that share one key/value head; more than one when tp exceeds the number of those heads."""
+        self.dtype: torch.dtype = config.params_dtype
+        self.device = chunk.embedding.word_embeddings.weight.device
+        self.cos, self.sin = self._rope_tables(1)
+
+    @property
+    def kv_width(self) -> int:
+        """Numbers that one position of one key/value head puts into the cache (key and value)."""
+        return 2 * self.d
+
+    def bytes_per_token(self) -> int:
+        """Cache bytes of one position on this rank."""
+        return len(self.layers) * self.g * self.kv_width * self.dtype.itemsize
+
+    # One token a row -------------------------------------------------------------------------------------------------
+
+    def step(self, tokens: torch.Tensor, positions: torch.Tensor, cache: Cache, longest: int) -> torch.Tensor:
+        """Feed token r to row r of the cache at its position, int64 [R] each; returns the next logits, fp32 [R, V].
+
+        `longest` is the largest position plus one.
+        """
+        rows = tokens.shape[0]
+        self._reach(longest)
+        cos, sin = self.cos[positions], self.sin[positions]
+        bias = cache.bias(positions, longest)
+        places = cache.places(positions)
+        x = self._embed(tokens)
+        for number, layer in enumerate(self.layers):
+            q, kv = self._query_key_value(layer.self_attention, layer.input_layernorm(x), cos, sin)
+            cache.write(number, places, kv)
+            keys, values = cache.read(number, rows, longest)
+            x = self._rest_of_layer(layer, x, cached_attention(q, keys, values, bias))
+        return self._logits(self.chunk.decoder.final_layernorm(x))
+
+    def agree(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The same tokens on every tensor-parallel rank. On CPU they are already; cumulated sums on CUDA do not promise
+        the same bits twice, so there the first rank's choice holds."""
+        if self.tp > 1 and tokens.is_cuda:
+            dist.broadcast(tokens, group=self.group, group_src=0)
+        return tokens
+
+    # Whole prompts ---------------------------------------------------------------------------------------------------
+
+    def prefill(self, ids: torch.Tensor) -> torch.Tensor:
+        """Right-padded prompts int64 [B, L] -> their keys and values [layers, B, g, L, 2d]; padding gives numbers that
+        nobody reads."""
+        batch, length = ids.shape
+        self._reach(length)
+        cos, sin = (table[:length].repeat(batch, 1, 1) for table in (self.cos, self.sin))
+        stash = torch.empty(
+            (len(self.layers), batch, self.g, length, self.kv_width), dtype=self.dtype, device=self.device
+        )
+        x = self._embed(ids.flatten())
+        for number, layer in enumerate(self.layers):
+            q, kv = self._query_key_value(layer.self_attention, layer.input_layernorm(x), cos, sin)
+            stash[number] = kv.view(batch, length, self.g, self.kv_width).transpose(1, 2)
+            if number + 1 < len(self.layers):  # of the last layer only keys and values are wanted
+                out = prompt_attention(q.reshape(batch, length, self.n, self.d), stash[number])
+                x = self._rest_of_layer(layer, x, out.reshape(batch * length, -1))
+        return stash
+
+    # Parts -----------------------------------------------------------------------------------------------------------
+
+    def _query_key_value(
+        self, attention: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normed [T, h] -> rotated queries [T, g, n/g, d] and [T, g, 2d] (rotated key, then value)."""
+        linear = attention.linear_qkv
+        mixed = F.linear(x, linear.weight, linear.bias)
+        per_head = self.n // self.g
+        if (
+            self.ranks_per_head > 1
+        ):  # as upstream (transformer/attention.py:1398): a head's projections lie on several ranks
+            mixed = self._gather_last(mixed).view(x.shape[0], -1, (per_head * self.ranks_per_head + 2) * self.d)
+            mixed = mixed[:, self.tp_rank // self.ranks_per_head].view(x.shape[0], 1, -1, self.d)
+            first = self.tp_rank % self.ranks_per_head * per_head
+            mixed = torch.cat([mixed[:, :, first : first + per_head], mixed[:, :, -2:]], 2)
+        else:
+            mixed = mixed.view(x.shape[0], self.g, per_head + 2, self.d)
+        if attention.q_layernorm is not None:
+            q, k = attention.q_layernorm(mixed[:, :, :per_head]), attention.k_layernorm(mixed[:, :, per_head:-1])
+            rotating = torch.cat([q, k], 2)
+        else:
+            rotating = mixed[:, :, :-1]
+        # sin carries rotate_half's sign, so swapping the halves is a roll.
+        rotated = torch.addcmul(rotating * cos[:, None], rotating.roll(self.d // 2, -1), sin[:, None])
+        kv = torch.cat([rotated[:, :, -1], mixed[:, :, -1]], -1)
+        return rotated[:, :, :-1], kv
+
+    def _rest_of_layer(self, layer: Any, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        x = self._add_row_parallel(x, attended, layer.self_attention.linear_proj.weight)
+        normed = layer.pre_mlp_layernorm(x)
+        if hasattr(layer.mlp, "router"):
+            return x + mixture(layer.mlp, normed)
+        gate, up = F.linear(normed, layer.mlp.linear_fc1.weight).chunk(2, -1)
+        return self._add_row_parallel(x, F.silu(gate).mul_(up), layer.mlp.linear_fc2.weight)
+
+    def _add_row_parallel(self, x: torch.Tensor, part: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """x + sum over ranks of part @ weight.T."""
+        if self.tp == 1 and x.dtype == torch.float32:  # in bf16 round the product first, as the actor's forward does
+            return torch.addmm(x, part, weight.t())
+        product = F.linear(part, weight)
+        if self.tp > 1:
+            dist.all_reduce(product, group=self.group)
+        return product.add_(x)
+
+    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """int64 [T] -> [T, h]."""
+        embedding = self.chunk.embedding.word_embeddings
+        if self.tp == 1:
+            return embedding.weight[tokens]
+        local = tokens - embedding.vocab_start_index
+        here = (local >= 0) & (local < embedding.weight.shape[0])
+        x = embedding.weight[local.where(here, 0)] * here[:, None]
+        dist.all_reduce(x, group=self.group)
+        return x
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        chunk = self.chunk
+        tied = chunk.share_embeddings_and_output_weights
+        weight = chunk.shared_embedding_or_output_weight() if tied else chunk.output_layer.weight
+        return self._gather_last(product_fp32(x, weight))[:, : self.vocab_size]
+
+    def _gather_last(self, x: torch.Tensor) -> torch.Tensor:
+        """[T, w] of every rank -> [T, tp * w]."""
+        if self.tp == 1:
+            return x
+        gathered = x.new_empty((self.tp, *x.shape))
+        dist.all_gather_into_tensor(gathered.view(-1, x.shape[1]), x.contiguous(), group=self.group)
+        return gathered.transpose(0, 1).reshape(x.shape[0], -1)
+
+    def _reach(self, length: int) -> None:
+        """Have rope tables for positions below `length`."""
+        if length > self.cos.shape[0]:
+            self.cos, self.sin = self._rope_tables(max(length, 2 * self.cos.shape[0]))
+
+    def _rope_tables(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and signed sin, [length, 1, d] in the model's dtype, angles in fp32 as upstream has them."""
+        inv_freq = self.chunk.rotary_pos_emb.inv_freq.to(self.device)
+        angles = torch.outer(torch.arange(length, device=self.device, dtype=inv_freq.dtype), inv_freq)
+        cos, sin = angles.cos(), angles.sin()
+        cos, sin = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+        return cos[:, None].to(self.dtype), sin[:, None].to(self.dtype)
+
+
+def product_fp32(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x [T, h] @ weight [v, h].T in fp32, also for 16-bit operands, as the policy head forms its logits: rounding them to
+    bf16 would shift log-probs by up to 0.1."""
+    if x.dtype == torch.float32:
+        return F.linear(x, weight)
+    if x.is_cuda:
+        return torch.mm(x, weight.t(), out_dtype=torch.float32)
+    wide = x.float()
+    return torch.cat([F.linear(wide, tile.float()) for tile in weight.split(8192)], -1)

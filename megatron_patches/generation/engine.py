@@ -1,0 +1,213 @@
+"""The native rollout engine: `pipeline.rollout.interface.RolloutEngine` on the actor's own modules."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.utils import unwrap_model
+
+from megatron_patches.generation.batch import Batch, Finished
+from megatron_patches.generation.cache import Cache
+from megatron_patches.generation.decoder import Decoder
+from megatron_patches.generation.packing import pack, unpack
+from megatron_patches.generation.replicas import Replicas
+from megatron_patches.generation.stopping import StopStrings
+from pipeline.errors import InputError, UsageError
+from pipeline.rollout.interface import Prompt, Rollout, Sampling
+from pipeline.settings import Settings
+
+PREFILL_TOKENS = 8192
+"""Most prompt tokens computed at once: enough to keep any device busy, few enough for their activations."""
+PROGRESS_SECONDS = 0.2
+"""Shortest time between two progress reports."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one replica's share of a `generate` has come."""
+
+    rows_done: int
+    rows_total: int
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """From the rows finished so far; None before the first has."""
+        if not self.rows_done:
+            return None
+        return self.seconds / self.rows_done * (self.rows_total - self.rows_done)
+
+
+class NativeEngine:
+    """Samples from the present weights of `chunks` (wrapped or not), on every rank of the world in step.
+
+    Ranks that hold the same weights take shares of the prompts; tensor-parallel ranks decode together. The cache is kept
+    between calls until `sleep`.
+    """
+
+    def __init__(self, chunks: list[Any], settings: Settings, tokenizer: Any = None):
+        """Raises UsageError under pipeline parallelism. `tokenizer` (transformers') makes the texts and finds stop
+        strings."""
+        self.replicas = Replicas.of_world()
+        self.settings, self.tokenizer = settings, tokenizer
+        self.policy_version = 0
+        self.decoder = Decoder(unwrap_model(chunks[0]), settings.model.vocab_size)
+        self._cache: Cache | None = None
+        self._stop_strings: StopStrings | None = None
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: list[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        *,
+        on_finish: Callable[[Rollout], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> list[list[Rollout]]:
+        """`len(prompts)` groups of `group_size` rollouts, in order, the same on every rank.
+
+        `on_finish` is called once in the world for every rollout as it ends, on the first rank of the replica that made
+        it; `on_progress` now and then on the same ranks.
+
+        Raises:
+            InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
+            UsageError: prompt and response exceed the model's context, or rollout.kv_memory_gib holds no row.
+        """
+        self._check(prompts, sampling)
+        costs = [len(prompt.token_ids) + sampling.max_new_tokens // 2 for prompt in prompts]
+        mine = self.replicas.share(costs)[self.replicas.index]
+        made: dict[tuple[int, int], Rollout] = {}
+        meter = _Meter(len(mine) * group_size, on_progress if self.replicas.leads else None)
+
+        def finish(ended: Finished) -> None:
+            rollout = self._rollout(prompts[ended.request.prompt], ended)
+            made[ended.request.prompt, ended.request.sample] = rollout
+            if on_finish is not None and self.replicas.leads:
+                on_finish(rollout)
+            meter.row()
+
+        if mine:
+            self._batch([(i, prompts[i]) for i in mine], group_size, sampling).run(finish, meter.step)
+        meter.report()
+        if self.replicas.count > 1:
+            shares = self.replicas.gather(pack(made))
+            made = {key: rollout for share in shares for key, rollout in unpack(share, prompts, self.policy_version)}
+        return [[made[i, sample] for sample in range(group_size)] for i in range(len(prompts))]
+
+    def sync(self, actor: Any, policy_version: int) -> dict[str, float]:
+        """The actor's weights are the engine's: only the version moves."""
+        self.policy_version = policy_version
+        return {"seconds/sync": 0.0}
+
+    def sleep(self) -> None:
+        """Give the cache back."""
+        self._cache = None
+
+    def wake(self) -> None:
+        """Nothing to do: the cache is made by the next `generate`."""
+
+    def _check(self, prompts: list[Prompt], sampling: Sampling) -> None:
+        rollout, context = self.settings.rollout, self.settings.model.max_position_embeddings
+        if sampling.max_new_tokens < 1:
+            raise UsageError(f"rollout.max_new_tokens={sampling.max_new_tokens}: at least 1 is needed")
+        for prompt in prompts:
+            length = len(prompt.token_ids)
+            if not length:
+                raise InputError(f"prompt {prompt.id!r} has no tokens; remove its problem or give it a text")
+            if length > rollout.max_prompt_tokens:
+                raise InputError(
+                    f"prompt {prompt.id!r} has {length} tokens, rollout.max_prompt_tokens allows "
+                    f"{rollout.max_prompt_tokens}: raise it, or drop the problem (data.clean.max_problem_chars)"
+                )
+            if length + sampling.max_new_tokens > context:
+                raise UsageError(
+                    f"prompt {prompt.id!r} has {length} tokens and rollout.max_new_tokens={sampling.max_new_tokens}; "
+                    f"together they exceed the model's context of {context} tokens. Lower rollout.max_new_tokens to "
+                    f"{max(context - length, 0)}, or rollout.max_prompt_tokens to {context - sampling.max_new_tokens}"
+                )
+
+    def _batch(self, mine: list[tuple[int, Prompt]], group_size: int, sampling: Sampling) -> Batch:
+        longest = max(len(prompt.token_ids) for _, prompt in mine)
+        # The last token is never fed; rounding keeps rows apart by whole cache lines.
+        length = -(-(longest + sampling.max_new_tokens - 1) // 8) * 8
+        budget = int(self.settings.rollout.kv_memory_gib * 2**30) // self.decoder.bytes_per_token()
+        prefill = min(PREFILL_TOKENS, max(longest, budget // 8))
+        slots = min(self.settings.rollout.max_concurrent, len(mine) * group_size, (budget - prefill) // length)
+        if slots < 1:
+            need = (length + prefill) * self.decoder.bytes_per_token() / 2**30
+            raise UsageError(
+                f"rollout.kv_memory_gib={self.settings.rollout.kv_memory_gib} holds no sequence of {length} tokens; one "
+                f"needs {need:.3g} GiB. Raise it, or lower rollout.max_new_tokens or rollout.max_prompt_tokens"
+            )
+        return Batch(
+            self.decoder,
+            self._cache_for(slots, length),
+            mine,
+            group_size,
+            sampling,
+            self.policy_version,
+            prefill,
+            self._stopper(sampling),
+        )
+
+    def _cache_for(self, slots: int, length: int) -> Cache:
+        cache, decoder = self._cache, self.decoder
+        if cache is None or cache.slots != slots or cache.length < length or cache.length > 2 * length:
+            self._cache = cache = None  # free the old one before the new one is made
+            self._cache = Cache(
+                len(decoder.layers), slots, decoder.g, length, decoder.kv_width, decoder.dtype, decoder.device
+            )
+        assert self._cache is not None
+        return self._cache
+
+    def _stopper(self, sampling: Sampling) -> StopStrings | None:
+        if not sampling.stop:
+            return None
+        if self._stop_strings is None or self._stop_strings.stop != tuple(sampling.stop):
+            self._stop_strings = StopStrings(
+                sampling.stop, self.tokenizer, self.decoder.vocab_size, self.decoder.device
+            )
+        return self._stop_strings
+
+    def _rollout(self, prompt: Prompt, ended: Finished) -> Rollout:
+        text = "" if self.tokenizer is None else self.tokenizer.decode(ended.tokens, skip_special_tokens=True)
+        return Rollout(
+            prompt=prompt,
+            sample=ended.request.sample,
+            token_ids=ended.tokens,
+            logps=ended.logps,
+            raw_logps=ended.raw_logps,
+            finish_reason="stop" if ended.stopped else "length",
+            policy_version=self.policy_version,
+            text=text,
+        )
+
+
+class _Meter:
+    """Counts rows and tokens and reports them, not too often."""
+
+    def __init__(self, rows_total: int, report: Callable[[Progress], None] | None):
+        self.total, self.sink = rows_total, report
+        self.rows = self.tokens = 0
+        self.start = self.last = time.perf_counter()
+
+    def row(self) -> None:
+        self.rows += 1
+
+    def step(self, tokens: int) -> None:
+        self.tokens += tokens
+        if self.sink is not None and time.perf_counter() - self.last > PROGRESS_SECONDS:
+            self.report()
+
+    def report(self) -> None:
+        self.last = time.perf_counter()
+        if self.sink is not None:
+            self.sink(Progress(self.rows, self.total, self.tokens, self.last - self.start))

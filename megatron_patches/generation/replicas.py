@@ -1,0 +1,59 @@
+"""Which ranks decode together: the world as whole copies of the model, and the prompts' way over them and back."""
+
+from dataclasses import dataclass
+from math import lcm
+from typing import Any
+
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from pipeline.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """Consecutive ranks that together hold every weight form one replica; they decode the same rows in lock step.
+
+    A replica spans the tensor-parallel ranks and, for experts, the expert-parallel ones. Context-parallel ranks hold
+    equal weights, so they are further replicas.
+    """
+
+    count: int
+    index: int
+    """This rank's replica."""
+    leads: bool
+    """True on a replica's first rank: the one that reports progress and finished rollouts."""
+
+    @classmethod
+    def of_world(cls) -> "Replicas":
+        """Raises UsageError under pipeline parallelism, where no rank could decode a whole layer stack."""
+        pp = parallel_state.get_pipeline_model_parallel_world_size()
+        if pp > 1:
+            raise UsageError(
+                f"layout.pp={pp}: the native engine decodes on the actor's own modules, which lie on {pp} pipeline "
+                "stages. Take rollout.engine=vllm, or a layout with pp=1."
+            )
+        tensor = parallel_state.get_tensor_model_parallel_world_size()
+        expert = parallel_state.get_expert_tensor_and_model_parallel_group().size()
+        size, rank = lcm(tensor, expert), dist.get_rank()
+        assert dist.get_world_size() % size == 0, "Megatron's groups are consecutive ranks when pp is 1"
+        return cls(dist.get_world_size() // size, rank // size, rank % size == 0)
+
+    def share(self, costs: list[int]) -> list[list[int]]:
+        """Indices of `costs` for each replica, about equally heavy (longest first, to the lightest); every rank finds the
+        same."""
+        shares: list[list[int]] = [[] for _ in range(self.count)]
+        loads = [0] * self.count
+        for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+            lightest = loads.index(min(loads))
+            shares[lightest].append(i)
+            loads[lightest] += costs[i]
+        return shares
+
+    def gather(self, mine: Any) -> list[Any]:
+        """What every replica's first rank holds, on every rank, in the order of replicas (a collective of the world)."""
+        if self.count == 1:
+            return [mine]
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, mine if self.leads else None)
+        return [part for part in gathered if part is not None]
