@@ -9,9 +9,9 @@ STD_EPSILON = 1e-6
 """Added to the standard deviation, as GRPO's published implementations do."""
 
 ROUNDING_STEPS = 4
-"""Rewards of a group that lie within this many rounding steps of their dtype from their mean are equal: sums of the same
-weighted parts in another order differ by one or two. Without it, one fp32 step around 1.0 would become an advantage of 0.06,
-because the division by the standard deviation blows noise up to the size of a signal."""
+"""Rewards of a group that lie within this many rounding steps of their dtype from their mean are equal: sums of the
+same weighted parts in another order differ by one or two. Without it, one fp32 step around 1.0 would become an
+advantage of 0.06, because the division by the standard deviation blows noise up to the size of a signal."""
 
 
 def group_advantages(rewards: Tensor, normalize: Literal["std", "none", "loo"] = "std") -> tuple[Tensor, Tensor]:

@@ -23,7 +23,10 @@ def denominator(config: Any, *, tokens: float, sequences: float) -> float:
 
 
 def token_weights(inputs: PolicyLossInputs, mask: Tensor, sequences: Sequences | None, config: Any) -> Tensor:
-    """Each token's weight, fp64 of the shape of `mask`, 0 outside it. Raises ValueError where the inputs lack something."""
+    """Each token's weight, fp64 of the shape of `mask`, 0 outside it.
+
+    Raises ValueError where the inputs lack what the aggregation needs.
+    """
     if config.aggregate == "token-mean":
         total = mask.sum() if inputs.denominator is None else inputs.denominator
         return mask.double() / _positive(total, mask)

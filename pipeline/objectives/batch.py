@@ -78,8 +78,8 @@ class Batch:
     def share(self, logp: Tensor, entropy: Tensor | None = None, where: Where | None = None) -> Tensor:
         """What each picked token adds to the loss, weight and all terms included, in the dtype of `logp`.
 
-        The loss is the sum of the shares. For a `separable` loss this may be called on any part at a time, which is what
-        a fused policy head does.
+        The loss is the sum of the shares. For a `separable` loss this may be called on any part at a time, which is
+        what a fused policy head does.
         """
         tokens = self.tokens(logp, entropy, where)
         return (tokens.weight * token_loss(tokens, self.config)).to(logp.dtype)
@@ -191,8 +191,8 @@ def _per_token(value: Tensor, name: str, like: Tensor, sequence: Tensor | None) 
         if column.shape == (like.shape[0], 1):
             return column.expand(like.shape)
     raise ValueError(
-        f"{name} is {list(value.shape)}, but tokens are {list(like.shape)}: give one number a token, or one a sequence as "
-        "[B] or [B, 1] beside rows [B, T], or as [N, 1] beside `sequence` ids"
+        f"{name} is {list(value.shape)}, but tokens are {list(like.shape)}: give one number a token, or one a sequence "
+        "as [B] or [B, 1] beside rows [B, T], or as [N, 1] beside `sequence` ids"
     )
 
 
@@ -204,10 +204,13 @@ def _sequences(inputs: PolicyLossInputs, mask: Tensor) -> Sequences | None:
         ids = torch.arange(mask.shape[0], device=mask.device)[:, None].expand(mask.shape)
         count = mask.shape[0]
     elif inputs.lengths is not None:
-        count = inputs.lengths.numel()
+        count = max(inputs.lengths.numel(), 1)  # a micro-batch of padding alone still points at a sequence 0
     else:  # waits for the device; a caller that minds gives `lengths`
         count = int(ids.max()) + 1 if ids.numel() else 0
-    lengths = None if inputs.lengths is None else inputs.lengths.reshape(-1)
+    lengths = None
+    if inputs.lengths is not None:
+        lengths = inputs.lengths.reshape(-1).double()
+        lengths = lengths if len(lengths) else lengths.new_zeros(1)
     return Sequences(ids, mask, count, lengths, inputs.reduce)
 
 

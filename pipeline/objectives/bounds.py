@@ -83,10 +83,10 @@ def elastic_bounds(advantages: Tensor, variance: Tensor, config: Any = None) -> 
 
 
 def clip_bounds(advantages: Tensor, variance: Tensor, lengths: Tensor, config: Any = None) -> tuple[Tensor, Tensor]:
-    """The bounds that the configured algorithm trains with: what a training loop calls, once for a whole rollout batch.
+    """The bounds that the configured algorithm trains with: what a loop calls, once for a whole rollout batch.
 
-    Those of `elastic_bounds`, but for `grpo_matched` one static pair: their mean over the response tokens of groups with
-    variance, so that the control has the same average region and differs in elasticity alone.
+    Those of `elastic_bounds`, but for `grpo_matched` one static pair: their mean over the response tokens of groups
+    with variance, so that the control has the same average region and differs in elasticity alone.
 
     Args:
         advantages, variance, config: as `elastic_bounds`.
@@ -105,7 +105,7 @@ def clip_bounds(advantages: Tensor, variance: Tensor, lengths: Tensor, config: A
 
 
 def matched(eps: Tensor, tokens: Tensor) -> Tensor:
-    """`eps` replaced everywhere by its mean with weights `tokens` (the same shape); unchanged where all weights are 0."""
+    """`eps` replaced everywhere by its mean with weights `tokens` (same shape); unchanged where all weights are 0."""
     total = tokens.double().sum()
     mean = (eps.double() * tokens).sum() / total.clamp(min=1)
     return torch.where(total > 0, mean, eps.double()).to(eps.dtype)

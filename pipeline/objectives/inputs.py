@@ -7,8 +7,8 @@ from torch import Tensor
 from pipeline.objectives.sequences import Reduce
 
 PerSample = Tensor | float
-"""A number a token (the shape of `old_logp`), a sequence (`[B]` or `[B, 1]` beside `[B, T]`; `[N, 1]` beside packed tokens
-and their `sequence` ids), or one for all."""
+"""A number a token (the shape of `old_logp`), a sequence (`[B]` or `[B, 1]` beside `[B, T]`; `[N, 1]` beside packed
+tokens and their `sequence` ids), or one for all."""
 
 
 @dataclass
@@ -37,16 +37,16 @@ class PolicyLossInputs:
     pass_rate: PerSample | None = None
     """The group's mean reward on a scale of 0 to 1, by which clipping is broken down."""
     sequence: Tensor | None = None
-    """int64, the shape of `old_logp`: which sequence (0 .. N - 1) each token belongs to. Rows `[B, T]` without it are one
-    sequence each. Needed beside `[T]` for gspo and the seq-mean aggregations."""
+    """int64, the shape of `old_logp`: which sequence (0 .. N - 1) each token belongs to. Rows `[B, T]` without it are
+    one sequence each. Needed beside `[T]` for gspo and the seq-mean aggregations."""
     lengths: Tensor | None = None
-    """[N] response tokens of each sequence; needed where a sequence is cut over context-parallel ranks and `reduce` is not
-    given, and otherwise counted here."""
+    """[N] response tokens of each sequence; needed where a sequence is cut over context-parallel ranks and `reduce` is
+    not given, and otherwise counted here."""
     denominator: Tensor | float | None = None
     """Global count of the whole optimizer step, over all micro-batches and data-parallel ranks: response tokens for
-    "token-mean", sequences with a response otherwise (`denominator()` picks). None: counted from these tensors alone."""
+    "token-mean", sequences with a response otherwise (`denominator()` picks). None: counted from these tensors."""
     length_norm: float | None = None
     """"seq-mean-token-sum-norm": the constant that a sequence's sum is divided by (the greatest response length). None:
     T of rows `[B, T]`."""
     reduce: Reduce | None = None
-    """Sums a tensor `[N]` over context-parallel ranks, for gspo's sequence ratio (and for `lengths`, where not given)."""
+    """Sums a tensor `[N]` over context-parallel ranks, for gspo's sequence ratio (and `lengths`, where not given)."""

@@ -1,4 +1,4 @@
-"""Sums over the tokens of a sequence, wherever they lie: rows, packed end to end, or cut over context-parallel ranks."""
+"""Sums over the tokens of a sequence, wherever they lie: in rows, end to end, or cut over context-parallel ranks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def mixed_groups(variance: Tensor) -> Tensor:
-    """bool [prompts]: groups that teach something. The others have advantage 0 throughout; dynamic sampling replaces them."""
+    """bool [prompts]: groups that teach something; the others have advantage 0 throughout."""
     return variance > 0
 
 

@@ -1,4 +1,4 @@
-"""The terms beside the policy gradient: KL to a reference, and the importance weight of an engine that is not the actor."""
+"""The terms beside the policy gradient: KL to a reference, and the importance weight of another engine's samples."""
 
 import math
 from typing import Any
@@ -34,8 +34,8 @@ def kl(logp: Tensor, ref_logp: Tensor, kind: str) -> Tensor:
 def importance_cap(config: Any, sampled_elsewhere: bool = False) -> float | None:
     """C of the truncated importance weight, or None where it is off.
 
-    `sampled_elsewhere`: the tokens came from another engine than the actor, or from older weights; what `is_weight=auto`
-    waits for. A loop that knows it passes `config.model_copy(update={"is_weight": "on"})` on.
+    `sampled_elsewhere`: the tokens came from another engine than the actor, or from older weights; what
+    `is_weight=auto` waits for. A loop that knows it passes `config.model_copy(update={"is_weight": "on"})` on.
     """
     if config.is_weight == "off" or (config.is_weight == "auto" and config.is_cap is None and not sampled_elsewhere):
         return None
@@ -43,6 +43,8 @@ def importance_cap(config: Any, sampled_elsewhere: bool = False) -> float | None
 
 
 def importance_weight(gap: Tensor, cap: float) -> Tensor:
-    """min(exp(old_logp - rollout_logp), C) from `gap = old_logp - rollout_logp`; detached. A token that the engine gave no
-    probability at all (gap +inf) weighs C."""
+    """min(exp(old_logp - rollout_logp), C) from `gap = old_logp - rollout_logp`; detached.
+
+    A token that the engine gave no probability at all (gap +inf) weighs C.
+    """
     return gap.detach().clamp(max=math.log(cap)).exp().clamp(max=cap)

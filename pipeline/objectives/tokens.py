@@ -24,7 +24,7 @@ class Tokens:
     dropped: Tensor
     """bool: response tokens left out because one of their numbers is NaN or infinite."""
     weight: Tensor
-    """What the token's loss is multiplied by before everything is summed (the aggregation and its global denominator)."""
+    """What the token's loss is multiplied by before all are summed (the aggregation and its global denominator)."""
     logp: Tensor
     """Current policy; carries the gradient."""
     old_logp: Tensor

@@ -1,4 +1,7 @@
-"""Policy losses by name. Each is a small pure function from tokens to one number a token; see docs/custom-algorithm.md."""
+"""Policy losses by name, each a small pure function from tokens to one number a token.
+
+docs/custom-algorithm.md shows how to add one.
+"""
 
 from pipeline.objectives.losses import cispo, gspo, surrogate  # noqa: F401  (they register themselves)
 from pipeline.objectives.losses.registry import Loss, get, names, of, register

@@ -1,4 +1,4 @@
-"""CISPO (MiniMax-M1, arXiv 2506.13585): REINFORCE with a clipped, detached importance weight; no token loses its gradient."""
+"""CISPO (MiniMax-M1, arXiv 2506.13585): REINFORCE with a clipped, detached weight; no token loses its gradient."""
 
 from typing import Any
 

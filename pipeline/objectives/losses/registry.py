@@ -17,9 +17,9 @@ from pipeline.errors import UsageError
 from pipeline.objectives.tokens import Tokens
 
 TokenFunction = Callable[[Tokens, Any], Tensor]
-"""`(tokens, config) -> [T]` (or `[B, T]`): each token's policy-gradient loss, before importance weight, KL and entropy."""
+"""`(tokens, config) -> [T]` (or `[B, T]`): each token's policy-gradient loss, to which the other terms are added."""
 Cuts = Callable[[Tokens, Any], tuple[Tensor, Tensor]]
-"""`(tokens, config) -> (cut_low, cut_high)`, bool: tokens whose gradient the region's lower or upper edge takes away."""
+"""`(tokens, config) -> (cut_low, cut_high)`, bool: tokens that the region's lower or upper edge cuts."""
 
 
 def surrogate_cuts(x: Tokens, config: Any) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ def get(name: str) -> Loss:
 
 
 def of(config: Any) -> Loss:
-    """The loss that `config` asks for: the function behind `import_path` where that is set, else the one named `loss`."""
+    """The loss that `config` asks for: the function behind `import_path` where that is set, else that named `loss`."""
     return _imported(config.import_path) if config.import_path else get(config.loss)
 
 
@@ -118,7 +118,8 @@ def _module(name: str, path: str) -> ModuleType:
             raise UsageError(f"algo.import_path={path}: there is no file {file.absolute()}")
         alias = f"custom_loss_{file.stem}"
         spec = importlib.util.spec_from_file_location(alias, file)
-        assert spec is not None and spec.loader is not None
+        if spec is None or spec.loader is None:
+            raise UsageError(f"algo.import_path={path}: {file.absolute()} is no Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[alias] = module  # dataclasses and pickling look a module up by name
         spec.loader.exec_module(module)

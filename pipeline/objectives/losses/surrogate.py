@@ -1,4 +1,4 @@
-"""The clipped surrogate: one equation under five names, which differ in their bounds, advantages and aggregation alone."""
+"""The clipped surrogate: one equation under five names, which differ in bounds, advantages and aggregation alone."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def grpo(x: Tokens, config: Any) -> Tensor:
 
 @register("dapo", separable=True, elastic=False)
 def dapo(x: Tokens, config: Any) -> Tensor:
-    """DAPO (arXiv 2503.14476): a higher upper bound and a token mean; dynamic sampling and length shaping lie outside."""
+    """DAPO (arXiv 2503.14476): a higher upper bound and a token mean; its sampling and length shaping lie outside."""
     return token_surrogate(x, config)
 
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Bins:
-    """`count` bins of equal width between `low` and `high` on the scale of `transform`; what lies outside falls into the
-    first or last one.
+    """`count` bins of equal width between `low` and `high` on the scale of `transform`; what lies outside falls into
+    the first or last one.
 
-    transform: "linear" x; "log" log10(x), for x > 0; "signed_log" sign(x) * log10(1 + |x| / 1e-6), which is fine near 0 and
-    coarse far from it, on both sides.
+    transform: "linear" x; "log" log10(x), for x > 0; "signed_log" sign(x) * log10(1 + |x| / 1e-6), which is fine near 0
+    and coarse far from it, on both sides.
     """
 
     low: float

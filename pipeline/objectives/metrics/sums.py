@@ -45,7 +45,7 @@ class MetricSums(Mapping[str, Any]):
     peaks: Tensor
     """fp64 [M]: the maximum is taken; minima are stored negated."""
     fields: tuple[Field, ...]
-    """Of `sums`, in order; histograms take several entries. Names without a slash are counts that others are divided by."""
+    """Of `sums`, in order; histograms take several entries. Names without a slash are counts that others divide by."""
     peak_names: tuple[tuple[str, bool], ...]
     """Of `peaks`: name, and whether it is a minimum."""
 
@@ -114,6 +114,41 @@ def finalize(sums: MetricSums, updates: int = 1) -> dict[str, Number]:
     return named
 
 
+def add_up(parts: list[MetricSums]) -> MetricSums:
+    """The sum of at least one part."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def reduce_sums(
+    parts: list[MetricSums], device: torch.device, counts: bool = True, group: dist.ProcessGroup | None = None
+) -> MetricSums:
+    """The sum of all parts of all ranks of `group`, on every one of them.
+
+    Ranks may hold none (those of other pipeline stages), and a rank whose parts are copies of another's (tensor
+    parallel) says `counts=False`: so each token is counted once. All that count must hold metrics of one kind.
+
+    Collective: call it on every rank. A small gather of names, so that ranks without parts learn them, and two
+    reductions.
+    """
+    mine = add_up(parts) if parts and counts else None
+    layouts: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(layouts, None if mine is None else (mine.fields, mine.peak_names), group=group)
+    present = [layout for layout in layouts if layout is not None]
+    if not present:
+        raise ValueError("no rank holds any metrics")
+    if any(layout != present[0] for layout in present):
+        raise ValueError("ranks hold metrics of different kinds, which do not add up")
+    fields, peak_names = present[0]
+    if mine is None:
+        sums = torch.zeros(sum(field.size for field in fields), dtype=torch.float64, device=device)
+        peaks = torch.full((len(peak_names),), -torch.inf, dtype=torch.float64, device=device)
+        mine = MetricSums(sums, peaks, fields, peak_names)
+    return mine.all_reduce(group)
+
+
 class Collector:
     """Gathers entries one by one and packs them."""
 
@@ -145,11 +180,3 @@ class Collector:
 
     def pack(self) -> MetricSums:
         return MetricSums(torch.cat(self._sums), torch.cat(self._peaks), tuple(self._fields), tuple(self._peak_names))
-
-
-def add_up(parts: list[MetricSums]) -> MetricSums:
-    """The sum of at least one part."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
