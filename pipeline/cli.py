@@ -46,7 +46,7 @@ def _main(words: list[str]) -> int:
     if settings.dry_run or settings.stage == "plan":
         from pipeline.plan import describe
 
-        print(describe(jobs))
+        print(describe(jobs, words))
         return 0
     if len(jobs) > 1 and settings.cluster.nnodes > 1:
         raise UsageError(

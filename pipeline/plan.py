@@ -5,6 +5,7 @@ finding out that 40 heads do not go into 16 parts.
 """
 
 import importlib.util
+import shlex
 from pathlib import Path
 
 from pipeline.catalog import Job
@@ -159,8 +160,8 @@ def _memory(settings: Settings) -> Memory:
     return estimate(settings, data_parallel(settings), engine(settings), settings.cluster.device == "cuda")
 
 
-def describe(jobs: list[Job]) -> str:
-    """The plan of these jobs as text: layout, memory, and each node's command for each job.
+def describe(jobs: list[Job], words: list[str]) -> str:
+    """The plan of these jobs as text: layout, memory, what to type on each node, and each node's command for each job.
 
     Raises:
         UsageError: the layout cannot work.
@@ -173,6 +174,7 @@ def describe(jobs: list[Job]) -> str:
     if actor is not None:
         check(actor.settings)
         parts += [*_layout_lines(actor.settings), "", *_memory_lines(actor.settings), ""]
+    parts += _typed_lines(settings, words)
     for job in jobs:
         parts += _command_lines(job)
     parts += ["", f"Nothing was run. The run's folder is {Path(settings.runs_dir) / settings.name}."]
@@ -234,6 +236,19 @@ def _memory_lines(settings: Settings) -> list[str]:
 def _over(settings: Settings) -> str:
     shards = data_parallel(settings) * settings.layout.cp
     return f", over {shards} ranks" if settings.rl.optimizer.distributed and shards > 1 else ""
+
+
+def _typed_lines(settings: Settings, words: list[str]) -> list[str]:
+    """What a person types on each of several nodes, unless SLURM does."""
+    cluster = settings.cluster
+    if cluster.nnodes == 1:
+        return []
+    drop = ("dry_run=", "cluster.node_rank=", "cluster.nnodes=", "cluster.master_addr=", "cluster.master_port=")
+    kept = " ".join(shlex.quote(word) for word in words if not word.startswith(drop))
+    place = f"cluster.nnodes={cluster.nnodes} cluster.master_addr={cluster.master_addr}"
+    place += f" cluster.master_port={cluster.master_port}"
+    nodes = range(cluster.nnodes)
+    return ["To type on each node", *(f"  bash run.sh {kept} {place} cluster.node_rank={node}" for node in nodes), ""]
 
 
 def _command_lines(job: Job) -> list[str]:
