@@ -4,6 +4,9 @@ Rows in flight fill slots 0..R-1. Where a row ends in the middle, the last one m
 operation runs on a plain slice and no dead row is ever computed.
 """
 
+import math
+
+import numpy as np
 import torch
 
 
@@ -14,8 +17,7 @@ class Cache:
         self, layers: int, slots: int, heads: int, length: int, width: int, dtype: torch.dtype, device: torch.device
     ):
         self.slots, self.length, self.heads = slots, length, heads
-        # On CPU the pages of a slab become real memory only when a row reaches them.
-        self.kv = torch.empty((layers, slots, heads, length, width), dtype=dtype, device=device)
+        self.kv = _zeros((layers, slots, heads, length, width), dtype, device)
         self._flat = self.kv.view(layers, slots * heads * length, width)
         self._starts = torch.arange(slots * heads, device=device).view(slots, heads) * length
         self._range = torch.arange(length, device=device)
@@ -50,3 +52,11 @@ class Cache:
         """Rows `source` int64 [k] into the slots `target`, up to position `longest`."""
         for layer in self.kv:
             layer[target, :, :longest] = layer[source, :, :longest]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros, because a position that is masked still enters the sums with weight 0, and 0 * NaN is NaN. On CPU numpy's
+    zeros are pages that become real memory only when a row reaches them; torch's would all be touched at once."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)

@@ -162,7 +162,7 @@ class Decoder:
         if self.tp == 1:
             return x
         gathered = x.new_empty((self.tp, *x.shape))
-        dist.all_gather_into_tensor(gathered.view(-1, x.shape[1]), x.contiguous(), group=self.group)
+        dist.all_gather_single(gathered.view(-1, x.shape[1]), x.contiguous(), group=self.group)
         return gathered.transpose(0, 1).reshape(x.shape[0], -1)
 
     def _reach(self, length: int) -> None:
