@@ -1,7 +1,6 @@
 """The actor: the policy that learns. DDP, optimizer, schedule and the patched loss around the model."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
@@ -10,7 +9,7 @@ from megatron.core.distributed.finalize_model_grads import finalize_model_grads
 from megatron_patches.batches import MicroBatch
 from megatron_patches.optimizer import build_optimizer, build_scheduler
 from megatron_patches.policy import Policy
-from megatron_patches.policy_loss import PolicyLoss
+from megatron_patches.policy_loss import MinibatchLoss, PolicyLoss
 from megatron_patches.policy_model import Head
 from pipeline.experience import Experience
 from pipeline.settings import Settings
@@ -46,8 +45,11 @@ class Actor(Policy):
         """Call after loading weights from outside a checkpoint: the optimizer's fp32 masters are copied anew."""
         self.optimizer.reload_model_params()
 
-    def update(self, experience: Experience, chosen: torch.Tensor, loss: PolicyLoss) -> dict[str, Any]:
-        """One optimizer step on the sequences `chosen` [n]; returns the loss's metric sums of this rank and `optim/*`."""
+    def update(self, experience: Experience, chosen: torch.Tensor, loss: PolicyLoss) -> tuple[MinibatchLoss, dict]:
+        """One optimizer step on the sequences `chosen` [n].
+
+        Returns the minibatch's loss, which holds this rank's metric sums (`reduce_metrics`), and `optim/*` of the step.
+        """
         for chunk in self.chunks:
             chunk.train()
             chunk.zero_grad_buffer()
@@ -62,7 +64,7 @@ class Actor(Policy):
         succeeded, grad_norm, _ = self.optimizer.step()
         if succeeded:
             self.scheduler.step(increment=1)
-        return {
+        return minibatch, {
             "optim/grad_norm": float(grad_norm or 0.0),
             "optim/lr": float(learning_rate),
             "optim/skipped": float(not succeeded),

@@ -9,11 +9,11 @@ the causal work is even; keys and values are all-gathered, which needs no ring a
 import math
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.module import MegatronModule
-from torch.distributed.nn.functional import all_gather
 
 
 class SdpaCoreAttention(MegatronModule):
@@ -31,7 +31,8 @@ class SdpaCoreAttention(MegatronModule):
         pg_collection=None,
     ):
         super().__init__(config=config)
-        assert not (attention_dropout or config.attention_dropout), "a policy gradient needs dropout off"
+        dropout = attention_dropout or config.attention_dropout
+        assert not dropout, "a policy gradient needs dropout off"
         has_group = pg_collection is not None and hasattr(pg_collection, "cp")
         self.cp_group = pg_collection.cp if has_group else parallel_state.get_context_parallel_group()
         self.softmax_scale = softmax_scale or 1.0 / math.sqrt(config.kv_channels)
@@ -101,7 +102,7 @@ class SdpaCoreAttention(MegatronModule):
         """[s/c, ...] zig-zag pieces of every rank -> [s, ...] in natural order, differentiable."""
         size = self.cp_group.size()
         pieces: list[torch.Tensor | None] = [None] * (2 * size)
-        for rank, part in enumerate(all_gather(x.contiguous(), group=self.cp_group)):
+        for rank, part in enumerate(_AllGather.apply(x, self.cp_group).chunk(size, 0)):
             pieces[rank], pieces[2 * size - 1 - rank] = part.chunk(2, 0)
         return torch.cat(pieces, 0)  # type: ignore[arg-type]
 
@@ -111,3 +112,23 @@ class SdpaCoreAttention(MegatronModule):
         first = torch.arange(rank * piece, (rank + 1) * piece, device=device)
         last = torch.arange((2 * size - 1 - rank) * piece, (2 * size - rank) * piece, device=device)
         return torch.cat([first, last])
+
+
+class _AllGather(torch.autograd.Function):
+    """[s, ...] of each rank -> [size * s, ...] in rank order; the gradient is summed over ranks and cut again.
+
+    torch.distributed.nn's own all_gather takes group ranks for global ones in its backward over gloo (2.13).
+    """
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.group = group
+        whole = x.new_empty(group.size() * x.shape[0], *x.shape[1:])
+        dist.all_gather_into_tensor(whole, x.contiguous(), group=group)
+        return whole
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):  # type: ignore[override]
+        part = grad.new_empty(grad.shape[0] // ctx.group.size(), *grad.shape[1:])
+        dist.reduce_scatter_tensor(part, grad.contiguous(), group=ctx.group)
+        return part, None

@@ -29,8 +29,10 @@ class MicroBatch:
     """[K] the positions in `[T]` that hold this rank's response tokens, ascending."""
     source: torch.Tensor
     """[K] which entry of the experience's flat response tokens each of them is."""
-    sequence: torch.Tensor
-    """[K] which sequence of the experience each of them belongs to."""
+    row: torch.Tensor
+    """[K] which of `rows` each of them belongs to."""
+    rows: torch.Tensor
+    """[n] the micro-batch's sequences in the experience; the same on all context-parallel ranks."""
 
     @property
     def total(self) -> int:
@@ -39,7 +41,7 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         moved = {name: getattr(self, name).to(device) for name in ("tokens", "position_ids", "targets", "index")}
-        return MicroBatch(**moved, packed=self.packed, source=self.source, sequence=self.sequence)
+        return MicroBatch(**moved, packed=self.packed, source=self.source, row=self.row, rows=self.rows)
 
 
 def assign(lengths: list[int], ranks: int) -> list[list[int]]:
@@ -92,13 +94,12 @@ def plan(
 
 def build(experience: Experience, rows: list[int], layout: Layout, cp_rank: int, packed: bool) -> MicroBatch:
     """The tensors of one micro-batch for context-parallel rank `cp_rank`."""
-    sequences = [_sequence(experience, i) for i in rows] or [_Sequence.empty()]
+    sequences = [_sequence(experience, i, row) for row, i in enumerate(rows)] or [_Sequence.empty()]
     multiple = 2 * layout.cp if layout.cp > 1 else 1
     if layout.sp:
         multiple *= layout.tp
-    if packed:
-        return _packed(sequences, multiple, layout.cp, cp_rank)
-    return _padded(sequences, multiple, layout.cp, cp_rank)
+    arrange = _packed if packed else _padded
+    return arrange(sequences, torch.tensor(rows, dtype=torch.int64), multiple, layout.cp, cp_rank)
 
 
 @dataclass
@@ -108,7 +109,7 @@ class _Sequence:
     tokens: torch.Tensor
     targets: torch.Tensor
     source: torch.Tensor
-    number: int
+    row: int
 
     @classmethod
     def empty(cls) -> "_Sequence":
@@ -118,19 +119,19 @@ class _Sequence:
         def extend(x: torch.Tensor, fill: int) -> torch.Tensor:
             return torch.nn.functional.pad(x, (0, length - len(x)), value=fill)
 
-        return _Sequence(extend(self.tokens, 0), extend(self.targets, 0), extend(self.source, -1), self.number)
+        return _Sequence(extend(self.tokens, 0), extend(self.targets, 0), extend(self.source, -1), self.row)
 
 
-def _sequence(experience: Experience, i: int) -> _Sequence:
+def _sequence(experience: Experience, i: int, row: int) -> _Sequence:
     prompt, response = experience.prompts[i], experience.responses[i]
     tokens = torch.tensor(prompt + response, dtype=torch.int64)
     if not response:  # nothing is predicted; the prompt alone still makes a row
-        return _Sequence(tokens, torch.zeros_like(tokens), torch.full_like(tokens, -1), i)
+        return _Sequence(tokens, torch.zeros_like(tokens), torch.full_like(tokens, -1), row)
     first = len(prompt) - 1
     source = torch.full((len(tokens) - 1,), -1, dtype=torch.int64)
     source[first:] = torch.arange(int(experience.offsets[i]), int(experience.offsets[i + 1]))
     targets = torch.where(source >= 0, tokens[1:], 0)
-    return _Sequence(tokens[:-1], targets, source, i)
+    return _Sequence(tokens[:-1], targets, source, row)
 
 
 def _up(length: int, multiple: int) -> int:
@@ -143,35 +144,35 @@ def _local(length: int, cp: int, cp_rank: int) -> torch.Tensor:
     return torch.cat([pieces[cp_rank], pieces[2 * cp - 1 - cp_rank]]) if cp > 1 else pieces[0]
 
 
-def _padded(sequences: list[_Sequence], multiple: int, cp: int, cp_rank: int) -> MicroBatch:
+def _padded(sequences: list[_Sequence], rows: torch.Tensor, multiple: int, cp: int, cp_rank: int) -> MicroBatch:
     length = _up(max(len(s.tokens) for s in sequences), multiple)
     here = _local(length, cp, cp_rank)
-    rows = [s.padded(length) for s in sequences]
-    tokens, targets, source = (torch.stack([getattr(s, name)[here] for s in rows]) for name in _COLUMNS)
-    number = torch.tensor([s.number for s in rows])[:, None].expand_as(tokens)
-    flat = [x.t().reshape(-1) for x in (targets, source, number)]
-    return _finish(tokens, here[None].expand_as(tokens).contiguous(), None, *flat)
+    padded = [s.padded(length) for s in sequences]
+    tokens, targets, source = (torch.stack([getattr(s, name)[here] for s in padded]) for name in _COLUMNS)
+    row = torch.tensor([s.row for s in padded])[:, None].expand_as(tokens)
+    targets, source, row = (x.t().reshape(-1) for x in (targets, source, row))  # [b, s] -> [s * b]
+    return _finish(tokens, here[None].expand_as(tokens).contiguous(), None, targets, source, row, rows)
 
 
-def _packed(sequences: list[_Sequence], multiple: int, cp: int, cp_rank: int) -> MicroBatch:
+def _packed(sequences: list[_Sequence], rows: torch.Tensor, multiple: int, cp: int, cp_rank: int) -> MicroBatch:
     parts = [s.padded(_up(len(s.tokens), multiple)) for s in sequences]
     here = [_local(len(s.tokens), cp, cp_rank) for s in parts]
     tokens, targets, source = (
         torch.cat([getattr(s, name)[at] for s, at in zip(parts, here, strict=True)]) for name in _COLUMNS
     )
-    number = torch.cat([torch.full((len(at),), s.number) for s, at in zip(parts, here, strict=True)])
+    row = torch.cat([torch.full((len(at),), s.row) for s, at in zip(parts, here, strict=True)])
     lengths = torch.tensor([len(s.tokens) for s in parts])
     bounds = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).to(torch.int32)
     longest = int(lengths.max())
     packed = PackedSeqParams(
         qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds, max_seqlen_q=longest, max_seqlen_kv=longest
     )
-    return _finish(tokens[None], torch.cat(here)[None], packed, targets, source, number)
+    return _finish(tokens[None], torch.cat(here)[None], packed, targets, source, row, rows)
 
 
 _COLUMNS = ("tokens", "targets", "source")
 
 
-def _finish(tokens, position_ids, packed, targets, source, number) -> MicroBatch:
+def _finish(tokens, position_ids, packed, targets, source, row, rows) -> MicroBatch:
     index = (source >= 0).nonzero()[:, 0]
-    return MicroBatch(tokens, position_ids, packed, targets, index, source[index], number[index])
+    return MicroBatch(tokens, position_ids, packed, targets, index, source[index], row[index], rows)

@@ -41,11 +41,11 @@ class FusedLikeAdam(torch.optim.Optimizer):
                 self.state[p]["exp_avg_sq"] = torch.zeros_like(p, dtype=torch.float32)
         first = [self.state[p]["exp_avg"] for p in params]
         second = [self.state[p]["exp_avg_sq"] for p in params]
-        grads = [p.grad.float() for p in params]
+        grads = [p.grad.float() for p in params if p.grad is not None]
         if decay and self.adam_w_mode:
             torch._foreach_mul_(params, 1 - lr * decay)
         elif decay:
-            grads = torch._foreach_add(grads, params, alpha=decay)
+            grads = list(torch._foreach_add(grads, params, alpha=decay))
         torch._foreach_lerp_(first, grads, 1 - beta1)
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, grads, grads, 1 - beta2)

@@ -1,0 +1,30 @@
+"""One optimizer step at every layout equals one process of transformers and torch.
+
+What must be equal, and why. The step's loss is `sum_t w_t * f(logp_t, ...)`, where t runs over the response tokens of the
+minibatch and w_t holds the minibatch's own denominator, which every rank works out from the experience that all hold.
+    - Data parallel ranks, context parallel ranks and micro-batches each hold some of the t. Nothing is averaged, so the
+      sum of their gradients is the gradient of the sum, whatever the cut.
+    - Tensor and sequence parallel ranks hold parts of each product. Their sums are the whole products; norms see whole
+      hidden vectors; the head's max, sum-exp, target and entropy terms are combined over the vocabulary's shards.
+    - Pipeline ranks (and their interleaved chunks) hold whole layers; a tied embedding's two gradients are added.
+    - Packed rows see the same keys as padded ones: each sequence its own, causally.
+    - A GSPO ratio needs a whole sequence: its detached sums cross context-parallel ranks, the gradient does not.
+So log-probs agree with transformers to 1e-5, gradient norms and metrics to 1e-5 and 1e-4 relative, and parameters after a
+clipped AdamW step to 1e-5 relative of each tensor's norm. fp32 rounding alone remains; Adam's first step divides each
+gradient by its own size, which would turn a wrong sign or scale of any single parameter into an error of lr, 20 times more.
+
+Left out: bf16 (its rounding depends on the cut), more than 4 ranks, expert together with pipeline parallelism, dropout
+(none), and steps after the first, where Adam's memory is covered by the resume test of the RL stage.
+"""
+
+from pathlib import Path
+
+import pytest
+from ranks import run_ranks
+
+SCRIPT = Path(__file__).with_name("layouts_ranks.py")
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_a_step_is_the_same_at_every_layout(world_size):
+    run_ranks(world_size, SCRIPT, world_size, timeout=240)
