@@ -129,7 +129,8 @@ def prepare(inputs: PolicyLossInputs, config: Any = None) -> Batch:
 
     def per_token(value: PerSample, name: str) -> Tensor:
         if not isinstance(value, Tensor):  # in the dtype that a tensor of bounds has, so that both are the same number
-            value = torch.tensor(value, dtype=torch.promote_types(inputs.old_logp.dtype, torch.float32))
+            dtype = torch.promote_types(inputs.old_logp.dtype, torch.float32)
+            value = torch.full((), value, dtype=dtype, device=old_logp.device)
         return _per_token(value, name, old_logp, inputs.sequence)
 
     usable = mask & torch.isfinite(old_logp)

@@ -1,19 +1,23 @@
 """The objective: which policy loss, and every number in it. Names are those of the formulas in docs/objective.md."""
 
+import difflib
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.settings.base import Section
+
+LOSSES = ("etr", "grpo", "dapo", "dr_grpo", "gspo", "cispo", "grpo_matched")
+"""Losses of `pipeline.objectives.losses`, named here so that a misspelling is found before torch is imported."""
 
 
 class Algo(Section):
     """An algorithm preset: `configs/algo/<name>.yaml`. `pipeline.objectives` takes this object as its `config`."""
 
     loss: str = "etr"
-    """Registered policy loss: etr, grpo, dapo, dr_grpo, gspo, cispo, grpo_matched, or one that `import_path` adds."""
+    """Policy loss: etr, grpo, dapo, dr_grpo, gspo, cispo or grpo_matched; not looked at where `import_path` is set."""
     import_path: str | None = None
-    """`package.module:function` or `path/to/file.py:function` of a policy loss of your own."""
+    """`path/to/file.py:function` or `package.module:function` of a policy loss of your own."""
     normalize: Literal["std", "none", "loo"] = "std"
     """Advantage: divided by the group's std (GRPO), only centred (Dr.GRPO), or leave-one-out (RLOO)."""
     eps_low: float = Field(0.2, gt=0, lt=1)
@@ -54,3 +58,15 @@ class Algo(Section):
     """DAPO's soft length penalty over the last this many tokens before the limit; below 1, that share of the limit; 0
     turns it off."""
     overlong_penalty: float = Field(1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Algo":
+        if self.import_path is None and self.loss not in LOSSES:
+            near = difflib.get_close_matches(self.loss, LOSSES, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"algo.loss={self.loss} is no policy loss.{hint} Allowed: {', '.join(LOSSES)}")
+        if self.scale_min > self.scale_max:
+            raise ValueError(f"algo.scale_min={self.scale_min} is above algo.scale_max={self.scale_max}")
+        if self.reward_min >= self.reward_max:
+            raise ValueError(f"algo.reward_min={self.reward_min} is not below algo.reward_max={self.reward_max}")
+        return self

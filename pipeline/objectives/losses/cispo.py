@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.objectives.losses.registry import register
+from pipeline.objectives.losses.registry import Bound, register
 from pipeline.objectives.tokens import Tokens
 
 
-def _cuts(x: Tokens, config: Any) -> tuple[Tensor, Tensor]:
+def _cuts(ratio: Tensor, advantages: Tensor, eps_low: Bound, eps_high: Bound) -> tuple[Tensor, Tensor]:
     """Tokens whose weight is cut; they keep a gradient."""
-    return torch.zeros_like(x.keep), x.ratio > 1 + x.eps_high
+    return torch.zeros_like(ratio, dtype=torch.bool), ratio > 1 + eps_high
 
 
 @register("cispo", separable=True, elastic=True, base_bounds=("eps_low", "cispo_eps_high"), cuts=_cuts)

@@ -15,12 +15,7 @@ def sequence_ratio(x: Tokens) -> Tensor:
     return x.sequences().mean(x.log_ratio).exp()
 
 
-def _cuts(x: Tokens, config: Any) -> tuple[Tensor, Tensor]:
-    ratio = sequence_ratio(x)
-    return (x.advantages < 0) & (ratio < 1 - x.eps_low), (x.advantages > 0) & (ratio > 1 + x.eps_high)
-
-
-@register("gspo", separable=False, elastic=True, base_bounds=("gspo_eps_low", "gspo_eps_high"), cuts=_cuts)
+@register("gspo", separable=False, elastic=True, base_bounds=("gspo_eps_low", "gspo_eps_high"), ratio=sequence_ratio)
 def gspo(x: Tokens, config: Any) -> Tensor:
     """The clipped surrogate of the sequence's ratio, in its token form.
 

@@ -18,15 +18,18 @@ from pipeline.objectives.tokens import Tokens
 
 TokenFunction = Callable[[Tokens, Any], Tensor]
 """`(tokens, config) -> [T]` (or `[B, T]`): each token's policy-gradient loss, to which the other terms are added."""
-Cuts = Callable[[Tokens, Any], tuple[Tensor, Tensor]]
-"""`(tokens, config) -> (cut_low, cut_high)`, bool: tokens that the region's lower or upper edge cuts."""
+Bound = Tensor | float
+Cuts = Callable[[Tensor, Tensor, Bound, Bound], tuple[Tensor, Tensor]]
+"""`(ratio, advantages, eps_low, eps_high) -> (cut_low, cut_high)`, bool: tokens that an edge of the region cuts."""
 
 
-def surrogate_cuts(x: Tokens, config: Any) -> tuple[Tensor, Tensor]:
+def surrogate_cuts(ratio: Tensor, advantages: Tensor, eps_low: Bound, eps_high: Bound) -> tuple[Tensor, Tensor]:
     """Where the clipped surrogate is flat: a bad token already made rarer, a good one already made likelier."""
-    cut_low = (x.advantages < 0) & (x.ratio < 1 - x.eps_low)
-    cut_high = (x.advantages > 0) & (x.ratio > 1 + x.eps_high)
-    return cut_low, cut_high
+    return (advantages < 0) & (ratio < 1 - eps_low), (advantages > 0) & (ratio > 1 + eps_high)
+
+
+def token_ratio(x: Tokens) -> Tensor:
+    return x.ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,10 @@ class Loss:
     """Its bounds are the mean of the elastic ones."""
     base_bounds: tuple[str, str] = ("eps_low", "eps_high")
     """Settings that hold its bounds before elasticity."""
+    ratio: Callable[[Tokens], Tensor] = token_ratio
+    """What it holds within its bounds."""
     cuts: Cuts = surrogate_cuts
+    """Which tokens its bounds cut; for the metrics."""
 
     def __call__(self, tokens: Tokens, config: Any) -> Tensor:
         return self.function(tokens, config)
@@ -59,6 +65,7 @@ def register(
     elastic: bool = True,
     matched: bool = False,
     base_bounds: tuple[str, str] = ("eps_low", "eps_high"),
+    ratio: Callable[[Tokens], Tensor] = token_ratio,
     cuts: Cuts = surrogate_cuts,
 ) -> Callable[[TokenFunction], TokenFunction]:
     """Decorator that puts a token function into the table; the fields are those of `Loss`."""
@@ -66,7 +73,7 @@ def register(
     def add(function: TokenFunction) -> TokenFunction:
         _LOSSES[name] = Loss(
             name=name, function=function, separable=separable, elastic=elastic, matched=matched,
-            base_bounds=base_bounds, cuts=cuts,
+            base_bounds=base_bounds, ratio=ratio, cuts=cuts,
         )  # fmt: skip
         return function
 

@@ -1,6 +1,5 @@
 """Metrics of a micro-batch's tokens: clipping, policy movement, and the gap between rollout engine and trainer."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,10 +35,10 @@ def token_metrics(x: Tokens, config: Any, loss: Tensor | None = None) -> MetricS
     keep, ratio, log_ratio = x.keep, x.ratio, x.log_ratio
     live = x.advantages != 0
 
-    cut_low, cut_high = losses.of(config).cuts(x, config)
-    low, high = static_bounds(config)
-    static = _with_bounds(x, low, high)
-    static_low, static_high = losses.of(config).cuts(static, config)
+    objective = losses.of(config)
+    bounded = objective.ratio(x)
+    cut_low, cut_high = objective.cuts(bounded, x.advantages, x.eps_low, x.eps_high)
+    static_low, static_high = objective.cuts(bounded, x.advantages, *static_bounds(config))
     clip = {
         "clip/low": cut_low & keep,
         "clip/high": cut_high & keep,
@@ -48,7 +47,7 @@ def token_metrics(x: Tokens, config: Any, loss: Tensor | None = None) -> MetricS
         "clip/differs_from_static": ((cut_low != static_low) | (cut_high != static_high)) & keep,
     }
     if config.dual_clip is not None:
-        clip["clip/dual"] = (x.advantages < 0) & (ratio > config.dual_clip) & keep
+        clip["clip/dual"] = (x.advantages < 0) & (bounded > config.dual_clip) & keep
 
     kl_old_k3 = torch.expm1(log_ratio) - log_ratio
     policy = {
@@ -62,7 +61,7 @@ def token_metrics(x: Tokens, config: Any, loss: Tensor | None = None) -> MetricS
     if x.entropy is not None:
         policy["policy/entropy"] = x.entropy
     if x.ref_logp is not None:
-        d = torch.where(keep, x.logp - x.ref_logp, 0.0).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        d = torch.where(keep, x.logp - x.ref_logp, 0.0).nan_to_num(0.0).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
         policy |= {"policy/kl_ref_k1": d, "policy/kl_ref_k3": torch.expm1(-d) + d}
     if x.importance is not None:
         policy["gap/is_weight"] = torch.where(keep, x.importance, 0.0)
@@ -120,7 +119,3 @@ def _by_pass_rate(out: Collector, clip: dict[str, Tensor], keep: Tensor, pass_ra
         out.add(Field(f"tokens_{label}"), totals[0, i])
         out.add(Field(f"clip/low_pass_rate_{label}", per=f"tokens_{label}"), totals[1, i])
         out.add(Field(f"clip/high_pass_rate_{label}", per=f"tokens_{label}"), totals[2, i])
-
-
-def _with_bounds(x: Tokens, low: float, high: float) -> Tokens:
-    return replace(x, eps_low=torch.full_like(x.eps_low, low), eps_high=torch.full_like(x.eps_high, high))
