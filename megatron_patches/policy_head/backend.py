@@ -1,15 +1,22 @@
 """What is done with one tile of logits `[t, v]` on one kind of device, and the one place that chooses it.
 
-A tile is formed by `logits`, read by `statistics`, turned into its own gradient by `to_gradient_`, and multiplied into
-the gradients of hidden states and weight by `accumulate`. The matrix products are the vendor's in every backend; a
-backend differs in how it walks over the tile between them.
+A tile is formed by `logits`, read by `statistics`, turned into its own gradient by `gradient`, and multiplied into the
+gradients of hidden states and weight by `accumulate`. The matrix products are the vendor's in every backend; a backend
+differs in how it walks over the tile between them.
 """
+
+import logging
+import time
+from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from megatron_patches.policy_head.shard import compute_dtype
 from megatron_patches.policy_head.statistics import FAR_BELOW
+
+log = logging.getLogger(__name__)
 
 
 class TorchBackend:
@@ -50,16 +57,18 @@ class TorchBackend:
         picked = logits.gather(1, target.clamp(0, v - 1)[:, None]).squeeze(1)
         out[3] = torch.where(here, picked, -torch.inf)
 
-    def to_gradient_(
+    def gradient(
         self,
         logits: Tensor,
         target: Tensor,
         lse: Tensor,
+        dtype: torch.dtype,
         d_logp: Tensor,
         d_entropy: Tensor | None = None,
         entropy: Tensor | None = None,
     ) -> Tensor:
-        """Turn logits `[t, v]` into d loss / d logits, in place. `lse`, `d_logp`, `d_entropy`, `entropy`: `[t]`.
+        """d loss / d logits `[t, v]`, using the logits up. `lse`, `d_logp`, `d_entropy`, `entropy`: `[t]`. `dtype` is
+        the type of the product that takes it; a backend may return that or the compute type.
 
             d logp / d l_j = [j = y] - p_j        d H / d l_j = -p_j (log p_j + H)
 
@@ -105,6 +114,61 @@ def _addmm(out: Tensor, a: Tensor, b: Tensor, beta: int, alpha: float) -> Tensor
     return torch.addmm(out, a, b, out_dtype=out.dtype, beta=beta, alpha=alpha, out=out)
 
 
-def select(device: torch.device) -> TorchBackend:
-    """The backend for a device. torch on all of them: no other kernel has been measured faster yet."""
-    return TorchBackend()
+def select(device: torch.device, dtype: torch.dtype) -> TorchBackend:
+    """The backend for a device and a compute type: the one place that chooses.
+
+    CPU and fp64: torch. CUDA: torch or the Triton kernels, whichever measures faster on this device (once a process),
+    and torch where triton is not installed or its results differ.
+    """
+    if device.type != "cuda" or dtype != torch.float32 or find_spec("triton") is None:
+        return TorchBackend()
+    return _faster(torch.device("cuda", device.index if device.index is not None else torch.cuda.current_device()))
+
+
+@cache
+def _faster(device: torch.device) -> TorchBackend:
+    """Try both backends on a tile of the usual size on this device.
+
+    The ranks of a group may come to different answers: each merges the same gathered statistics, so that log-probs
+    stay bit-equal between them.
+    """
+    from megatron_patches.policy_head.triton_backend import TritonBackend
+
+    plain, kernels = TorchBackend(), TritonBackend()
+    tile = torch.randn(2048, 8192, device=device)
+    try:
+        seconds = [_seconds(backend, tile) for backend in (plain, kernels)]
+        agree = all(
+            torch.allclose(a.float(), b.float(), rtol=1e-2, atol=1e-4)
+            for a, b in zip(_both_passes(plain, tile), _both_passes(kernels, tile), strict=True)
+        )
+    except Exception as error:  # triton compiles here and now: anything a compiler or driver can raise
+        log.warning("policy head: triton kernels do not run on %s (%s); using torch", device, error)
+        return plain
+    if not agree:
+        log.warning("policy head: triton kernels disagree with torch on %s; using torch", device)
+    chosen = kernels if agree and seconds[1] < seconds[0] else plain
+    log.info("policy head on %s: torch %.2e s, triton %.2e s a tile; using %s", device, *seconds, type(chosen).__name__)
+    return chosen
+
+
+def _both_passes(backend: TorchBackend, tile: Tensor) -> tuple[Tensor, Tensor]:
+    """Statistics and bf16 gradient of a copy of the tile."""
+    logits, t = tile.clone(), tile.shape[0]
+    target = torch.arange(t, device=tile.device)
+    found = logits.new_empty((4, t))
+    backend.statistics(logits, target, True, found)
+    lse = found[0] + found[1].log()
+    return found, backend.gradient(logits, target, lse, torch.bfloat16, torch.ones_like(lse)).to(torch.bfloat16)
+
+
+def _seconds(backend: TorchBackend, tile: Tensor) -> float:
+    """Least of five timings of both passes, after one that compiles."""
+    taken = []
+    for _ in range(6):
+        torch.cuda.synchronize(tile.device)
+        start = time.perf_counter()
+        _both_passes(backend, tile)
+        torch.cuda.synchronize(tile.device)
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])

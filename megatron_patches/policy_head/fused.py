@@ -162,7 +162,9 @@ class _Chunk:
         grad_hidden = torch.zeros_like(self.hidden, dtype=plan.dtype) if to_hidden else None
         for first, last, logits in self.tiles:
             local = self.targets - (plan.shard.first + first)
-            gradient = plan.backend.to_gradient_(logits, local, result.lse, d_logp, d_entropy, result.entropy)
+            gradient = plan.backend.gradient(
+                logits, local, result.lse, self.hidden.dtype, d_logp, d_entropy, result.entropy
+            )
             if grad_hidden is not None:
                 rows = plan.backend.operand(self.weight[first:last])
                 plan.backend.accumulate(grad_hidden, gradient, rows, first=False)

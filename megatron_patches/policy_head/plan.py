@@ -128,11 +128,12 @@ def make_plan(
     if entropy_grad and not need_entropy:
         raise ValueError("entropy_grad=True needs need_entropy=True")
     shard = VocabShard.of(weight, tp_group, vocab_size)
+    dtype = compute_dtype(hidden.dtype)
     usual_tokens, usual_vocab = default_tile(hidden.device, shard.rows, fused)
     return Plan(
         shard=shard,
-        backend=select(hidden.device),
-        dtype=compute_dtype(hidden.dtype),
+        backend=select(hidden.device, dtype),
+        dtype=dtype,
         positions=_positions(index, total),
         total=total,
         chunk_tokens=chunk_tokens or usual_tokens,

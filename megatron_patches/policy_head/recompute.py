@@ -148,7 +148,7 @@ def _backward_tiles(
             backend.logits(operand, rows, plan.scale, logits)
             local = targets[where] - (plan.shard.first + first)
             part = None if d_entropy is None else d_entropy[lo:hi]
-            gradient = backend.to_gradient_(logits, local, lse[lo:hi], d_logp[lo:hi], part, entropy[lo:hi])
+            gradient = backend.gradient(logits, local, lse[lo:hi], rows.dtype, d_logp[lo:hi], part, entropy[lo:hi])
             if grad_hidden is not None:
                 backend.accumulate(grad_hidden[lo:hi], gradient, rows, first=False)
             if sums is not None:
