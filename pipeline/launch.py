@@ -65,10 +65,13 @@ def command(job: Job, root: Path, node_rank: int) -> Command:
             [sys.executable, "-m", "deepspeed.launcher.launch", *_deepspeed(cluster, node_rank), *target[1:]], env
         )
     logs = str(Path(config).parent / "logs" / f"node{node_rank}")
-    return Command([sys.executable, "-m", "pipeline.torchrun", *_torchrun(cluster, node_rank, logs), *target], env)
+    return Command(
+        [sys.executable, "-m", "pipeline.torchrun", *torchrun_options(cluster, node_rank, logs), *target], env
+    )
 
 
-def _torchrun(cluster: Cluster, node_rank: int, logs: str) -> list[str]:
+def torchrun_options(cluster: Cluster, node_rank: int, logs: str) -> list[str]:
+    """torchrun's own options for one node; `logs` is the folder for what other ranks than local rank 0 say."""
     words = [f"--nnodes={cluster.nnodes}", f"--nproc-per-node={cluster.devices_per_node}"]
     if cluster.nnodes == 1:
         words.append("--standalone")  # rendezvous on a port that is free

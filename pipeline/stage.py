@@ -91,7 +91,7 @@ def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
         result = main(run)
     except BaseException as error:
         code, message = explain(error)
-        text = "" if isinstance(error, UserError) else traceback.format_exc()
+        text = traceback.format_exc() if code == 1 and not isinstance(error, UserError) else ""
         _record({"code": code, "message": message, "traceback": text, "stopped": False}, started)
         if OUTCOME_FOLDER not in os.environ or os.environ.get("LOCAL_RANK", "0") != "0":
             # Into this rank's own log; for the rank that has the terminal, the launcher prints it, last of all.

@@ -1,0 +1,163 @@
+"""Real torchrun processes: exit codes, the failing rank's error, Ctrl-C, orphans, two nodes on one machine.
+
+Each test starts `supervisor.py`, which runs `worker.py` as the cli would, in a process that can be sent signals.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from cli import end, environment, preset
+from ranks import free_port
+
+HERE = Path(__file__).resolve().parent
+
+
+def start(folder, mode, *words, stops=True):
+    """Start the supervisor on `worker.py` in the given mode."""
+    path = folder / "mini.yaml"
+    if not path.exists():
+        preset(folder)
+    command = [sys.executable, str(HERE / "supervisor.py"), str(folder), str(int(stops)), f"model={path}", *words]
+    return subprocess.Popen(
+        command, env=environment(ETR_FOLDER=str(folder), TEST_MODE=mode), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process):
+    """Wait for a supervisor; returns (exit code, stdout, stderr)."""
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        end(process)
+    return process.returncode, out, err
+
+
+def wait_for(path, count):
+    """Until `count` ranks have touched files that match; returns all processes' ids written there."""
+    deadline = time.monotonic() + 40
+    while len(list(path.parent.glob(path.name))) < count:
+        assert time.monotonic() < deadline, "the ranks did not start"
+        time.sleep(0.05)
+    return [int(file.read_text()) for file in path.parent.glob(path.name)]
+
+
+def alive(pids):
+    """Those of the processes that still run; a zombie that nobody has reaped does not."""
+    running = []
+    for pid in pids:
+        try:
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                running.append(pid)
+        except psutil.NoSuchProcess:
+            continue
+    return running
+
+
+def assert_all_gone(pids):
+    deadline = time.monotonic() + 10
+    while alive(pids):
+        assert time.monotonic() < deadline, f"left behind: {alive(pids)}"
+        time.sleep(0.05)
+
+
+def test_a_failed_rank_is_started_again_as_often_as_asked_and_the_result_handed_over(tmp_path):
+    code, out, err = finish(start(tmp_path, "once", "cluster.max_restarts=1"))
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1]) == {"result": {"sum": 3.0}, "stopped": False}
+    assert "rank 0 of 2" in out
+    assert "rank 1 of 2" not in out  # only the first rank speaks to the terminal
+    logs = sorted((tmp_path / "stage").glob("logs/node0/*/attempt_*/1/stdout.log"))
+    assert [log.read_text().strip() for log in logs] == ["rank 1 of 2"] * 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "last"),
+    [
+        ("input", 3, "Rank 1: the file x.jsonl is missing"),
+        ("kill", 1, r"Rank 1 \(process \d+\) was killed by SIGKILL; often that is the kernel, short of memory."),
+        ("import", 1, r"Rank 1 \(process \d+\) ended with exit code 1."),
+    ],
+)
+def test_the_failing_ranks_code_passes_through_and_its_error_comes_last(tmp_path, mode, code, last):
+    """Rank 0 waits in a collective and fails because of rank 1; it must not be blamed, and it must not hang."""
+    got, _, err = finish(start(tmp_path, mode))
+    lines = err.strip().splitlines()
+    assert got == code, err
+    assert re.match(last, lines[-1]), err
+    if mode == "import":
+        assert "nothing_like_it" in err
+
+
+def test_ctrl_c_lets_the_step_finish(tmp_path):
+    process = start(tmp_path, "loop")
+    pids = wait_for(tmp_path / "started.*", 2)
+    process.send_signal(signal.SIGINT)
+    code, out, err = finish(process)
+    assert code == 0, err
+    ending = json.loads(out.splitlines()[-1])
+    assert ending["stopped"] is True
+    assert ending["result"]["saved"] is True
+    assert "finishing the step" in err
+    assert_all_gone(pids)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_leaves_no_orphans(tmp_path):
+    process = start(tmp_path, "deaf")  # its ranks never ask whether to stop
+    pids = wait_for(tmp_path / "started.*", 2)
+    everyone = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    assert set(pids) < set(everyone)  # the agent and the ranks' own children are among them
+    process.send_signal(signal.SIGINT)
+    while not (tmp_path / "stage" / "stop").exists():  # signals that come together would be one
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    code, out, err = finish(process)
+    assert code == 1, err
+    assert json.loads(out.splitlines()[-1])["stopped"] is True
+    assert "stopping at once" in err
+    assert_all_gone(everyone)
+
+
+def test_when_the_launcher_is_killed_its_ranks_die_with_it(tmp_path):
+    process = start(tmp_path, "deaf")
+    wait_for(tmp_path / "started.*", 2)
+    everyone = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert_all_gone(everyone)
+    process.stdout.close()
+    process.stderr.close()
+
+
+def test_ctrl_c_on_a_stage_without_steps_stops_it_at_once(tmp_path):
+    process = start(tmp_path, "deaf", stops=False)
+    pids = wait_for(tmp_path / "started.*", 2)
+    process.send_signal(signal.SIGINT)
+    code, out, err = finish(process)
+    assert code == 1, err
+    assert json.loads(out.splitlines()[-1])["stopped"] is True
+    assert_all_gone(pids)
+
+
+@pytest.mark.parametrize("mode", ["ok", "raise"])
+def test_two_nodes_on_one_machine(tmp_path, mode):
+    """Two agents with one rank each, joined by a rendezvous at node 0. A failure on node 1 ends both, and
+    both say it."""
+    words = ["cluster.nnodes=2", "cluster.devices_per_node=1", f"cluster.master_port={free_port()}"]
+    nodes = [start(tmp_path, mode, *words, f"cluster.node_rank={node}") for node in (0, 1)]
+    endings = [finish(node) for node in nodes]
+    for number, (code, out, err) in enumerate(endings):
+        assert code == (0 if mode == "ok" else 1), err
+        if mode == "ok":
+            assert f"rank {number} of 2" in out
+            assert json.loads(out.splitlines()[-1])["result"] == {"sum": 3.0}
+        else:
+            assert err.strip().splitlines()[-2:] == ["ValueError: rank one is ill", "Rank 1 failed."]
