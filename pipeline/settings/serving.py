@@ -50,8 +50,25 @@ class Verify(Section):
     memory_gib: float = Field(2.0, gt=0)
     """Address space of one worker."""
     cache_size: int = Field(100_000, ge=0)
+    """Repeated (response, gold) pairs remembered by each pool."""
     rewards: dict[str, float] = {"correctness": 1.0}
     """Reward functions by name (or import path) and their weights."""
+    overlong_buffer: int = Field(512, ge=1)
+    """`overlong`: tokens before the longest length over which the penalty grows from 0 to -1 (DAPO, equation 13)."""
+    percent: Literal["either", "same", "value"] = "either"
+    """50% equals: either (50 and 0.5), same (only 50%), value (only 0.5)."""
+    list_order: Literal["auto", "any", "fixed"] = "auto"
+    """Order within a bare list: auto (free where nothing says that it matters), any, fixed."""
+    units: Literal["ignore", "same"] = "ignore"
+    """ignore: a unit may be given or not, and is not compared; same: units on both sides must agree."""
+    rounded_digits: int = Field(4, ge=1)
+    """A decimal with at least this many significant digits may stand for a number that no finite decimal equals."""
+    rounded_digits_entry: int = Field(2, ge=1)
+    """The same for entries of a matrix or vector."""
+    text_case: bool = False
+    """Upper and lower case must agree in answers that are words."""
+    plain_response: bool = True
+    """A response without any marker may be an answer as a whole, or end in one (`x = 3`, `so it is 12.`)."""
 
 
 class Evaluate(Section):

@@ -1,0 +1,44 @@
+"""What the verifier gives back, and the conventions it grades by. Standard library only: this is imported everywhere."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """The verdict on one response."""
+
+    correct: bool
+    extracted: str | None
+    """The final answer as it stands in the response; None where there is none."""
+    reason: str
+    """Why: `equal` or `different` with the layer that decided, or what went wrong (`no final answer`, `hedged`,
+    `time-out`, ...)."""
+    layer: str = ""
+    """extract, string, number, structure, symbolic, or pool."""
+    seconds: float = 0.0
+    """Time that the grading took in its process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conventions:
+    """Where careful graders differ. The defaults are documented, with their reasons, in docs/verifier.md."""
+
+    percent: Literal["either", "same", "value"] = "either"
+    list_order: Literal["auto", "any", "fixed"] = "auto"
+    units: Literal["ignore", "same"] = "ignore"
+    rounded_digits: int = 4
+    rounded_digits_entry: int = 2
+    text_case: bool = False
+    plain_response: bool = True
+
+    @classmethod
+    def from_settings(cls, verify: Any) -> "Conventions":
+        """Conventions from `settings.verify` (`pipeline.settings.serving.Verify`), by field name."""
+        return cls(**{f.name: getattr(verify, f.name) for f in fields(cls) if hasattr(verify, f.name)})
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+DEFAULT = Conventions()
