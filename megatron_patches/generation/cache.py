@@ -43,7 +43,7 @@ class Cache:
         return torch.where(seen, self._zero, self._never)[:, None, None]
 
     def append(self, rows: int, stash: torch.Tensor, source: torch.Tensor) -> None:
-        """Rows `rows`, `rows + 1`, ... become copies of stash rows `source` int64 [k] (stash [layers, B, heads, L, w])."""
+        """Rows `rows`, `rows + 1`, ... become copies of rows `source` int64 [k] of a stash [layers, B, heads, L, width]."""
         length = stash.shape[3]
         for layer, prompts in enumerate(stash):
             self.kv[layer, rows : rows + source.shape[0], :, :length] = prompts[source]

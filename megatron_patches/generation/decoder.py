@@ -9,12 +9,12 @@ model costs its arithmetic and not Python; sequence parallelism does not touch t
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from megatron.core import parallel_state
 
 from megatron_patches.generation.attention import cached_attention, prompt_attention
 from megatron_patches.generation.cache import Cache
+from megatron_patches.generation.collectives import Ranks
 from megatron_patches.generation.experts import mixture
 
 
@@ -24,19 +24,19 @@ class Decoder:
     n, g: query and key/value heads of this rank; d: head size; h: hidden size; V: real vocabulary.
     """
 
-    def __init__(self, chunk: Any, vocab_size: int):
+    def __init__(self, chunk: Any, vocab_size: int, timeout_s: float = 1800.0):
         config = chunk.config
         self.chunk, self.vocab_size = chunk, vocab_size
         self.layers = list(chunk.decoder.layers)
-        self.group = parallel_state.get_tensor_model_parallel_group()
-        self.tp, self.tp_rank = self.group.size(), self.group.rank()
+        self.dtype: torch.dtype = config.params_dtype
+        self.device = chunk.embedding.word_embeddings.weight.device
+        self.ranks = Ranks(parallel_state.get_tensor_model_parallel_group(), self.device, timeout_s)
+        self.tp = self.ranks.size
         self.d: int = config.kv_channels
         self.n: int = config.num_attention_heads // self.tp
         self.g: int = max(config.num_query_groups // self.tp, 1)
         self.ranks_per_head = max(self.tp // config.num_query_groups, 1)
         """Ranks that share one key/value head; more than one when tp exceeds the number of those heads."""
-        self.dtype: torch.dtype = config.params_dtype
-        self.device = chunk.embedding.word_embeddings.weight.device
         self.cos, self.sin = self._rope_tables(1)
 
     @property
@@ -71,9 +71,7 @@ class Decoder:
     def agree(self, tokens: torch.Tensor) -> torch.Tensor:
         """The same tokens on every tensor-parallel rank. On CPU they are already; cumulated sums on CUDA do not promise
         the same bits twice, so there the first rank's choice holds."""
-        if self.tp > 1 and tokens.is_cuda:
-            dist.broadcast(tokens, group=self.group, group_src=0)
-        return tokens
+        return self.ranks.first(tokens) if tokens.is_cuda else tokens
 
     # Whole prompts ---------------------------------------------------------------------------------------------------
 
@@ -107,9 +105,9 @@ class Decoder:
         if (
             self.ranks_per_head > 1
         ):  # as upstream (transformer/attention.py:1398): a head's projections lie on several ranks
-            mixed = self._gather_last(mixed).view(x.shape[0], -1, (per_head * self.ranks_per_head + 2) * self.d)
-            mixed = mixed[:, self.tp_rank // self.ranks_per_head].view(x.shape[0], 1, -1, self.d)
-            first = self.tp_rank % self.ranks_per_head * per_head
+            mixed = self.ranks.gather(mixed).view(x.shape[0], -1, (per_head * self.ranks_per_head + 2) * self.d)
+            mixed = mixed[:, self.ranks.rank // self.ranks_per_head].view(x.shape[0], 1, -1, self.d)
+            first = self.ranks.rank % self.ranks_per_head * per_head
             mixed = torch.cat([mixed[:, :, first : first + per_head], mixed[:, :, -2:]], 2)
         else:
             mixed = mixed.view(x.shape[0], self.g, per_head + 2, self.d)
@@ -135,10 +133,7 @@ class Decoder:
         """x + sum over ranks of part @ weight.T."""
         if self.tp == 1 and x.dtype == torch.float32:  # in bf16 round the product first, as the actor's forward does
             return torch.addmm(x, part, weight.t())
-        product = F.linear(part, weight)
-        if self.tp > 1:
-            dist.all_reduce(product, group=self.group)
-        return product.add_(x)
+        return self.ranks.sum(F.linear(part, weight)).add_(x)
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """int64 [T] -> [T, h]."""
@@ -147,23 +142,13 @@ class Decoder:
             return embedding.weight[tokens]
         local = tokens - embedding.vocab_start_index
         here = (local >= 0) & (local < embedding.weight.shape[0])
-        x = embedding.weight[local.where(here, 0)] * here[:, None]
-        dist.all_reduce(x, group=self.group)
-        return x
+        return self.ranks.sum(embedding.weight[local.where(here, 0)] * here[:, None])
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         chunk = self.chunk
         tied = chunk.share_embeddings_and_output_weights
         weight = chunk.shared_embedding_or_output_weight() if tied else chunk.output_layer.weight
-        return self._gather_last(product_fp32(x, weight))[:, : self.vocab_size]
-
-    def _gather_last(self, x: torch.Tensor) -> torch.Tensor:
-        """[T, w] of every rank -> [T, tp * w]."""
-        if self.tp == 1:
-            return x
-        gathered = x.new_empty((self.tp, *x.shape))
-        dist.all_gather_single(gathered.view(-1, x.shape[1]), x.contiguous(), group=self.group)
-        return gathered.transpose(0, 1).reshape(x.shape[0], -1)
+        return self.ranks.gather(product_fp32(x, weight))[:, : self.vocab_size]
 
     def _reach(self, length: int) -> None:
         """Have rope tables for positions below `length`."""
@@ -180,8 +165,8 @@ class Decoder:
 
 
 def product_fp32(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x [T, h] @ weight [v, h].T in fp32, also for 16-bit operands, as the policy head forms its logits: rounding them to
-    bf16 would shift log-probs by up to 0.1."""
+    """x [T, h] @ weight [v, h].T in fp32, also for 16-bit operands, as the policy head forms its logits:
+    rounding them to bf16 would shift log-probs by up to 0.1."""
     if x.dtype == torch.float32:
         return F.linear(x, weight)
     if x.is_cuda:

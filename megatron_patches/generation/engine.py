@@ -48,8 +48,8 @@ class Progress:
 class NativeEngine:
     """Samples from the present weights of `chunks` (wrapped or not), on every rank of the world in step.
 
-    Ranks that hold the same weights take shares of the prompts; tensor-parallel ranks decode together. The cache is kept
-    between calls until `sleep`.
+    Ranks that hold the same weights take shares of the prompts; tensor-parallel ranks decode together. The cache is
+    kept between calls until `sleep`.
     """
 
     def __init__(self, chunks: list[Any], settings: Settings, tokenizer: Any = None):
@@ -58,7 +58,8 @@ class NativeEngine:
         self.replicas = Replicas.of_world()
         self.settings, self.tokenizer = settings, tokenizer
         self.policy_version = 0
-        self.decoder = Decoder(unwrap_model(chunks[0]), settings.model.vocab_size)
+        timeout_s = 60 * settings.cluster.timeout_minutes
+        self.decoder = Decoder(unwrap_model(chunks[0]), settings.model.vocab_size, timeout_s)
         self._cache: Cache | None = None
         self._stop_strings: StopStrings | None = None
 
@@ -144,8 +145,8 @@ class NativeEngine:
         if slots < 1:
             need = (length + prefill) * self.decoder.bytes_per_token() / 2**30
             raise UsageError(
-                f"rollout.kv_memory_gib={self.settings.rollout.kv_memory_gib} holds no sequence of {length} tokens; one "
-                f"needs {need:.3g} GiB. Raise it, or lower rollout.max_new_tokens or rollout.max_prompt_tokens"
+                f"rollout.kv_memory_gib={self.settings.rollout.kv_memory_gib} holds no sequence of {length} tokens; "
+                f"one needs {need:.3g} GiB. Raise it, or lower rollout.max_new_tokens or rollout.max_prompt_tokens"
             )
         return Batch(
             self.decoder,

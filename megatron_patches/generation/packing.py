@@ -1,4 +1,4 @@
-"""Rollouts as a few arrays, for their way between ranks: pickling them as objects would cost more than sampling them."""
+"""Rollouts as a few arrays, for their way between ranks: as objects, pickling would cost more than sampling."""
 
 from collections.abc import Iterator
 from typing import Any

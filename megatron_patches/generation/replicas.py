@@ -40,8 +40,8 @@ class Replicas:
         return cls(dist.get_world_size() // size, rank // size, rank % size == 0)
 
     def share(self, costs: list[int]) -> list[list[int]]:
-        """Indices of `costs` for each replica, about equally heavy (longest first, to the lightest); every rank finds the
-        same."""
+        """Indices of `costs` for each replica, about equally heavy (longest first, to the lightest); the same on every
+        rank."""
         shares: list[list[int]] = [[] for _ in range(self.count)]
         loads = [0] * self.count
         for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
@@ -51,7 +51,7 @@ class Replicas:
         return shares
 
     def gather(self, mine: Any) -> list[Any]:
-        """What every replica's first rank holds, on every rank, in the order of replicas (a collective of the world)."""
+        """What every replica's first rank holds, on every rank, in the order of replicas (a collective of all)."""
         if self.count == 1:
             return [mine]
         gathered: list[Any] = [None] * dist.get_world_size()
