@@ -1,0 +1,181 @@
+"""The record of a training run: `metrics.jsonl`, `samples.jsonl`, TensorBoard events, and a line a step."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from pipeline.artifacts import append_jsonl, read_jsonl, write_jsonl
+from pipeline.tracking.events import Events
+from pipeline.tracking.progress import Clock, Progress, duration, shown
+from pipeline.tracking.values import number, strict
+
+FIGURES = (
+    ("reward", ("reward/mean",)),
+    ("acc", ("reward/accuracy", "reward/pass@1")),
+    ("clip", ("clip/low", "clip/high")),
+    ("entropy", ("policy/entropy",)),
+    ("tok/s", ("speed/tokens_per_s",)),
+)
+"""What the line shows: the first of the names that the step has; for `clip` their sum, in per cent."""
+
+
+class Tracker:
+    """Writes down what each step measured. Rank 0's is enabled; on other ranks only the phases are timed.
+
+    Args:
+        root: the run's folder.
+        total_steps: steps of the whole run, for the time left.
+        enabled: False: nothing is written or shown.
+        label: begins each line.
+        stream, clock: for tests; standard output and `time.perf_counter` otherwise.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        total_steps: int,
+        enabled: bool = True,
+        label: str = "rl",
+        *,
+        stream: TextIO | None = None,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        root = Path(root)
+        self.enabled = enabled
+        self._metrics = StepFile(root / "metrics.jsonl")
+        self._samples = StepFile(root / "samples.jsonl")
+        self._events = Events(root / "tensorboard")
+        self._clock = clock
+        self._shape = (total_steps, label, stream)
+        self._progress: Progress | None = None
+        self._seconds: dict[str, float] = {}
+        self._since = clock()
+        self._resumed = 0
+        self._last: int | None = None
+
+    def resume(self, step: int) -> None:
+        """`step` steps are done and saved: forget what was written of later ones. Call it before the first `log`,
+        also on a fresh start (`resume(0)`)."""
+        self._resumed = step
+        if self.enabled:
+            self._metrics.rewind(step)
+            self._samples.rewind(step)
+            self._events = Events(self._events.folder, purge_step=step + 1)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the seconds spent inside to `seconds/<name>` of the next row, also when the work raises. Phases that
+        lie within each other are each counted whole."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + self._clock() - start
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase since the last `log`."""
+        return dict(self._seconds)
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Write one step's row: `metrics`, the phases as `seconds/<phase>`, and `seconds/step`, all since the last
+        call. Steps must rise; a row that an earlier process left for this step or a later one is dropped.
+
+        Args:
+            metrics: `<group>/<name>` -> number, or `{"edges": [n + 1], "counts": [n]}`. NaN and infinity become null.
+
+        Returns:
+            The row as written.
+
+        Raises:
+            ValueError: this tracker has logged the step or a later one before.
+        """
+        if self._last is not None and step <= self._last:
+            raise ValueError(f"step {step} is logged after step {self._last}; give all metrics of a step in one call")
+        self._last = step
+        now = self._clock()
+        timed = {f"seconds/{name}": seconds for name, seconds in self._seconds.items()}
+        row = {"step": step} | strict(timed | {"seconds/step": now - self._since} | dict(metrics))
+        self._seconds = {}
+        if self.enabled:
+            self._metrics.append(step, [row])
+            self._events.add(step, time.time(), row)
+            self._show(step, row)
+        self._since = self._clock()
+        return row
+
+    def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rollouts of this step to `samples.jsonl`; `step` is added to each row.
+
+        Rows are `{"prompt_id", "problem", "gold", "responses": [{"text", "reward", "advantage", "finish_reason",
+        "extracted"}]}`.
+        """
+        if self.enabled:
+            self._samples.append(step, [{"step": step} | strict(dict(row)) for row in rows])
+
+    def close(self) -> None:
+        """Write what is still held back and end the display. Calling it again does nothing."""
+        self._events.close()
+        if self._progress is not None:
+            self._progress.close()
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _show(self, step: int, row: Mapping[str, Any]) -> None:
+        if self._progress is None:
+            total, label, stream = self._shape
+            self._progress = Progress(
+                total, label, "steps", done=min(self._resumed, step), stream=stream, clock=self._clock
+            )
+            self._progress.speed.start(self._clock() - row["seconds/step"])
+        self._progress.reach(step, figures(row), line=True)
+
+
+class StepFile:
+    """A JSONL file whose rows carry a `step` that never falls, whatever processes wrote it one after the other."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._checked = False
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after `step`; the file is replaced atomically, and only if it holds such rows."""
+        self._checked = True
+        if not self.path.exists():
+            return
+        if any(_step_of(row) > step for row in read_jsonl(self.path)):
+            write_jsonl(self.path, (row for row in read_jsonl(self.path) if _step_of(row) <= step))
+
+    def append(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Append rows of one step. The first call drops what an earlier process left of this step and later ones."""
+        if not self._checked:
+            self.rewind(step - 1)
+        append_jsonl(self.path, rows)
+
+
+def figures(row: Mapping[str, Any]) -> str:
+    """The key figures of a step in one line: `reward 0.512  acc 0.489  clip 1.2%  entropy 0.83  9,600 tok/s  1.3 s`."""
+    parts = []
+    for label, names in FIGURES:
+        found = [value for name in names if (value := number(row.get(name))) is not None]
+        if not found:
+            continue
+        if label == "clip":
+            parts.append(f"clip {100 * sum(found):.1f}%")
+        elif label == "tok/s":
+            parts.append(f"{shown(found[0])} tok/s")
+        else:
+            parts.append(f"{label} {shown(found[0])}")
+    seconds = number(row.get("seconds/step"))
+    return "  ".join(parts + ([duration(seconds)] if seconds is not None else []))
+
+
+def _step_of(row: Mapping[str, Any]) -> float:
+    step = row.get("step")
+    return step if isinstance(step, int | float) else float("-inf")
