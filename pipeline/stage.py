@@ -85,6 +85,7 @@ def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
     parent = os.environ.pop(PARENT, None)
     die_with_parent(int(parent) if parent else None)
     faulthandler.enable()
+    _leave_stale_store()
     started = time.time()
     try:
         run = load_run(sys.argv[1:])
@@ -144,6 +145,19 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, SystemExit):
         return (error.code if isinstance(error.code, int) else 1), str(error.code or "")
     return 1, f"{type(error).__name__}: {error}"
+
+
+def _leave_stale_store() -> None:
+    """After a restart, meet at a store of this attempt's own.
+
+    torch 2.13 lets all attempts share the agent's store, in which the dead ranks' gloo addresses still stand
+    (torch/distributed/rendezvous.py:189 assumes a new store for every attempt; neither the static nor the standalone
+    rendezvous makes one): ranks connect to them and fail or hang. Rank 0 opens one at a port that counts attempts.
+    """
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if attempt:
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + attempt)
 
 
 def _rank() -> int:

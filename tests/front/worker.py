@@ -23,7 +23,7 @@ def main(run: StageRun) -> dict:
         fail(run)
     if MODE in ("loop", "deaf"):
         # A child of the rank's own, as a verifier's worker is: it must not be left behind either.
-        child = subprocess.Popen([sys.executable, "-c", CHILD])
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(os.getpid())])
         Path(sys.argv[1]).parents[1].joinpath(f"started.{run.rank}").write_text(str(os.getpid()))
         while MODE == "deaf" or not run.should_stop():
             time.sleep(0.02)
@@ -35,7 +35,12 @@ def main(run: StageRun) -> dict:
     return {"sum": total.item()}
 
 
-CHILD = "from pipeline.processes import die_with_parent; die_with_parent(); import time; time.sleep(60)"
+CHILD = """
+import sys, time
+from pipeline.processes import die_with_parent
+die_with_parent(int(sys.argv[1]))
+time.sleep(60)
+"""
 
 
 def fail(run: StageRun) -> None:
