@@ -13,8 +13,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from megatron_patches.policy_head.shard import compute_dtype
-from megatron_patches.policy_head.statistics import FAR_BELOW
+from megatron_patches.policy_head.statistics import FAR_BELOW, compute_dtype
 
 log = logging.getLogger(__name__)
 

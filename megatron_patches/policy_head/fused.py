@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from megatron_patches.policy_head.plan import Plan, make_plan
 from megatron_patches.policy_head.shard import gather_parts, gather_sequence
-from megatron_patches.policy_head.statistics import RowResult, empty_part, finish, merge
+from megatron_patches.policy_head.statistics import RowResult, empty_parts, finish, merge
 
 Objective = Callable[[slice | Tensor, Tensor, Tensor], Tensor]
 """`objective(where, logp [t], entropy [t]) -> [t]`: each position's weighted share of the loss.
@@ -43,14 +43,15 @@ def fused_policy_head(
 
     Arguments that `token_logprobs` has too mean the same. `chunk_tokens` positions times this rank's share of the
     vocabulary are held at once. An entropy gradient is formed where the objective's result depends on the entropy.
-    `fp32_sums=False` adds up the gradient of a 16-bit weight in 16 bits, rounding it once for each chunk.
+    `fp32_sums=False` adds up the gradient of a bf16 weight in bf16, rounding it once for each chunk. fp16 is refused:
+    its gradients would be rounded before a loss scale reaches them.
 
     Returns:
         `(loss, logp [T], entropy [T])` in fp32 (fp64 for fp64 inputs): the sum of the objective over the positions, a
         scalar that is differentiable in `hidden` and `weight` (once: its backward hands out the stored gradients,
         multiplied in place by the incoming one), and detached log-probs and entropies, zero where not looked at.
 
-    Memory beyond inputs and gradients: `chunk_tokens * V / TP` logits; for a 16-bit weight also the fp32 sum
+    Memory beyond inputs and gradients: `chunk_tokens * V / TP` logits; for a bf16 weight also the fp32 sum
     `[V / TP, H]` of its gradient (not with `fp32_sums=False`). Collectives: one all-gather of four numbers a position
     for each chunk, and one reduction of the gradient of `hidden`.
     """
@@ -139,8 +140,7 @@ class _Chunk:
     def forward(self) -> RowResult:
         """Fill the buffer with logits; log-prob, entropy and log-sum-exp `[t]` over all ranks' rows."""
         plan = self.plan
-        parts = empty_part(self.targets.shape[0], self.hidden.new_empty(0, dtype=plan.dtype))
-        parts = parts.expand(max(len(self.tiles), 1), -1, -1).contiguous()
+        parts = empty_parts(max(len(self.tiles), 1), self.targets.shape[0], self.hidden)
         for i, (first, last, logits) in enumerate(self.tiles):
             plan.backend.logits(self.hidden, plan.backend.operand(self.weight[first:last]), plan.scale, logits)
             local = self.targets - (plan.shard.first + first)

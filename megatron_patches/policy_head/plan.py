@@ -9,19 +9,21 @@ from torch import Tensor
 from megatron_patches.policy_head.backend import TorchBackend, select
 from megatron_patches.policy_head.shard import (
     VocabShard,
-    compute_dtype,
     even_ranges,
     group_size,
     scatter_sum,
     sum_over_ranks,
 )
+from megatron_patches.policy_head.statistics import compute_dtype
 
 FUSED_LOGITS_BYTES = 640 << 20
 """What the logits of one chunk may take in the fused mode on CUDA."""
 
 
 def default_tile(device: torch.device, rows: int, fused: bool) -> tuple[int, int]:
-    """Positions and vocabulary rows of a tile, where the caller leaves them open. `rows`: of this rank's shard.
+    """Positions and vocabulary rows of a tile, where the caller leaves them open.
+
+    `rows`: of a rank's shard with its padding, the same on all ranks, which must cut the positions alike.
 
     On CPU a tile of fp32 logits beside its rows of the weight has to fit into the last-level cache (8 + 16 MB at
     H = 1,024), and the positions of a fused chunk do not depend on the number of ranks, so that its memory falls with
@@ -123,13 +125,15 @@ def make_plan(
         raise ValueError(f"hidden is {hidden.dtype} and weight {weight.dtype}; they must be of one type")
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} must be above 0 (greedy choice has no log-prob)")
+    if fused and hidden.dtype == torch.float16:
+        raise ValueError("fused mode forms fp16 gradients before the loss scale reaches them; use recompute mode")
     if any(size is not None and size < 1 for size in (chunk_tokens, chunk_vocab)):
         raise ValueError(f"chunk_tokens={chunk_tokens} and chunk_vocab={chunk_vocab} must be at least 1")
     if entropy_grad and not need_entropy:
         raise ValueError("entropy_grad=True needs need_entropy=True")
     shard = VocabShard.of(weight, tp_group, vocab_size)
     dtype = compute_dtype(hidden.dtype)
-    usual_tokens, usual_vocab = default_tile(hidden.device, shard.rows, fused)
+    usual_tokens, usual_vocab = default_tile(hidden.device, weight.shape[0], fused)
     return Plan(
         shard=shard,
         backend=select(hidden.device, dtype),

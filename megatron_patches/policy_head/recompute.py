@@ -1,6 +1,7 @@
 """Recompute mode: keep O(T) numbers in the forward, form the logits again in the backward. 8 T H V operations."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -9,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from megatron_patches.policy_head.plan import Plan, make_plan
 from megatron_patches.policy_head.shard import gather_parts, gather_sequence
-from megatron_patches.policy_head.statistics import RowResult, empty_part, finish, merge
+from megatron_patches.policy_head.statistics import RowResult, empty_parts, finish, merge
 
 
 def token_logprobs(
@@ -74,7 +75,7 @@ class _TokenLogprobs(torch.autograd.Function):
             hidden = gather_sequence(hidden, plan.shard.group)
         result = _row_results(hidden, weight, targets, plan)
         ctx.plan = plan
-        ctx.save_for_backward(hidden, weight, targets, result.lse, result.entropy)
+        ctx.save_for_backward(hidden, weight, targets, *result)
         entropy = plan.spread(result.entropy)
         if not plan.need_entropy:
             entropy = torch.full_like(entropy, torch.nan)
@@ -85,7 +86,7 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_logp: Tensor, d_entropy: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden, weight, targets, lse, entropy = ctx.saved_tensors
+        hidden, weight, targets, *result = ctx.saved_tensors
         plan: Plan = ctx.plan
         to_hidden, to_weight = ctx.needs_input_grad[:2]
         # Folding the temperature into these makes the gradient of the scaled logits that of hidden @ weight.T.
@@ -93,74 +94,87 @@ class _TokenLogprobs(torch.autograd.Function):
         by_entropy = plan.pick(d_entropy).to(plan.dtype) * plan.scale if plan.entropy_grad else None
         sums = hidden.new_zeros((plan.count, hidden.shape[1]), dtype=plan.dtype) if to_hidden else None
         grad_weight = torch.empty_like(weight) if to_weight else None
-        _backward_tiles(hidden, weight, targets, lse, entropy, by_logp, by_entropy, sums, grad_weight, plan)
+        walk = _walk(hidden, weight, targets, plan)
+        _add_gradients(walk, plan, RowResult(*result), by_logp, by_entropy, sums, grad_weight)
         if sums is None:
             return None, grad_weight, None, None
         return plan.hidden_gradient(sums.to(hidden.dtype)), grad_weight, None, None
 
 
-def _row_results(hidden: Tensor, weight: Tensor, targets: Tensor, plan: Plan) -> RowResult:
-    """Statistics of all N positions: tile by tile over this rank's rows, then one gather over the ranks."""
-    backend, chunks, tiles = plan.backend, plan.chunks(), plan.shard.tiles(plan.chunk_vocab)
-    own = empty_part(plan.count, weight.new_empty(0, dtype=plan.dtype))
-    parts = own.expand(max(len(tiles), 1), -1, -1).contiguous()
-    buffer = _tile_buffer(weight, chunks, tiles, plan.dtype)
-    for i, (first, last) in enumerate(tiles):
-        rows = backend.operand(weight[first:last])
-        for lo, hi in chunks:
-            where = plan.where(lo, hi)
-            logits = buffer[: (hi - lo) * (last - first)].view(hi - lo, last - first)
-            backend.logits(backend.operand(hidden[where]), rows, plan.scale, logits)
-            local = targets[where] - (plan.shard.first + first)
-            backend.statistics(logits, local, plan.need_entropy, parts[i, :, lo:hi])
-    return finish(merge(gather_parts(merge(parts), plan.shard.group)))
+class _Tile(NamedTuple):
+    """Logits of positions `lo..hi-1` of the N and of rows `first..last-1` of this rank's shard."""
+
+    number: int
+    """Of the range of rows, counted from 0."""
+    first: int
+    last: int
+    lo: int
+    hi: int
+    logits: Tensor
+    """`[hi - lo, last - first]`, in a buffer that the next tile overwrites."""
+    target: Tensor
+    """Column of each position's target in this tile; outside `0..last-first-1` where it is elsewhere."""
+    hidden: Tensor
+    rows: Tensor
+    """The two operands `[hi - lo, H]` and `[last - first, H]`."""
 
 
-def _backward_tiles(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    lse: Tensor,
-    entropy: Tensor,
-    d_logp: Tensor,
-    d_entropy: Tensor | None,
-    grad_hidden: Tensor | None,
-    grad_weight: Tensor | None,
-    plan: Plan,
-) -> None:
-    """Add to `grad_hidden [N, H]` (compute type) and fill `grad_weight [V / TP, H]` (the weight's type).
+def _walk(hidden: Tensor, weight: Tensor, targets: Tensor, plan: Plan) -> Iterator[_Tile]:
+    """Form every tile of logits in turn.
 
     The vocabulary is the outer loop, so that a tile of the weight's gradient is complete before the next one begins:
     its fp32 sum is needed for one tile only, also where the weight is bf16.
     """
     backend, chunks, tiles = plan.backend, plan.chunks(), plan.shard.tiles(plan.chunk_vocab)
-    buffer = _tile_buffer(weight, chunks, tiles, plan.dtype)
-    for first, last in tiles:
+    longest = [max((hi - lo for lo, hi in ranges), default=0) for ranges in (chunks, tiles)]
+    buffer = weight.new_empty(longest[0] * longest[1], dtype=plan.dtype)
+    for number, (first, last) in enumerate(tiles):
         rows = backend.operand(weight[first:last])
-        grad_rows = None if grad_weight is None else grad_weight[first:last]
-        sums = grad_rows
-        if grad_rows is not None and grad_rows.dtype != plan.dtype:
-            sums = torch.empty_like(grad_rows, dtype=plan.dtype)
         for lo, hi in chunks:
             where = plan.where(lo, hi)
             operand = backend.operand(hidden[where])
             logits = buffer[: (hi - lo) * (last - first)].view(hi - lo, last - first)
             backend.logits(operand, rows, plan.scale, logits)
-            local = targets[where] - (plan.shard.first + first)
-            part = None if d_entropy is None else d_entropy[lo:hi]
-            gradient = backend.gradient(logits, local, lse[lo:hi], rows.dtype, d_logp[lo:hi], part, entropy[lo:hi])
-            if grad_hidden is not None:
-                backend.accumulate(grad_hidden[lo:hi], gradient, rows, first=False)
-            if sums is not None:
-                backend.accumulate(sums, gradient.t(), operand, first=lo == 0)
-        if grad_rows is not None and sums is not grad_rows and sums is not None and chunks:
-            grad_rows.copy_(sums)
+            target = targets[where] - (plan.shard.first + first)
+            yield _Tile(number, first, last, lo, hi, logits, target, operand, rows)
+
+
+def _row_results(hidden: Tensor, weight: Tensor, targets: Tensor, plan: Plan) -> RowResult:
+    """Log-prob, entropy and log-sum-exp of all N positions: this rank's tiles, then one gather over the ranks."""
+    parts = empty_parts(max(len(plan.shard.tiles(plan.chunk_vocab)), 1), plan.count, weight)
+    for tile in _walk(hidden, weight, targets, plan):
+        plan.backend.statistics(
+            tile.logits, tile.target, plan.need_entropy, out=parts[tile.number, :, tile.lo : tile.hi]
+        )
+    return finish(merge(gather_parts(merge(parts), plan.shard.group)))
+
+
+def _add_gradients(
+    walk: Iterator[_Tile],
+    plan: Plan,
+    row: RowResult,
+    d_logp: Tensor,
+    d_entropy: Tensor | None,
+    grad_hidden: Tensor | None,
+    grad_weight: Tensor | None,
+) -> None:
+    """Add to `grad_hidden [N, H]` (compute type), fill `grad_weight [V / TP, H]` (the weight's type)."""
+    backend, sums = plan.backend, None
+    for tile in walk:
+        at = slice(tile.lo, tile.hi)
+        by_entropy = None if d_entropy is None else d_entropy[at]
+        gradient = backend.gradient(
+            tile.logits, tile.target, row.lse[at], tile.rows.dtype, d_logp[at], by_entropy, row.entropy[at]
+        )
+        if grad_hidden is not None:
+            backend.accumulate(grad_hidden[at], gradient, tile.rows, first=False)
+        if grad_weight is not None:
+            own = grad_weight[tile.first : tile.last]
+            if tile.lo == 0:
+                sums = own if own.dtype == plan.dtype else torch.empty_like(own, dtype=plan.dtype)
+            assert sums is not None  # a tile's first positions come first
+            backend.accumulate(sums, gradient.t(), tile.hidden, first=tile.lo == 0)
+            if tile.hi == plan.count and sums.dtype != own.dtype:
+                own.copy_(sums)
     if grad_weight is not None:
-        grad_weight[plan.shard.rows if chunks else 0 :].zero_()
-
-
-def _tile_buffer(weight: Tensor, chunks: list[tuple[int, int]], tiles: list[tuple[int, int]], dtype: Any) -> Tensor:
-    """Room for the largest tile of logits, used again for every tile."""
-    tokens = max((hi - lo for lo, hi in chunks), default=0)
-    rows = max((last - first for first, last in tiles), default=0)
-    return weight.new_empty(tokens * rows, dtype=dtype)
+        grad_weight[plan.shard.rows if plan.count else 0 :].zero_()

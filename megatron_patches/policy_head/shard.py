@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -85,8 +84,3 @@ def scatter_sum(rows: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     own = rows.new_empty((rows.shape[0] // group_size(group), rows.shape[1]))
     dist.reduce_scatter_single(own, rows, group=group)
     return own
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type of logits, statistics and sums: fp64 for fp64, fp32 for everything else."""
-    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -24,12 +24,18 @@ FAR_BELOW = -1e4
 0 * -inf from becoming nan without moving any other value."""
 
 
-def empty_part(positions: int, like: Tensor) -> Tensor:
-    """Statistics `[4, positions]` of a part without any column, the neutral element of `merge`."""
-    part = like.new_zeros((4, positions))
-    part[MAX] = torch.finfo(part.dtype).min
-    part[TARGET] = -torch.inf
-    return part
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of logits, statistics and sums: fp64 for fp64, fp32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def empty_parts(count: int, positions: int, like: Tensor) -> Tensor:
+    """Statistics `[count, 4, positions]` of parts without any column, the neutral element of `merge`; on the device of
+    `like` and in its compute type."""
+    parts = like.new_zeros((count, 4, positions), dtype=compute_dtype(like.dtype))
+    parts[:, MAX] = torch.finfo(parts.dtype).min
+    parts[:, TARGET] = -torch.inf
+    return parts
 
 
 def merge(parts: Tensor) -> Tensor:
