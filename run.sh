@@ -32,7 +32,8 @@ is_ready() { # does the stamp of a layer of .venv hold the hash of its requireme
 
 case "${1-}" in
 "" | help | -h | --help)
-    exec "$(find_python)" -m pipeline.door
+    python="$(find_python)"
+    exec "$python" -m pipeline.door
     ;;
 esac
 

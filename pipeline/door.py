@@ -41,8 +41,8 @@ def preset_names(group: str) -> list[str]:
 
 def nearest(word: str, names: Iterable[str]) -> str | None:
     """The name that was most likely meant, or None if none is near."""
-    names = list(names)
-    found = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
+    names, word = list(names), word.lower()
+    found = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if found:
         return found[0]
     return next((name for name in names if word and (name.startswith(word) or word.startswith(name))), None)
