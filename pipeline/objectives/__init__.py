@@ -17,7 +17,7 @@ from pipeline.objectives.batch import Batch, prepare, token_loss
 from pipeline.objectives.bounds import bound_scale, clip_bounds, elastic_bounds, static_bounds
 from pipeline.objectives.inputs import PolicyLossInputs
 from pipeline.objectives.metrics.group import group_metrics
-from pipeline.objectives.metrics.sums import MetricSums, add_up, finalize, reduce_sums
+from pipeline.objectives.metrics.sums import MetricSums, add_up, finalize
 from pipeline.objectives.metrics.token import token_metrics
 from pipeline.objectives.policy import policy_loss
 from pipeline.objectives.shaping import mixed_groups, overlong_penalty
@@ -27,5 +27,5 @@ from pipeline.objectives.tokens import Tokens
 __all__ = [
     "Batch", "MetricSums", "PolicyLossInputs", "Tokens", "add_up", "bound_scale", "clip_bounds", "denominator",
     "elastic_bounds", "finalize", "group_advantages", "group_metrics", "importance_cap", "losses", "mixed_groups",
-    "overlong_penalty", "policy_loss", "prepare", "reduce_sums", "static_bounds", "token_loss", "token_metrics",
+    "overlong_penalty", "policy_loss", "prepare", "static_bounds", "token_loss", "token_metrics",
 ]  # fmt: skip

@@ -17,7 +17,9 @@ from pipeline.settings import Algo
 
 BATCHES = 1000
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
-LOSSES = ("etr", "grpo", "dapo", "dr_grpo", "gspo", "cispo", "grpo_matched")
+SURROGATES = ("etr", "grpo", "dapo", "dr_grpo")
+"""One function under four names (which a test below holds), so batches take them in turn."""
+OTHERS = ("gspo", "cispo", "grpo_matched")
 LIMIT = 6
 """Greatest length of a response."""
 
@@ -144,19 +146,20 @@ def compare(case: Case, inputs: PolicyLossInputs, samples, loss: str, aggregate:
         assert not grad[~inputs.mask.bool()].any(), label
 
 
-@pytest.mark.parametrize(("dtype", "relative", "stride"), [(torch.float64, 1e-12, 1), (torch.float32, 1e-6, 4)])
-def test_every_loss_and_aggregation_on_random_batches(dtype, relative, stride):
-    for seed in range(0, BATCHES, stride):
-        case = draw(seed + stride)
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_every_loss_and_aggregation_on_random_batches(dtype, relative):
+    for seed in range(BATCHES):
+        case = draw(seed)
         inputs = tensors(case, dtype)
         samples = rounded(case.samples, inputs)
-        for loss in LOSSES:
+        for loss in (SURROGATES[seed // 2 % 4], *OTHERS):
             for aggregate in AGGREGATES:
                 compare(case, inputs, samples, loss, aggregate, relative)
 
 
 def test_nothing_registered_is_left_out_of_the_comparison():
-    assert set(losses.names()) == set(LOSSES)
+    assert set(losses.names()) == {*SURROGATES, *OTHERS}
+    assert len({losses.get(name).function for name in SURROGATES}) == 1
 
 
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])

@@ -25,36 +25,16 @@ def clipped_surrogate(ratio: Tensor, x: Tokens, config: Any) -> Tensor:
     return pg
 
 
+# Elastic trust regions: bounds from `elastic_bounds`.
+@register("etr", separable=True, elastic=True)
+# The control: static bounds equal to the mean of ETR's on the batch, with the same alpha and beta.
+@register("grpo_matched", separable=True, elastic=True, matched=True)
+# GRPO (arXiv 2402.03300): static bounds; its preset aggregates by sequence.
+@register("grpo", separable=True, elastic=False)
+# DAPO (arXiv 2503.14476): a higher upper bound and a token mean; its sampling and length shaping lie outside the loss.
+@register("dapo", separable=True, elastic=False)
+# Dr.GRPO (arXiv 2503.20783): centred advantages, and sums divided by a constant instead of by lengths.
+@register("dr_grpo", separable=True, elastic=False)
 def token_surrogate(x: Tokens, config: Any) -> Tensor:
     """The surrogate of each token's own ratio."""
     return clipped_surrogate(x.ratio, x, config)
-
-
-@register("etr", separable=True, elastic=True)
-def etr(x: Tokens, config: Any) -> Tensor:
-    """Elastic trust regions: bounds from `elastic_bounds`."""
-    return token_surrogate(x, config)
-
-
-@register("grpo", separable=True, elastic=False)
-def grpo(x: Tokens, config: Any) -> Tensor:
-    """GRPO (arXiv 2402.03300): static bounds; its preset aggregates by sequence."""
-    return token_surrogate(x, config)
-
-
-@register("dapo", separable=True, elastic=False)
-def dapo(x: Tokens, config: Any) -> Tensor:
-    """DAPO (arXiv 2503.14476): a higher upper bound and a token mean; its sampling and length shaping lie outside."""
-    return token_surrogate(x, config)
-
-
-@register("dr_grpo", separable=True, elastic=False)
-def dr_grpo(x: Tokens, config: Any) -> Tensor:
-    """Dr.GRPO (arXiv 2503.20783): centred advantages, and sums divided by a constant instead of by lengths."""
-    return token_surrogate(x, config)
-
-
-@register("grpo_matched", separable=True, elastic=True, matched=True)
-def grpo_matched(x: Tokens, config: Any) -> Tensor:
-    """The control: static bounds equal to the mean of ETR's on the batch, with the same alpha and beta."""
-    return token_surrogate(x, config)

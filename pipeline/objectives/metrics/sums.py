@@ -122,33 +122,6 @@ def add_up(parts: list[MetricSums]) -> MetricSums:
     return total
 
 
-def reduce_sums(
-    parts: list[MetricSums], device: torch.device, counts: bool = True, group: dist.ProcessGroup | None = None
-) -> MetricSums:
-    """The sum of all parts of all ranks of `group`, on every one of them.
-
-    Ranks may hold none (those of other pipeline stages), and a rank whose parts are copies of another's (tensor
-    parallel) says `counts=False`: so each token is counted once. All that count must hold metrics of one kind.
-
-    Collective: call it on every rank. A small gather of names, so that ranks without parts learn them, and two
-    reductions.
-    """
-    mine = add_up(parts) if parts and counts else None
-    layouts: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(layouts, None if mine is None else (mine.fields, mine.peak_names), group=group)
-    present = [layout for layout in layouts if layout is not None]
-    if not present:
-        raise ValueError("no rank holds any metrics")
-    if any(layout != present[0] for layout in present):
-        raise ValueError("ranks hold metrics of different kinds, which do not add up")
-    fields, peak_names = present[0]
-    if mine is None:
-        sums = torch.zeros(sum(field.size for field in fields), dtype=torch.float64, device=device)
-        peaks = torch.full((len(peak_names),), -torch.inf, dtype=torch.float64, device=device)
-        mine = MetricSums(sums, peaks, fields, peak_names)
-    return mine.all_reduce(group)
-
-
 class Collector:
     """Gathers entries one by one and packs them."""
 

@@ -1,0 +1,185 @@
+"""The policy loss: hand-computed anchors, exactness without elasticity, and independence of how a batch lies."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline.objectives import PolicyLossInputs, clip_bounds, denominator, group_advantages, losses, policy_loss
+from pipeline.settings import Algo
+
+ALL = ("etr", "grpo", "dapo", "dr_grpo", "gspo", "cispo", "grpo_matched")
+AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
+
+
+def batch(rows: int = 6, columns: int = 10, dtype=torch.float64, seed: int = 0) -> PolicyLossInputs:
+    """Random rows [B, T] with every optional tensor; the last row is an empty response."""
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(scale: float) -> torch.Tensor:
+        return torch.randn(rows, columns, generator=g, dtype=torch.float64).mul(scale).to(dtype)
+
+    old = -normal(1.0).abs()
+    lengths = torch.randint(1, columns + 1, (rows,), generator=g)
+    lengths[-1] = 0
+    advantages = torch.randn(rows, generator=g, dtype=torch.float64).to(dtype)
+    return PolicyLossInputs(
+        logp=old + normal(0.3), old_logp=old, advantages=advantages, mask=torch.arange(columns) < lengths[:, None],
+        eps_low=0.1 + 0.2 * torch.rand(rows, generator=g).to(dtype), eps_high=torch.rand(rows, generator=g).to(dtype),
+        ref_logp=old + normal(0.1), rollout_logp=old + normal(0.1), entropy=normal(1.0).abs(),
+        pass_rate=torch.rand(rows, generator=g), length_norm=columns,
+    )  # fmt: skip
+
+
+def run(inputs: PolicyLossInputs, config: Algo) -> tuple[torch.Tensor, torch.Tensor]:
+    logp = inputs.logp.detach().requires_grad_()
+    loss, _ = policy_loss(replace(inputs, logp=logp), config)
+    loss.backward()
+    return loss.detach(), logp.grad
+
+
+FULL = Algo(kl_coef=0.1, entropy_coef=0.01, is_cap=2.0, dual_clip=3.0)
+
+
+def test_the_clipped_loss_anchor():
+    ratio = torch.tensor([0.5, 1.0, 1.5])
+    inputs = PolicyLossInputs(
+        logp=ratio.log(), old_logp=torch.zeros(3), advantages=torch.tensor([1.0, -1.0, 2.0]), mask=torch.ones(3),
+        eps_low=0.2, eps_high=0.2,
+    )  # fmt: skip
+    loss, gradient = run(inputs, Algo(alpha=0, beta=0, eps_high=0.2))
+    assert loss.item() == pytest.approx(-0.633333, abs=1e-6)
+    assert gradient.tolist() == pytest.approx([-0.5 / 3, 1 / 3, 0.0], abs=1e-7)  # the third is cut at 1.2
+
+
+def test_dual_clip_bounds_the_loss_of_a_bad_token_that_became_likely():
+    inputs = PolicyLossInputs(
+        logp=torch.tensor([5.0, 5.0, 0.5]).log(), old_logp=torch.zeros(3), advantages=torch.tensor([-1.0, 1.0, -1.0]),
+        mask=torch.ones(3),
+    )  # fmt: skip
+    loss, gradient = run(inputs, Algo(dual_clip=None))
+    assert loss.item() == pytest.approx((5 - 1.28 + 0.8) / 3, abs=1e-6)
+    assert gradient.tolist() == pytest.approx([5 / 3, 0, 0], abs=1e-6)
+    loss, gradient = run(inputs, Algo(dual_clip=3.0))
+    assert loss.item() == pytest.approx((3 - 1.28 + 0.8) / 3, abs=1e-6)
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_no_elasticity_is_grpo_to_the_last_bit(aggregate, dtype):
+    rewards = torch.rand(2, 3, generator=torch.Generator().manual_seed(1))
+    advantages, variance = group_advantages(rewards.to(torch.promote_types(dtype, torch.float32)))
+    inputs = replace(batch(dtype=dtype), advantages=advantages.reshape(-1))
+    results = []
+    for config in (Algo(loss="etr", alpha=0, beta=0), Algo(loss="grpo"), Algo(loss="grpo", alpha=0.7, beta=0.9)):
+        low, high = clip_bounds(advantages, variance, torch.ones(2, 3), config)
+        full = FULL.model_copy(update=config.model_dump(include={"loss", "alpha", "beta"}) | {"aggregate": aggregate})
+        results.append(run(replace(inputs, eps_low=low.reshape(-1), eps_high=high.reshape(-1)), full))
+    results.append(run(replace(inputs, eps_low=0.2, eps_high=0.28), full))  # bounds as plain numbers
+    for loss, gradient in results[1:]:
+        assert torch.equal(loss, results[0][0])
+        assert torch.equal(gradient, results[0][1])
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+@pytest.mark.parametrize("name", ALL)
+def test_a_batch_may_be_cut_into_micro_batches_and_packed(name, aggregate):
+    """Rows cut over micro-batches, with global denominators, must add up to the whole; so must packed tokens.
+
+    Each token's loss depends on its own sequence at most, and its weight on global counts: nothing else can differ but
+    the order of a sum in fp64.
+    """
+    config = FULL.model_copy(update={"loss": name, "aggregate": aggregate})
+    inputs = batch()
+    if name == "grpo_matched":  # its mean is the batch's, so it is taken before the batch is cut
+        inputs = replace(inputs, eps_low=0.2, eps_high=0.3)
+    whole, gradient = run(inputs, config)
+    lengths = inputs.mask.sum(1)
+    count = denominator(config, tokens=float(lengths.sum()), sequences=float((lengths > 0).sum()))
+
+    parts = []
+    for rows in (slice(0, 1), slice(1, 4), slice(4, 5), slice(5, 6)):
+        tensors = {k: v[rows] for k, v in vars(inputs).items() if isinstance(v, torch.Tensor)}
+        parts.append(run(replace(inputs, **tensors, denominator=count), config))
+    assert sum(x for x, _ in parts).item() == pytest.approx(whole.item(), rel=1e-14)
+    torch.testing.assert_close(torch.cat([g for _, g in parts]), gradient, rtol=1e-14, atol=0)
+
+    mask = inputs.mask
+    flat = {k: getattr(inputs, k)[mask] for k in ("logp", "old_logp", "ref_logp", "rollout_logp", "entropy")}
+    columns = {
+        k: torch.as_tensor(getattr(inputs, k), dtype=torch.float64).expand(6)[:, None]
+        for k in ("advantages", "eps_low", "eps_high")
+    }
+    packed = replace(
+        inputs, **flat, **columns, mask=torch.ones(int(mask.sum())), sequence=mask.nonzero()[:, 0], lengths=lengths,
+        pass_rate=None, denominator=count,
+    )  # fmt: skip
+    loss, packed_gradient = run(packed, config)
+    assert loss.item() == pytest.approx(whole.item(), rel=1e-14)
+    torch.testing.assert_close(packed_gradient, gradient[mask], rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_numbers_by_sequence_equal_numbers_by_token(name):
+    config = FULL.model_copy(update={"loss": name})
+    inputs = batch()
+    want = run(inputs, config)
+    for shape in ((6, 1), (6, 10)):
+        wide = {k: getattr(inputs, k)[:, None].expand(shape) for k in ("advantages", "eps_low", "eps_high")}
+        got = run(replace(inputs, **wide), config)
+        assert torch.equal(got[0], want[0])
+        assert torch.equal(got[1], want[1])
+
+
+def test_the_matched_control_is_grpo_at_the_mean_bound():
+    inputs = batch()
+    live = inputs.mask & (inputs.advantages != 0)[:, None]
+    low, high = (
+        float((e[:, None] * live).sum() / live.sum()) for e in (inputs.eps_low.double(), inputs.eps_high.double())
+    )
+    matched = run(inputs, Algo(loss="grpo_matched"))
+    static = run(replace(inputs, eps_low=low, eps_high=high), Algo(loss="grpo"))
+    assert matched[0].item() == pytest.approx(static[0].item(), rel=1e-14)
+    assert matched[0].item() != pytest.approx(run(inputs, Algo(loss="etr"))[0].item(), rel=1e-6)
+    # Bounds that are the mean already are not moved, whatever part of the batch is looked at.
+    again = run(replace(inputs, eps_low=low, eps_high=high), Algo(loss="grpo_matched"))
+    assert torch.equal(again[0], static[0])
+
+
+def test_importance_weights_follow_the_setting():
+    inputs = batch()
+    plain, _ = run(inputs, Algo())
+    for config in (Algo(is_weight="off", is_cap=2.0), Algo(is_weight="auto", is_cap=None)):
+        assert torch.equal(run(inputs, config)[0], plain)
+    on, _ = run(inputs, Algo(is_weight="on"))
+    assert torch.equal(on, run(inputs, Algo(is_weight="on", is_cap=2.0))[0])
+    assert on != plain
+    assert torch.equal(run(replace(inputs, rollout_logp=inputs.old_logp), Algo(is_weight="on"))[0], plain)
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "says"),
+    [
+        ({"ref_logp": None}, Algo(kl_coef=0.1), "ref_logp"),
+        ({"entropy": None}, Algo(entropy_coef=0.1), "entropy"),
+        ({"rollout_logp": None}, Algo(is_weight="on"), "rollout_logp"),
+        ({"advantages": torch.zeros(5)}, Algo(), "advantages"),
+        ({"old_logp": torch.zeros(6, 9)}, Algo(), "old_logp"),
+        ({"logp": None}, Algo(), "logp"),
+    ],
+)
+def test_what_is_missing_or_does_not_fit_is_named(change, config, says):
+    with pytest.raises(ValueError, match=says):
+        policy_loss(replace(batch(), **change), config)
+
+
+@pytest.mark.parametrize("config", [Algo(aggregate="seq-mean-token-mean"), Algo(loss="gspo")])
+def test_packed_tokens_must_say_which_sequence_they_belong_to(config):
+    flat = PolicyLossInputs(logp=torch.zeros(4), old_logp=torch.zeros(4), advantages=torch.ones(4), mask=torch.ones(4))
+    with pytest.raises(ValueError, match="sequence"):
+        policy_loss(flat, config)
+
+
+def test_only_gspo_needs_whole_sequences():
+    assert {name: losses.get(name).separable for name in ALL} == {name: name != "gspo" for name in ALL}

@@ -1,0 +1,127 @@
+"""The same loss piece by piece: what a fused policy head sees, and what context parallelism leaves of a sequence."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline.objectives import PolicyLossInputs, losses, policy_loss, prepare
+from pipeline.settings import Algo
+
+FULL = {"kl_coef": 0.1, "entropy_coef": 0.01, "is_cap": 2.0, "dual_clip": 3.0}
+T, N = 57, 5
+
+
+def packed(dtype=torch.float64) -> PolicyLossInputs:
+    """N sequences end to end, with some prompt tokens between them."""
+    g = torch.Generator().manual_seed(0)
+    old = -torch.rand(T, generator=g, dtype=torch.float64)
+    sequence = torch.arange(T) * N // T
+    mask = torch.rand(T, generator=g) > 0.3
+    per_sequence = torch.randn(N, 1, generator=g, dtype=torch.float64)
+    return PolicyLossInputs(
+        logp=(old + 0.3 * torch.randn(T, generator=g)).to(dtype), old_logp=old.to(dtype),
+        advantages=per_sequence.to(dtype), mask=mask, eps_low=0.2, eps_high=(0.1 + per_sequence.abs()).to(dtype),
+        ref_logp=old.to(dtype) + 0.1, rollout_logp=old.to(dtype) - 0.1, entropy=torch.rand(T, generator=g).to(dtype),
+        sequence=sequence, lengths=torch.bincount(sequence[mask], minlength=N), length_norm=20,
+    )  # fmt: skip
+
+
+def whole(inputs: PolicyLossInputs, config: Algo):
+    logp, entropy = (x.detach().requires_grad_() for x in (inputs.logp, inputs.entropy))
+    loss, _ = policy_loss(replace(inputs, logp=logp, entropy=entropy), config)
+    loss.backward()
+    return loss.detach(), logp.grad, entropy.grad
+
+
+@pytest.mark.parametrize("aggregate", ["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"])
+@pytest.mark.parametrize("name", [name for name in losses.names() if losses.get(name).separable])
+@pytest.mark.parametrize("pick", ["slices", "indices"])
+def test_shares_of_any_chunks_add_up_to_the_loss(name, aggregate, pick):
+    config = Algo(loss=name, aggregate=aggregate, **FULL)
+    inputs = packed()
+    want, d_logp, d_entropy = whole(inputs, config)
+    batch = prepare(replace(inputs, logp=None, entropy=None), config)
+    total = 0.0
+    for at in range(0, T, 10):
+        where = slice(at, at + 10) if pick == "slices" else torch.arange(at, min(at + 10, T))
+        logp, entropy = (x[where].detach().requires_grad_() for x in (inputs.logp, inputs.entropy))
+        share = batch.share(logp, entropy, where)
+        assert share.shape == logp.shape
+        share.sum().backward()
+        total += share.sum().item()
+        torch.testing.assert_close(logp.grad, d_logp[where], rtol=0, atol=0)
+        torch.testing.assert_close(entropy.grad, d_entropy[where], rtol=0, atol=0)
+    assert total == pytest.approx(want.item(), rel=1e-14)
+
+
+def test_a_chunk_of_gspo_is_refused():
+    inputs = packed()
+    batch = prepare(inputs, Algo(loss="gspo"))
+    with pytest.raises(ValueError, match="separable"):
+        batch.share(inputs.logp[:10], None, slice(0, 10))
+
+
+def test_gspo_over_two_context_parallel_ranks():
+    """Each sequence's tokens lie on two ranks. A rank sees its own and learns the sums of the other through `reduce`.
+
+    The two gradients, side by side, must be the whole one's: the sequence ratio is the same on both, and the weight of a
+    token holds the whole length. The loss is the sum of both ranks'.
+    """
+    config = Algo(loss="gspo", aggregate="seq-mean-token-mean", gspo_eps_low=0.05, gspo_eps_high=0.05)
+    inputs = packed()
+    want, gradient, _ = whole(inputs, config)
+    count = float((inputs.lengths > 0).sum())
+    halves = [torch.arange(r, T, 2) for r in range(2)]
+    parts = [
+        replace(
+            inputs, **{k: v[at] for k, v in vars(inputs).items() if isinstance(v, torch.Tensor) and v.shape == (T,)}
+        )
+        for at in halves
+    ]
+    sums = []
+    for part in parts:
+        step = torch.where(part.mask, (part.logp - part.old_logp).clamp(-20, 20), 0.0)
+        sums.append(torch.zeros(N, dtype=torch.float64).index_add(0, part.sequence, step))
+    total = 0.0
+    for rank, part in enumerate(parts):
+        other = sums[1 - rank]
+        loss, d_logp, _ = whole(replace(part, denominator=count, reduce=lambda mine, other=other: mine + other), config)
+        torch.testing.assert_close(d_logp, gradient[halves[rank]], rtol=1e-13, atol=1e-17)
+        total += loss.item()
+    assert total == pytest.approx(want.item(), rel=1e-13)
+
+
+@pytest.mark.parametrize("aggregate", ["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"])
+def test_the_token_form_of_gspo_has_the_gradient_of_the_sequence_ratio(aggregate):
+    config = Algo(loss="gspo", aggregate=aggregate, gspo_eps_low=0.2, gspo_eps_high=0.2)
+    inputs = packed()
+    _, gradient, _ = whole(inputs, config)
+    logp = inputs.logp.detach().requires_grad_()
+    loss = logp.new_zeros(())
+    alive = int((inputs.lengths > 0).sum())
+    for i in range(N):  # the paper's equation, left to autograd
+        mine = inputs.mask & (inputs.sequence == i)
+        n = int(mine.sum())
+        ratio = (logp - inputs.old_logp)[mine].mean().exp()
+        a = inputs.advantages[i, 0]
+        value = -torch.minimum(ratio * a, ratio.clamp(1 - inputs.eps_low, 1 + inputs.eps_high[i, 0]) * a)
+        loss = loss + value * {
+            "token-mean": n / int(inputs.mask.sum()), "seq-mean-token-mean": 1 / alive,
+            "seq-mean-token-sum-norm": n / (20 * alive),
+        }[aggregate]  # fmt: skip
+    loss.backward()
+    torch.testing.assert_close(gradient, logp.grad, rtol=1e-12, atol=1e-17)
+
+
+def test_gradients_agree_with_finite_differences():
+    inputs = packed()
+    for name in losses.names():
+        config = Algo(loss=name, **FULL | {"is_cap": None})
+        if name == "cispo":  # its weight is detached: not the derivative of its value, by design
+            continue
+        batch = prepare(inputs, config)
+        assert torch.autograd.gradcheck(
+            lambda logp, entropy, batch=batch: batch.share(logp, entropy).sum(),
+            (inputs.logp.clone().requires_grad_(), inputs.entropy.clone().requires_grad_()),
+        )
