@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,34 +14,13 @@ from megatron_patches.generation.packing import pack, unpack
 from megatron_patches.generation.replicas import Replicas
 from megatron_patches.generation.stopping import StopStrings
 from pipeline.errors import InputError, UsageError
-from pipeline.rollout.interface import Prompt, Rollout, Sampling
+from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
 from pipeline.settings import Settings
 
 PREFILL_TOKENS = 8192
 """Most prompt tokens computed at once: enough to keep any device busy, few enough for their activations."""
 PROGRESS_SECONDS = 0.2
 """Shortest time between two progress reports."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far one replica's share of a `generate` has come."""
-
-    rows_done: int
-    rows_total: int
-    tokens: int
-    seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """From the rows finished so far; None before the first has."""
-        if not self.rows_done:
-            return None
-        return self.seconds / self.rows_done * (self.rows_total - self.rows_done)
 
 
 class NativeEngine:
@@ -71,12 +49,12 @@ class NativeEngine:
         sampling: Sampling,
         *,
         on_finish: Callable[[Rollout], None] | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> list[list[Rollout]]:
         """`len(prompts)` groups of `group_size` rollouts, in order, the same on every rank.
 
-        `on_finish` is called once in the world for every rollout as it ends, on the first rank of the replica that made
-        it; `on_progress` now and then on the same ranks.
+        The ranks of a replica take turns in calling `on_finish`: with one replica, rank r of w hears of every w-th
+        rollout of the flattened groups, beginning with number r.
 
         Raises:
             InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
@@ -86,12 +64,13 @@ class NativeEngine:
         costs = [len(prompt.token_ids) + sampling.max_new_tokens // 2 for prompt in prompts]
         mine = self.replicas.share(costs)[self.replicas.index]
         made: dict[tuple[int, int], Rollout] = {}
-        meter = _Meter(len(mine) * group_size, on_progress if self.replicas.leads else None)
+        meter = _Meter(len(mine) * group_size, on_progress if self.replicas.rank == 0 else None)
 
         def finish(ended: Finished) -> None:
             rollout = self._rollout(prompts[ended.request.prompt], ended)
             made[ended.request.prompt, ended.request.sample] = rollout
-            if on_finish is not None and self.replicas.leads:
+            number = ended.request.prompt * group_size + ended.request.sample
+            if on_finish is not None and number % self.replicas.size == self.replicas.rank:
                 on_finish(rollout)
             meter.row()
 
@@ -195,7 +174,7 @@ class NativeEngine:
 class _Meter:
     """Counts rows and tokens and reports them, not too often."""
 
-    def __init__(self, rows_total: int, report: Callable[[Progress], None] | None):
+    def __init__(self, rows_total: int, report: Callable[[GenerationProgress], None] | None):
         self.total, self.sink = rows_total, report
         self.rows = self.tokens = 0
         self.start = self.last = time.perf_counter()
@@ -211,4 +190,4 @@ class _Meter:
     def report(self) -> None:
         self.last = time.perf_counter()
         if self.sink is not None:
-            self.sink(Progress(self.rows, self.total, self.tokens, self.last - self.start))
+            self.sink(GenerationProgress(self.rows, self.total, self.tokens, self.last - self.start))

@@ -21,8 +21,10 @@ class Replicas:
     count: int
     index: int
     """This rank's replica."""
-    leads: bool
-    """True on a replica's first rank: the one that reports progress and finished rollouts."""
+    size: int
+    """Ranks of one replica."""
+    rank: int
+    """This rank within its replica."""
 
     @classmethod
     def of_world(cls) -> "Replicas":
@@ -35,9 +37,10 @@ class Replicas:
             )
         tensor = parallel_state.get_tensor_model_parallel_world_size()
         expert = parallel_state.get_expert_tensor_and_model_parallel_group().size()
-        size, rank = lcm(tensor, expert), dist.get_rank()
+        size = lcm(tensor, expert)
         assert dist.get_world_size() % size == 0, "Megatron's groups are consecutive ranks when pp is 1"
-        return cls(dist.get_world_size() // size, rank // size, rank % size == 0)
+        index, rank = divmod(dist.get_rank(), size)
+        return cls(dist.get_world_size() // size, index, size, rank)
 
     def share(self, costs: list[int]) -> list[list[int]]:
         """Indices of `costs` for each replica, about equally heavy (longest first, to the lightest); the same on every
@@ -55,5 +58,5 @@ class Replicas:
         if self.count == 1:
             return [mine]
         gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, mine if self.leads else None)
+        dist.all_gather_object(gathered, mine if self.rank == 0 else None)
         return [part for part in gathered if part is not None]

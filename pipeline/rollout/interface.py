@@ -1,5 +1,6 @@
 """What every rollout engine takes and gives. Nothing here knows which engine it is."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -53,14 +54,49 @@ class Rollout:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class GenerationProgress:
+    """How far one copy of the model has come with its share of a `generate`."""
+
+    rows_done: int
+    rows_total: int
+    tokens: int
+    """Sampled so far, those of unfinished rows included."""
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """From the rows finished so far; None before the first has."""
+        if not self.rows_done:
+            return None
+        return self.seconds / self.rows_done * (self.rows_total - self.rows_done)
+
+
 class RolloutEngine(Protocol):
     """Generates on every rank of the torchrun world in step (SPMD): all ranks call with the same prompts, and all get
     all rollouts back, grouped by prompt in the order of `prompts`."""
 
     policy_version: int
 
-    def generate(self, prompts: list[Prompt], group_size: int, sampling: Sampling) -> list[list[Rollout]]:
-        """Returns `len(prompts)` groups of `group_size` rollouts."""
+    def generate(
+        self,
+        prompts: list[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        *,
+        on_finish: Callable[[Rollout], None] | None = None,
+        on_progress: Callable[[GenerationProgress], None] | None = None,
+    ) -> list[list[Rollout]]:
+        """Returns `len(prompts)` groups of `group_size` rollouts.
+
+        `on_finish` hears of every rollout as it ends, on exactly one rank of the world, so that grading can start while
+        others are still being sampled. `on_progress` is called now and then on the first rank of each copy of the
+        model, and with `rows_done == rows_total` at the end.
+        """
         ...
 
     def sync(self, actor: Any, policy_version: int) -> dict[str, float]:
