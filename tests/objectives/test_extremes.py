@@ -15,7 +15,9 @@ ON = {"kl_coef": 0.1, "entropy_coef": 0.01, "is_cap": 2.0, "dual_clip": 3.0}
 def evaluate(config: Algo, dtype: torch.dtype = torch.float32, **given):
     """Loss, gradients by log-prob and entropy, and metrics of rows [B, T]; what is not given is ordinary."""
     base = torch.full((2, 3), -1.0, dtype=dtype)
-    tensors = {name: given.get(name, base).to(dtype).clone() for name in ("logp", "old_logp", "ref_logp", "rollout_logp")}
+    tensors = {
+        name: given.get(name, base).to(dtype).clone() for name in ("logp", "old_logp", "ref_logp", "rollout_logp")
+    }
     tensors["logp"] = tensors["logp"].requires_grad_()
     entropy = given.get("entropy", base.abs()).to(dtype).clone().requires_grad_()
     advantages = given.get("advantages", torch.tensor([1.0, -1.0]))

@@ -71,6 +71,8 @@ def register(
     """Decorator that puts a token function into the table; the fields are those of `Loss`."""
 
     def add(function: TokenFunction) -> TokenFunction:
+        if name in _LOSSES and _LOSSES[name].function.__module__ != function.__module__:
+            raise ValueError(f"there is a policy loss {name!r} already; take another name")
         _LOSSES[name] = Loss(
             name=name, function=function, separable=separable, elastic=elastic, matched=matched,
             base_bounds=base_bounds, ratio=ratio, cuts=cuts,
