@@ -40,7 +40,8 @@ esac
 extras_ready() {
     [[ " ${ETR_EXTRAS-} " != *cpu-vllm* ]] || is_ready cpu-vllm cpu-vllm.txt || return 1
     # A machine without the driver's tool has no GPU; where it has, asking it on every start would cost a second.
-    ! command -v nvidia-smi >/dev/null 2>&1 || is_ready gpu gpu.txt || ! nvidia-smi -L 2>/dev/null | grep -q "GPU "
+    ! command -v nvidia-smi >/dev/null 2>&1 || is_ready gpu gpu.txt || is_ready gpu-failed gpu.txt ||
+        ! nvidia-smi -L 2>/dev/null | grep -q "GPU "
 }
 
 if ! { is_ready base torch.txt cpu.txt && extras_ready; }; then

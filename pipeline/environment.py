@@ -28,14 +28,14 @@ def digest(layer: str) -> str:
     return hashlib.sha256(b"".join((ROOT / "requirements" / name).read_bytes() for name in LAYERS[layer])).hexdigest()
 
 
-def stamp(layer: str) -> Path:
-    return VENV / f".stamp-{layer}"
+def stamp(layer: str, failed: bool = False) -> Path:
+    return VENV / f".stamp-{layer}{'-failed' if failed else ''}"
 
 
-def is_ready(layer: str) -> bool:
-    """True if the layer was installed whole, from the requirements as they are now."""
+def is_ready(layer: str, failed: bool = False) -> bool:
+    """True if the layer was installed whole (or, `failed`, tried in vain) from the requirements as they are now."""
     try:
-        return stamp(layer).read_text().strip() == digest(layer)
+        return stamp(layer, failed).read_text().strip() == digest(layer)
     except OSError:
         return False
 
@@ -113,7 +113,7 @@ def main() -> int:
             say("another process is making the environment; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         for layer in wanted():
-            if is_ready(layer):
+            if is_ready(layer) or (layer == "gpu" and is_ready(layer, failed=True)):
                 continue
             free = shutil.disk_usage(ROOT).free / 2**30
             if free < NEEDED_GIB[layer]:
@@ -127,6 +127,11 @@ def main() -> int:
                     3,
                 )
             except (RuntimeError, OSError) as error:
+                if layer == "gpu":  # the actor and its own engine run on GPUs without them
+                    say(f"{error}\nThe GPU extras (vllm, transformer-engine) are missing; going on without them.")
+                    say(f"To try again: rm {stamp('gpu', failed=True)}")
+                    stamp("gpu", failed=True).write_text(digest("gpu") + "\n")
+                    continue
                 return fail(f"{error}\nThe environment is half-made; the same command makes it anew.", 3)
             except KeyboardInterrupt:
                 return fail("Interrupted; the environment is half-made, and the same command makes it anew.", 1)

@@ -147,3 +147,15 @@ def test_no_python_that_fits_is_told(house, tmp_path):
     )
     assert result.returncode == 2
     assert "Python 3.11 or 3.12 is needed" in result.stderr
+
+
+def test_a_gpu_adds_its_extras_once_even_if_they_cannot_be_had(house, bash, tmp_path):
+    (tmp_path / "tools" / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: some GPU'\n")
+    (tmp_path / "tools" / "nvidia-smi").chmod(0o755)
+    assert "installs" in bash(house, "stage=rl", "model=8b").stdout
+    digest = hashlib.sha256((house / "requirements" / "gpu.txt").read_bytes()).hexdigest()
+    (house / ".venv" / ".stamp-gpu-failed").write_text(digest + "\n")  # tried in vain
+    assert "installs" not in bash(house, "stage=rl", "model=8b").stdout
+    (tmp_path / "tools" / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")  # the tool is there, a GPU is not
+    (house / ".venv" / ".stamp-gpu-failed").unlink()
+    assert "installs" not in bash(house, "stage=rl", "model=8b").stdout
