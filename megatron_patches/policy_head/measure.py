@@ -146,13 +146,15 @@ def gemm_rate(case: Case, device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _weight(case: Case, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """This rank's rows; the same matrix whatever the number of ranks, made in slices that leave nothing behind."""
-    rows = case.vocab // case.tp
+    """This rank's rows of one matrix, whatever the number of ranks; made block by block, so that nothing is left behind
+    in the allocator."""
+    rows, block = case.vocab // case.tp, 4096
+    start = case.rank * rows
     weight = torch.empty(rows, case.hidden, device=device, dtype=dtype)
-    for lo in range(0, rows, 8192):
-        hi = min(lo + 8192, rows)
-        random = torch.Generator().manual_seed(1 + case.rank * rows + lo)
-        weight[lo:hi] = torch.randn(hi - lo, case.hidden, generator=random) * (2 / case.hidden**0.5)
+    for number in range(start // block, -(-(start + rows) // block)):
+        made = torch.randn(block, case.hidden, generator=torch.Generator().manual_seed(1 + number))
+        lo, hi = max(number * block, start), min((number + 1) * block, start + rows)
+        weight[lo - start : hi - start] = made[lo - number * block : hi - number * block] * (2 / case.hidden**0.5)
     return weight
 
 

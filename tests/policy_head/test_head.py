@@ -287,3 +287,20 @@ def test_wrong_arguments_are_named(change, message):
     arguments = {"hidden": p.hidden, "weight": p.weight, "targets": p.targets} | change
     with pytest.raises(ValueError, match=message):
         token_logprobs(**arguments)
+
+
+def test_fused_mode_names_what_it_cannot_do():
+    p = problem()
+    with pytest.raises(ValueError, match=r"one number a position, \[36\]; got \[\]"):
+        fused_policy_head(p.hidden, p.weight, p.targets, lambda _at, logp, _entropy: logp.sum())
+    half = problem(dtype=torch.float16)
+    with pytest.raises(ValueError, match="loss scale"):
+        fused_policy_head(half.hidden, half.weight, half.targets, p.objective)
+
+
+def test_an_objective_that_ignores_the_policy_moves_nothing():
+    p = problem()
+    loss = fused_policy_head(p.hidden, p.weight, p.targets, lambda at, _logp, _entropy: p.by_logp[at])[0]
+    loss.backward()
+    assert largest_gap((loss, p.by_logp.sum())) < 1e-12
+    assert not p.weight.grad.any()
