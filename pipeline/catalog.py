@@ -116,12 +116,19 @@ STAGES = {
     )
 }
 
+IRRELEVANT = frozenset(
+    {
+        "rl.save_every", "rl.keep_checkpoints", "rl.sample_rollouts", "verify.workers", "verify.memory_gib",
+        "verify.cache_size", "rollout.max_concurrent", "rollout.kv_memory_gib", "rollout.gpu_memory_share",
+        "rollout.sync_bucket_mib",
+    }
+)  # fmt: skip
+"""Settings within the sections above that no result depends on."""
+
 HARMLESS = frozenset(
     {
-        "rl.steps", "rl.save_every", "rl.eval_every", "rl.keep_checkpoints", "rl.sample_rollouts",
-        "verify.workers", "verify.memory_gib", "verify.cache_size", "rollout.max_concurrent", "rollout.kv_memory_gib",
-        "rollout.gpu_memory_share", "rollout.sync_bucket_mib", "rollout.offline_group_size",
-        "rollout.offline_shard_prompts", "rollout.offline_split",
+        "rl.steps", "rl.eval_every", "rollout.offline_group_size", "rollout.offline_shard_prompts",
+        "rollout.offline_split",
     }
 )  # fmt: skip
 """May differ between the checkpoints of an RL run and its continuation."""

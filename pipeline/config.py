@@ -184,6 +184,8 @@ def _run_name(short: dict[str, str], defaults: dict[str, str], seed: Any) -> str
 
 def _absolute(key: str, value: Any) -> Any:
     """Paths as typed are relative to the user's folder, those in presets to the project's."""
+    if key == "runs_dir":
+        return str(Path(os.environ.get("ETR_FOLDER", "."), Path(value).expanduser()).absolute())
     if not (key in PATHS or key.startswith("data.eval_path.")):
         return value
     if isinstance(value, list):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import read_json, write_json
-from pipeline.catalog import HARMLESS, Job
+from pipeline.catalog import HARMLESS, IRRELEVANT, Job
 from pipeline.errors import InputError, UsageError
 from pipeline.settings import Settings
 
@@ -22,7 +22,7 @@ WHOLE_FILE = 256 << 20
 
 
 def flat(settings: Settings, keys: tuple[str, ...]) -> dict[str, Any]:
-    """The chosen sections and keys as dotted key -> plain value."""
+    """The chosen sections and keys as dotted key -> plain value, without those that no result depends on."""
     values = settings.model_dump(mode="json")
     found: dict[str, Any] = {}
 
@@ -30,7 +30,7 @@ def flat(settings: Settings, keys: tuple[str, ...]) -> dict[str, Any]:
         if isinstance(value, dict) and value:
             for name, inner in value.items():
                 collect(f"{prefix}.{name}", inner)
-        else:
+        elif prefix not in IRRELEVANT:
             found[prefix] = value
 
     for key in keys:

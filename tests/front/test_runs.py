@@ -97,6 +97,8 @@ def test_everything_runs_in_order_once_and_ends_with_a_summary(tmp_path, run):
     assert code == 0
     assert worked(out) == []
     assert out.count("skipped, its manifest matches") == 8
+    code, out, _ = run("stage=all", "verify.workers=3", "rl.save_every=7")  # no result depends on these
+    assert worked(out) == []
 
 
 def test_a_change_runs_again_what_depends_on_it_and_says_why(run):
