@@ -65,6 +65,10 @@ class Algo(Section):
             near = difflib.get_close_matches(self.loss, LOSSES, 1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(f"algo.loss={self.loss} is no policy loss.{hint} Allowed: {', '.join(LOSSES)}")
+        if self.import_path is not None and not all(self.import_path.rpartition(":")[::2]):
+            raise ValueError(
+                f"algo.import_path={self.import_path} must read path/to/file.py:function or package.module:function"
+            )
         if self.scale_min > self.scale_max:
             raise ValueError(f"algo.scale_min={self.scale_min} is above algo.scale_max={self.scale_max}")
         if self.reward_min >= self.reward_max:

@@ -1,0 +1,41 @@
+"""The algorithm presets: each loads, states only what differs from the defaults, and is the algorithm of its name."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.objectives import losses
+from pipeline.settings import Algo
+from pipeline.settings.algo import LOSSES
+
+FOLDER = Path(__file__).parents[2] / "configs" / "algo"
+
+
+def preset(name: str) -> dict:
+    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["algo"]
+
+
+def test_there_is_a_preset_for_every_loss():
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(LOSSES) == set(losses.names())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_preset_is_checked_and_states_only_what_differs(name):
+    stated = preset(name)
+    config = Algo(**stated)
+    assert config.loss == name
+    default = Algo()
+    for key, value in stated.items():
+        assert key == "loss" or value != getattr(default, key), key
+    assert losses.of(config).elastic or (config.alpha, config.beta) == (0, 0)  # what is printed is what happens
+
+
+def test_the_control_is_matched_to_the_default_etr():
+    etr, control = Algo(**preset("etr")), Algo(**preset("grpo_matched"))
+    assert control.model_copy(update={"loss": "etr"}) == etr
+
+
+def test_grpo_is_the_published_one():
+    config = Algo(**preset("grpo"))
+    assert (config.eps_low, config.eps_high, config.aggregate) == (0.2, 0.2, "seq-mean-token-mean")
