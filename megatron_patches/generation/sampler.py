@@ -13,6 +13,7 @@ from pipeline.rollout.interface import Sampling
 GOLDEN = -0x61C8864680B583EB  # 2^64 / golden ratio, odd: the counter's stride in SplitMix64 (Steele et al. 2014)
 MIX_1, MIX_2 = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # its finaliser's multipliers, as signed 64-bit numbers
 UNIFORM_BITS = 48  # few enough that u * total stays below total after rounding to fp64
+CANDIDATES = 1024  # tokens that the filters look at first: top-p sets are rarely larger
 BLOCK = 1024  # vocabulary entries of one block of the two-level inverse CDF
 
 
@@ -72,18 +73,32 @@ def filtered(logits: torch.Tensor, top_k: int, top_p: float) -> tuple[torch.Tens
     """Kept tokens, most probable first: unnormalised weights fp32 [R, K] (0 = dropped) and their token ids [R, K].
 
     top_k keeps exactly k tokens; top_p the smallest set of the most probable whose mass reaches p. Ties go to the lower
-    token id (the sort is stable).
+    token id. Long rows are not sorted whole: the kept tokens are looked for among the largest few, and the full sort is
+    made only if a row's set reaches the last of them.
     """
+    if logits.shape[1] > 4 * CANDIDATES and top_k < CANDIDATES:
+        some = logits.topk(CANDIDATES, dim=-1).indices.sort(dim=-1).values  # by id, so that the sort below breaks ties
+        values, places = logits.gather(-1, some).sort(dim=-1, descending=True, stable=True)
+        total = (logits - values[:, :1]).exp_().sum(-1, keepdim=True, dtype=torch.float64)
+        weights = _cut(values, top_k, top_p, total)
+        smallest_kept = (values[:, : weights.shape[1]]).masked_fill(weights == 0, torch.inf).amin(-1)
+        if bool((smallest_kept > values[:, -1]).all()):
+            return weights, some.gather(-1, places[:, : weights.shape[1]])
     values, order = logits.sort(dim=-1, descending=True, stable=True)
-    if top_k:
-        values, order = values[:, :top_k], order[:, :top_k]
+    weights = _cut(values, top_k, top_p, None)
+    return weights, order[:, : weights.shape[1]]
+
+
+def _cut(values: torch.Tensor, top_k: int, top_p: float, total: torch.Tensor | None) -> torch.Tensor:
+    """Weights of descending logits [R, C], 0 beyond the filters. `total` [R, 1]: the whole row's mass, if C is a part."""
+    values = values[:, :top_k] if top_k else values
     weights = (values - values[:, :1]).exp()
     if top_p < 1:
-        mass = weights.double().cumsum(-1)
-        before = mass - weights
-        weights = weights.masked_fill(before >= top_p * mass[:, -1:], 0.0)
+        mass = weights.cumsum(-1, dtype=torch.float64)
+        total = mass[:, -1:] if top_k or total is None else total
+        weights = weights.masked_fill(mass - weights >= top_p * total, 0.0)
         weights[:, 0] = 1.0  # top_p may be tiny; the most probable token always stays
-    return weights, order
+    return weights
 
 
 def inverse_cdf(weights: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
