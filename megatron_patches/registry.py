@@ -5,6 +5,7 @@ anything of it is changed; `report()` is what `stage=doctor` prints.
 
 import importlib.metadata
 import importlib.util
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,6 +128,10 @@ def needs_cpu() -> bool:
 
 def install() -> None:
     """Check every patch, then put the import hook in place where there is no CUDA. Idempotent."""
+    # Upstream says at every import and checkpoint which extensions are missing and which torch calls are deprecated, on
+    # every rank; none of it is for the person who runs a stage.
+    for origin in (r"megatron\.", r"torch\.distributed\."):
+        warnings.filterwarnings("ignore", module=origin)
     check()
     if needs_cpu():
         hook.install()

@@ -48,6 +48,11 @@ class TensorFolder:
     def names(self) -> list[str]:
         return list(self._files)
 
+    def check(self) -> None:
+        """Open every file, which notices truncated ones. Raises InputError naming the first bad one."""
+        for file in sorted(set(self._files.values())):
+            self._handle(file)
+
     def read(self, name: str) -> torch.Tensor:
         """The whole tensor on the CPU. Raises InputError when it is not there."""
         if name not in self._files:

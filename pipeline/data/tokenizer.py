@@ -1,0 +1,112 @@
+"""Tokenizers: the model's own, or a SentencePiece one trained on the data (the tiny preset).
+
+Everything else loads tokenizers with `load`, that is with transformers. For a trained one the folder therefore holds both:
+`tokenizer.model` as SentencePiece wrote it, and the same pieces as a fast tokenizer with the same ids.
+"""
+
+import io
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError, UsageError
+from pipeline.settings import Settings
+
+SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
+PIECES = ["\\boxed{", *(str(n) for n in range(10, 20))]
+"""Pieces that are one token each: what every response says, and the two-digit totals of the embedded problems."""
+
+
+def load(folder: Path | str) -> Any:
+    """The tokenizer in `folder`, by transformers. Raises InputError where there is none or it cannot be read."""
+    from transformers import AutoTokenizer
+
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder; a tokenizer is made by the preprocess stage, or comes with model.path")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{folder} holds no tokenizer that transformers can read ({first})") from error
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"{folder}: the tokenizer has no end-of-text token (eos_token), so no response could end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def prepare(settings: Settings, texts: Iterable[str], folder: Path) -> Any:
+    """Put the run's tokenizer into `folder` and load it: trained on `texts`, or copied from `model.path`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if settings.data.tokenizer == "sentencepiece":
+        train(texts, folder, settings.model.vocab_size)
+        return load(folder)
+    if settings.model.path is None:
+        name = settings.model.published_as or "a Hugging Face model"
+        raise UsageError(
+            f"model.path is not set: download {name} and give its folder as model.path=..., "
+            "or take data.tokenizer=sentencepiece to train a tokenizer"
+        )
+    source = Path(settings.model.path)
+    tokenizer = load(source)
+    for file in source.iterdir():
+        if file.is_file() and any(mark in file.name for mark in ("token", "vocab", "merges", "chat_template")):
+            shutil.copyfile(file, folder / file.name)
+    return tokenizer
+
+
+def train(texts: Iterable[str], folder: Path, largest: int) -> None:
+    """Train SentencePiece on `texts` and write it to `folder` in both forms. At most `largest` pieces.
+
+    The model is of single characters with whole-word pieces for `PIECES`: on problems of a dozen symbols there is
+    nothing for merges to gain, and both forms then segment alike by construction.
+    """
+    import sentencepiece as spm
+
+    model = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="char",
+        vocab_size=largest,
+        hard_vocab_limit=False,
+        user_defined_symbols=PIECES,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        character_coverage=1.0,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=3,
+        unk_piece=SPECIAL[0],
+        bos_piece=SPECIAL[1],
+        eos_piece=SPECIAL[2],
+        pad_piece=SPECIAL[3],
+        num_threads=1,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    processor = spm.SentencePieceProcessor(model_proto=model.getvalue())
+    pieces = {processor.id_to_piece(i): i for i in range(processor.get_piece_size())}
+    _fast(pieces).save_pretrained(str(folder))
+
+
+def _fast(pieces: dict[str, int]) -> Any:
+    """The same pieces as a fast tokenizer: characters, with `PIECES` matched first."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(vocab=pieces, merges=[], unk_token=SPECIAL[0]))
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")  # how SentencePiece writes a space
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse()])
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in PIECES])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token=SPECIAL[0],
+        bos_token=SPECIAL[1],
+        eos_token=SPECIAL[2],
+        pad_token=SPECIAL[3],
+        clean_up_tokenization_spaces=False,
+    )
