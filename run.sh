@@ -6,6 +6,14 @@ root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 export ETR_FOLDER="$PWD" # paths on the command line are relative to where it was typed
 
+case "$(uname -s)" in
+Linux | Darwin) ;;
+*)
+    echo "Linux is needed (macOS does for trying things on CPU); this is $(uname -s). On Windows use WSL." >&2
+    exit 2
+    ;;
+esac
+
 fits() { # is it a Python that works, of a version that the pins fit?
     "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
 }

@@ -186,6 +186,9 @@ def _absolute(key: str, value: Any) -> Any:
     """Paths as typed are relative to the user's folder, those in presets to the project's."""
     if key == "runs_dir":
         return str(Path(os.environ.get("ETR_FOLDER", "."), Path(value).expanduser()).absolute())
+    if key == "algo.import_path" and isinstance(value, str) and ".py:" in value:
+        file, _, name = value.rpartition(":")
+        return f"{_absolute('model.path', file)}:{name}"
     if not (key in PATHS or key.startswith("data.eval_path.")):
         return value
     if isinstance(value, list):
@@ -235,6 +238,8 @@ def _validated(values: dict[str, Any], origin: dict[str, str]) -> Settings:
 def _explain(detail: Any, origin: dict[str, str]) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     where = origin.get(key) or next((place for k, place in origin.items() if key.startswith(k + ".")), None)
+    if detail["type"] == "value_error":  # a section's own rule, which names its keys itself
+        return str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "missing":
         return f"{key} is missing. Allowed: {describe(key)}"
     if detail["type"] == "extra_forbidden":

@@ -7,7 +7,6 @@ its device; on CPU it would only ask an accelerator that is not there, so torchr
 
 import base64
 import json
-import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -58,7 +57,7 @@ def command(job: Job, root: Path, node_rank: int) -> Command:
     else:
         env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     if job.launcher == "plain":
-        env["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+        env["OMP_NUM_THREADS"] = str(machines.cores())
         return Command([sys.executable, *target], env)
     if job.launcher == "deepspeed" and gpus:
         return Command(

@@ -52,6 +52,11 @@ def gpu_count() -> int:
     return min(present, len(visible.split(","))) if visible is not None else present
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def uses_gpus(cluster: Cluster) -> bool:
     """Whether the ranks run on GPUs: as `cluster.device` says, and for auto where there are enough of them."""
     if cluster.device != "auto":
@@ -63,7 +68,7 @@ def threads_per_rank(cluster: Cluster) -> int:
     """CPU threads of one rank: as set, the cores shared out on a CPU machine, 8 beside a GPU."""
     if cluster.threads_per_rank is not None:
         return cluster.threads_per_rank
-    return 8 if uses_gpus(cluster) else max(1, len(os.sched_getaffinity(0)) // cluster.devices_per_node)
+    return 8 if uses_gpus(cluster) else max(1, cores() // cluster.devices_per_node)
 
 
 def check_devices(cluster: Cluster) -> None:

@@ -113,6 +113,13 @@ def state_of(job: Job, root: Path) -> State:
     )
     if reads_model and job.settings.model.path:
         inputs[job.settings.model.path] = fingerprint(Path(job.settings.model.path))
+    if job.stage.name in ("evaluate", "export"):
+        source = (job.settings.evaluate if job.stage.name == "evaluate" else job.settings.export).checkpoint
+        if source not in ("before", "after"):
+            inputs[source] = fingerprint(Path(source))
+    loss_file = (job.settings.algo.import_path or "").rpartition(":")[0]
+    if job.stage.name == "rl" and loss_file.endswith(".py"):
+        inputs[loss_file] = fingerprint(Path(loss_file))
     if job.stage.name == "report":
         for path in ("metrics.jsonl", "samples.jsonl", "evaluate/before.json", "evaluate/after.json"):
             inputs[path] = fingerprint(root / path)

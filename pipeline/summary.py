@@ -1,13 +1,13 @@
 """A run's own records: `environment.json` (what it ran on) and `summary.json` (how long, how good)."""
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline import machines
 from pipeline.artifacts import read_json, write_json
 from pipeline.catalog import STAGES
 from pipeline.door import ROOT
@@ -48,7 +48,7 @@ def write_environment(root: Path) -> None:
             "revision": revision(),
             "host": platform.node(),
             "platform": platform.platform(),
-            "cpus": len(os.sched_getaffinity(0)),
+            "cpus": machines.cores(),
             "executable": sys.executable,
         },
     )

@@ -46,7 +46,7 @@ def machine() -> list[str]:
     return [
         f"python               {platform.python_version()} ({sys.executable})",
         f"system               {platform.platform()}",
-        f"cores                {len(os.sched_getaffinity(0))} usable of {os.cpu_count()}",
+        f"cores                {machines.cores()} usable of {os.cpu_count()}",
         f"memory               {memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB available",
         f"disk                 {disk.free / GIB:.1f} of {disk.total / GIB:.1f} GiB free at {ROOT}",
         f"C++ compiler         {shutil.which('g++') or shutil.which('c++') or 'none (not needed by the CPU path)'}",

@@ -140,7 +140,7 @@ def test_an_unknown_extra_is_refused(house):
 def test_no_python_that_fits_is_told(house, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
-    for tool in ("bash", "dirname", "cat", "sha256sum", "env"):
+    for tool in ("bash", "dirname", "cat", "sha256sum", "env", "uname"):
         (empty / tool).symlink_to(shutil.which(tool))
     result = subprocess.run(
         ["bash", str(house / "run.sh")], env={"PATH": str(empty)}, capture_output=True, text=True, cwd=tmp_path
