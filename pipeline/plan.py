@@ -207,6 +207,8 @@ def _layout_lines(settings: Settings) -> list[str]:
 
 def _memory_lines(settings: Settings) -> list[str]:
     memory, device = _memory(settings), settings.cluster.device_memory_gib
+    unit, name = (GIB, "GiB") if memory.peak > 4 * GIB else (GIB / 1024, "MiB")
+    share = f"vLLM's share of {settings.rollout.gpu_memory_share:g}"
     rows = [
         ("weights", memory.weights, settings.model.dtype),
         ("gradients", memory.gradients, "fp32"),
@@ -214,16 +216,18 @@ def _memory_lines(settings: Settings) -> list[str]:
         ("reference", memory.reference, "for the KL term" if memory.reference else "no KL term"),
         ("overhead", memory.overhead, "context, communication buffers, allocator"),
         ("activations", memory.activations, "recomputed" if settings.rl.recompute else "kept"),
-        ("policy head", memory.head, f"{settings.rl.head_chunk_tokens} positions at a time;"
-         f" whole logits would take {memory.logits_avoided / GIB:.1f}"),
-        ("generation", memory.generation, "KV cache, at most" if engine(settings) == "native"
-         else f"vLLM's share of {settings.rollout.gpu_memory_share:g}"),
-    ]  # fmt: skip
-    lines = ["Memory of the fullest device, GiB (estimate)"]
-    lines += [f"  {name:<12}{size / GIB:8.1f}  {note}" for name, size, note in rows]
+        (
+            "policy head",
+            memory.head,
+            f"{settings.rl.head_chunk_tokens} positions at a time; whole logits: {memory.logits_avoided / unit:.1f}",
+        ),
+        ("generation", memory.generation, "KV cache, at most" if engine(settings) == "native" else share),
+    ]
+    lines = [f"Memory of the fullest device, {name} (estimate)"]
+    lines += [f"  {what:<12}{size / unit:8.1f}  {note}" for what, size, note in rows]
     lines.append(
-        f"  peak        {memory.peak / GIB:8.1f}  training {memory.training / GIB:.1f},"
-        f" generating {memory.generating / GIB:.1f}; a device has {device:g}"
+        f"  peak        {memory.peak / unit:8.1f}  training {memory.training / unit:.1f},"
+        f" generating {memory.generating / unit:.1f}; a device has {device * GIB / unit:g}"
     )
     if memory.peak > device * GIB:
         cure = "rl.recompute=true, a smaller layout.micro_batch_tokens"
