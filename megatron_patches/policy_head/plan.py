@@ -63,7 +63,7 @@ class Plan:
         return self.total if self.positions is None else self.positions.shape[0]
 
     def chunks(self) -> list[tuple[int, int]]:
-        """Ranges of the N positions, of at most `chunk_tokens` and nearly equal length."""
+        """Ranges of the N positions, of at most `chunk_tokens`."""
         return even_ranges(self.count, self.chunk_tokens)
 
     def where(self, lo: int, hi: int) -> slice | Tensor:

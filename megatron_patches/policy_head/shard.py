@@ -1,7 +1,6 @@
 """One rank's rows of the output weight, and the head's three collectives over the tensor-parallel group."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch.distributed as dist
 from torch import Tensor
@@ -32,14 +31,17 @@ class VocabShard:
         return cls(group, first, min(max(real - first, 0), weight.shape[0]))
 
     def tiles(self, size: int) -> list[tuple[int, int]]:
-        """Local row ranges of at most `size` rows, of nearly equal length; none on a rank that holds padding alone."""
+        """Local row ranges of at most `size` rows; none on a rank that holds padding alone."""
         return even_ranges(self.rows, size)
 
 
 def even_ranges(total: int, size: int) -> list[tuple[int, int]]:
-    """Cut `0..total-1` into ranges `[lo, hi)` of at most `size`, of nearly equal length; none where total is 0."""
-    count = -(-total // size)
-    return list(pairwise(total * i // count for i in range(count + 1))) if count else []
+    """Cut `0..total-1` into ranges `[lo, hi)` of at most `size`: as few as that takes and, but for the last, of one
+    length, which is a multiple of 64 where `size` allows it, for rows that start on a cache line."""
+    step = -(-total // max(-(-total // size), 1))
+    aligned = -(-step // 64) * 64
+    step = max(aligned if aligned <= size else step, 1)
+    return [(lo, min(lo + step, total)) for lo in range(0, total, step)]
 
 
 def group_size(group: dist.ProcessGroup | None) -> int:

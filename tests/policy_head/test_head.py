@@ -14,6 +14,7 @@ sys.path.append(str(Path(__file__).parent))
 from head_cases import largest_gap, naive, problem
 
 from megatron_patches.policy_head import fused_policy_head, token_logprobs
+from megatron_patches.policy_head.shard import even_ranges
 
 TILES = [{}, {"chunk_tokens": 10, "chunk_vocab": 16}, {"chunk_tokens": 1, "chunk_vocab": 7}]
 POSITIONS = {
@@ -304,3 +305,12 @@ def test_an_objective_that_ignores_the_policy_moves_nothing():
     loss.backward()
     assert largest_gap((loss, p.by_logp.sum())) < 1e-12
     assert not p.weight.grad.any()
+
+
+@pytest.mark.parametrize("total", [0, 1, 63, 64, 65, 1000, 75_968])
+@pytest.mark.parametrize("size", [1, 7, 64, 100, 4096])
+def test_ranges_cover_everything_once_in_few_pieces(total, size):
+    ranges = even_ranges(total, size)
+    assert [i for lo, hi in ranges for i in range(lo, hi)] == list(range(total))
+    assert all(0 < hi - lo <= size for lo, hi in ranges)
+    assert len(ranges) == -(-total // size)
