@@ -187,3 +187,18 @@ def test_two_ranks_add_up_to_the_whole(tmp_path, request):
     script = tmp_path / "rank.py"
     script.write_text(RANK)
     run_ranks(2, script, request.path.parent)
+
+
+@pytest.mark.parametrize("name", ["etr", "gspo", "cispo", "grpo_matched"])
+def test_nothing_waits_for_the_device(name):
+    """Tensors without storage have no values that one could wait for: reading one raises."""
+    inputs = batch()
+    lengths = inputs.mask.sum(1).to("meta")
+    moved = {k: v.to("meta") for k, v in vars(inputs).items() if isinstance(v, torch.Tensor)}
+    inputs = replace(inputs, **moved, lengths=lengths)
+    config = CONFIG.model_copy(update={"loss": name, "aggregate": "seq-mean-token-mean"})
+    loss, sums = policy_loss(replace(inputs, logp=inputs.logp.requires_grad_()), config)
+    loss.backward()
+    assert (sums + sums).sums.device.type == "meta"
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        sums.finalize()

@@ -1,6 +1,7 @@
 """Every loss and aggregation on 1,000 random batches against an independent reference: value and gradient.
 
-fp64 to 1e-12; fp32 to 1e-6 of what the fp64 formulas give for the same fp32 numbers. Rewards are binary, few-valued,
+fp64 to 1e-12; fp32 to 1e-6 of what the fp64 formulas give for the same fp32 numbers (every fourth batch, and all of
+them in a slow test: the arithmetic inside is the same). Rewards are binary, few-valued,
 continuous and all equal; lengths may be 0; rows are padded with NaN, or packed; terms are switched on and off at random.
 """
 
@@ -140,19 +141,27 @@ def compare(case: Case, inputs: PolicyLossInputs, samples, loss: str, aggregate:
         if not on:
             assert grad is None or not grad.any()
             continue
+        tiny = torch.finfo(grad.dtype).tiny  # below it a number has fewer digits
         flat = grad[inputs.mask.bool()].tolist()
         wanted = [x for row in rows for x in row]
-        assert all(abs(a - b) <= relative * abs(b) for a, b in zip(flat, wanted, strict=True)), label
+        assert all(abs(a - b) <= relative * abs(b) + tiny for a, b in zip(flat, wanted, strict=True)), label
         assert not grad[~inputs.mask.bool()].any(), label
 
 
-@pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
-def test_every_loss_and_aggregation_on_random_batches(dtype, relative):
-    for seed in range(BATCHES):
+@pytest.mark.parametrize(
+    ("dtype", "relative", "seeds"),
+    [
+        pytest.param(torch.float64, 1e-12, range(BATCHES), id="fp64"),
+        pytest.param(torch.float32, 1e-6, range(0, BATCHES, 4), id="fp32"),
+        pytest.param(torch.float32, 1e-6, range(BATCHES), id="fp32 all", marks=pytest.mark.slow),
+    ],
+)
+def test_every_loss_and_aggregation_on_random_batches(dtype, relative, seeds):
+    for seed in seeds:
         case = draw(seed)
         inputs = tensors(case, dtype)
         samples = rounded(case.samples, inputs)
-        for loss in (SURROGATES[seed // 2 % 4], *OTHERS):
+        for loss in (SURROGATES[seed // 8 % 4], *OTHERS):
             for aggregate in AGGREGATES:
                 compare(case, inputs, samples, loss, aggregate, relative)
 

@@ -1,5 +1,6 @@
 """Metrics as sums and maxima in two flat vectors: two collectives for all of them, and one wait for the device."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +25,7 @@ class Field:
     bins: Bins | None = None
     """It is a histogram's counts."""
     median: str = ""
-    """The histogram's median is a metric of this name."""
+    """Instead of the histogram itself, its median is a metric of this name."""
     exp: bool = False
     """The median is of the exponential of what the histogram holds."""
 
@@ -100,10 +101,10 @@ def finalize(sums: MetricSums, updates: int = 1) -> dict[str, Number]:
     for field in sums.fields:
         column = columns[field.name]
         if field.bins:
-            named[f"hist/{field.name}"] = {"edges": field.bins.edges(), "counts": column}
-            median = field.bins.median(column)
-            if field.median and median is not None:
-                named[field.median] = torch.tensor(median).double().exp().item() if field.exp else median
+            if not field.median:
+                named[f"hist/{field.name}"] = {"edges": field.bins.edges(), "counts": column}
+            elif (median := field.bins.median(column)) is not None:
+                named[field.median] = math.exp(median) if field.exp else median
         elif "/" in field.name and not field.per:
             named[field.name] = column[0]
         elif "/" in field.name and counts[field.per]:

@@ -15,9 +15,9 @@ from pipeline.objectives.tokens import LOG_RATIO_LIMIT
 PASS_RATE_BINS = 5
 """Clipping is broken down by the group's pass rate: 0-.2, .2-.4, ... .8-1."""
 LOG_RATIO = Bins(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT, 240, "signed_log")
-"""Of log-ratios: a tenth of a decade near 1e-3, so that medians need no sorting over ranks."""
+"""Of log-ratios: 16 bins a decade on either side of 0, so that a median needs no tokens of other ranks."""
 KL3 = Bins(1e-14, 1e9, 230, "log")
-"""Of k3: a tenth of a decade."""
+"""Of k3: 10 bins a decade."""
 
 
 @torch.no_grad()
