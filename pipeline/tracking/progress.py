@@ -28,15 +28,13 @@ LINE_EVERY_SHARE = 0.1
 class Speed:
     """Items a second over the recent past, and the seconds that the rest will take at that speed."""
 
-    def __init__(self, total: float | None, done: float = 0, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, total: float | None, done: float = 0, clock: Clock = time.monotonic, started: float | None = None
+    ) -> None:
         self.total, self.done = total, done
         self._clock = clock
-        self._moments: deque[tuple[float, float]] = deque([(clock(), done)], maxlen=WINDOW)
+        self._moments = deque([(clock() if started is None else started, float(done))], maxlen=WINDOW)
         self._first = True
-
-    def start(self, moment: float) -> None:
-        """The work began at this moment of the clock, before there was a display."""
-        self._moments[0] = (moment, self._moments[0][1])
 
     def reach(self, done: float) -> None:
         """`done` items are finished by now, in all."""
@@ -76,6 +74,7 @@ class Progress:
         label: what is being done, in a word or two.
         unit: what the items are, plural.
         done: items finished earlier (resume).
+        started: the clock's moment at which the work began; now, if not given.
         enabled: False on all ranks but one; then nothing is shown.
         stream, clock: for tests; standard output and `time.monotonic` otherwise.
     """
@@ -87,14 +86,15 @@ class Progress:
         unit: str = "steps",
         *,
         done: int = 0,
+        started: float | None = None,
         enabled: bool = True,
         stream: TextIO | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.label, self.unit, self.enabled = label, unit, enabled
-        self.speed = Speed(total, done, clock)
         self._clock = clock
-        self._started = clock()
+        self._started = clock() if started is None else started
+        self.speed = Speed(total, done, clock, self._started)
         self._start_done = done
         self._stream = stream
         self._printed = (self._started, float(done))
@@ -214,9 +214,9 @@ def shown(value: float | str) -> str:
     if value != value:
         return "nan"
     size = abs(value)
-    if size >= 1000:
+    if size >= 999.5:
         return f"{value:,.0f}"
-    if size >= 100 or value == int(value):
+    if size >= 99.95 or value == int(value):
         return f"{value:.0f}"
     if size >= 10:
         return f"{value:.1f}"

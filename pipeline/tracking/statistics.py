@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 2000
 LEVEL = 0.95
+BLOCK = 50
+"""Resamples held in memory at once."""
 
 
 def pass_at_k(samples: int, right: ArrayLike, k: int) -> NDArray[np.float64]:
@@ -61,12 +63,14 @@ def bootstrap_intervals(
         raise ValueError("there are no problems to draw from")
     problems, random = len(table), np.random.default_rng(seed)
     means = []
-    for _ in range(resamples):
-        # By how often each problem is drawn, not by copies of its row: [problems] @ [problems, columns].
-        times = np.bincount(random.integers(0, problems, problems), minlength=problems)
+    for start in range(0, resamples, BLOCK):
+        draws = min(BLOCK, resamples - start)
+        drawn = random.integers(0, problems, (draws, problems)) + problems * np.arange(draws)[:, None]
+        # By how often each problem is drawn, not by copies of its row: [draws, problems] @ [problems, columns].
+        times = np.bincount(drawn.reshape(-1), minlength=draws * problems).reshape(draws, problems)
         means.append(times @ table / problems)
     tail = (1 - level) / 2
-    return np.quantile(np.stack(means), (tail, 1 - tail), axis=0)
+    return np.quantile(np.concatenate(means), (tail, 1 - tail), axis=0)
 
 
 def summarise(

@@ -130,10 +130,11 @@ class Tracker:
     def _show(self, step: int, row: Mapping[str, Any]) -> None:
         if self._progress is None:
             total, label, stream = self._shape
+            started = self._clock() - row["seconds/step"]
+            done = min(self._resumed, step)
             self._progress = Progress(
-                total, label, "steps", done=min(self._resumed, step), stream=stream, clock=self._clock
+                total, label, "steps", done=done, started=started, stream=stream, clock=self._clock
             )
-            self._progress.speed.start(self._clock() - row["seconds/step"])
         self._progress.reach(step, figures(row), line=True)
 
 

@@ -38,7 +38,9 @@ def fit(values: Iterable[float], log: bool = False, zero: bool = False, ticks: i
         low = 0.0
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         # One value only: room around it, upwards alone where the axis starts at 0.
-        low, high = (0.0, high or 1.0) if zero and low >= 0 else (low - (abs(low) or 1.0), high + (abs(high) or 1.0))
+        low, high = (
+            (0.0, high or 1.0) if zero and low >= 0 else (low - (abs(low) / 10 or 1.0), high + (abs(high) / 10 or 1.0))
+        )
     step = _round_step((high - low) / ticks)
     low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
     count = round((high - low) / step)

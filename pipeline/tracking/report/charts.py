@@ -149,15 +149,15 @@ def thinned(
     return xs, [[_mean(column[start : start + size]) for start in starts] for column in columns]
 
 
-def averaged(values: Values, reach: float = 0.08) -> list[float | None]:
-    """Exponential moving average whose memory is `reach` of the curve; gaps stay gaps."""
-    decay = 1 - 1 / max(2.0, reach * len(values))
+def averaged(values: Values, reach: float = 0.06) -> list[float | None]:
+    """Moving average, centred so that it does not lag behind: nearer steps weigh more, none farther off than `reach` of
+    the curve weighs anything. Gaps stay gaps."""
+    width = max(2, round(reach * len(values)))
     smooth: list[float | None] = []
-    total = weight = 0.0
-    for value in values:
-        if value is not None:
-            total, weight = decay * total + (1 - decay) * value, decay * weight + 1 - decay
-        smooth.append(None if value is None else total / weight)
+    for i, here in enumerate(values):
+        start = max(0, i - width + 1)
+        near = [(width - abs(i - j), v) for j, v in enumerate(values[start : i + width], start) if v is not None]
+        smooth.append(None if here is None else sum(w * v for w, v in near) / sum(w for w, _ in near))
     return smooth
 
 

@@ -118,7 +118,9 @@ def _tiles(data: RunData, metrics: Metrics) -> str:
     shapes = [_shape(data, when) for when in ("before", "after")]
     direct = [number(shape.get("direct_share")) for shape in shapes]
     tiles.append(
-        _tile("only the final box", [None if v is None else written(v, "share") for v in direct], "direct answers")
+        _tile(
+            "direct answers", [None if v is None else written(v, "share") for v in direct], "nothing but the final box"
+        )
     )
     key, unit = ("length_mean", "tokens") if all("length_mean" in shape for shape in shapes) else (
         "characters_mean", "characters")  # fmt: skip
