@@ -12,7 +12,7 @@ import torch.distributed as dist
 from megatron_patches import checkpoint, session
 from megatron_patches.engines import build_engine, sampling_of
 from megatron_patches.policy import Policy
-from pipeline.data.prompts import load_eval_prompts, load_prompts
+from pipeline.data.prompts import load_eval_prompts, read_prompts
 from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.errors import UsageError
 from pipeline.grading import Graded, Grader
@@ -77,7 +77,7 @@ def prompts_of(run: StageRun, settings: Settings, tokenizer) -> list[Prompt]:
     """The prompts of `rollout.offline_split`. Raises UsageError where there is no such split."""
     split = settings.rollout.offline_split
     if split == "train":
-        return load_prompts(run, tokenizer)
+        return read_prompts(run.root / "preprocess" / "train.jsonl", run, tokenizer)
     sets = load_eval_prompts(run, tokenizer, None)
     if split not in sets:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,18 @@ PREFILL_TOKENS = 8192
 """Most prompt tokens computed at once: enough to keep any device busy, few enough for their activations."""
 PROGRESS_SECONDS = 0.2
 """Shortest time between two progress reports."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a `generate` will be run; the same on every rank."""
+
+    slots: int
+    """Most rows at once."""
+    length: int
+    """Positions of a row."""
+    prefill_tokens: int
+    stop_strings: StopStrings | None
 
 
 class NativeEngine:
@@ -58,9 +71,11 @@ class NativeEngine:
 
         Raises:
             InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
-            UsageError: prompt and response exceed the model's context, or rollout.kv_memory_gib holds no row.
+            UsageError: prompt and response exceed the model's context, rollout.kv_memory_gib holds no row, or there are
+                stop strings and no tokenizer.
         """
         self._check(prompts, sampling)
+        plan = self._plan(prompts, sampling)
         costs = [len(prompt.token_ids) + sampling.max_new_tokens // 2 for prompt in prompts]
         mine = self.replicas.share(costs)[self.replicas.index]
         made: dict[tuple[int, int], Rollout] = {}
@@ -75,7 +90,16 @@ class NativeEngine:
             meter.row()
 
         if mine:
-            self._batch([(i, prompts[i]) for i in mine], group_size, sampling).run(finish, meter.step)
+            Batch(
+                self.decoder,
+                self._cache_for(min(plan.slots, len(mine) * group_size), plan.length),
+                [(i, prompts[i]) for i in mine],
+                group_size,
+                sampling,
+                self.policy_version,
+                plan.prefill_tokens,
+                plan.stop_strings,
+            ).run(finish, meter.step)
         meter.report()
         if self.replicas.count > 1:
             shares = self.replicas.gather(pack(made))
@@ -114,29 +138,22 @@ class NativeEngine:
                     f"{max(context - length, 0)}, or rollout.max_prompt_tokens to {context - sampling.max_new_tokens}"
                 )
 
-    def _batch(self, mine: list[tuple[int, Prompt]], group_size: int, sampling: Sampling) -> Batch:
-        longest = max(len(prompt.token_ids) for _, prompt in mine)
+    def _plan(self, prompts: list[Prompt], sampling: Sampling) -> _Plan:
+        """The cache's shape. From all prompts, not this replica's share: every rank must find the same, so that none
+        waits for one that has raised."""
+        longest = max((len(prompt.token_ids) for prompt in prompts), default=1)
         # The last token is never fed; rounding keeps rows apart by whole cache lines.
         length = -(-(longest + sampling.max_new_tokens - 1) // 8) * 8
         budget = int(self.settings.rollout.kv_memory_gib * 2**30) // self.decoder.bytes_per_token()
         prefill = min(PREFILL_TOKENS, max(longest, budget // 8))
-        slots = min(self.settings.rollout.max_concurrent, len(mine) * group_size, (budget - prefill) // length)
+        slots = (budget - prefill) // length
         if slots < 1:
             need = (length + prefill) * self.decoder.bytes_per_token() / 2**30
             raise UsageError(
                 f"rollout.kv_memory_gib={self.settings.rollout.kv_memory_gib} holds no sequence of {length} tokens; "
                 f"one needs {need:.3g} GiB. Raise it, or lower rollout.max_new_tokens or rollout.max_prompt_tokens"
             )
-        return Batch(
-            self.decoder,
-            self._cache_for(slots, length),
-            mine,
-            group_size,
-            sampling,
-            self.policy_version,
-            prefill,
-            self._stopper(sampling),
-        )
+        return _Plan(min(slots, self.settings.rollout.max_concurrent), length, prefill, self._stopper(sampling))
 
     def _cache_for(self, slots: int, length: int) -> Cache:
         cache, decoder = self._cache, self.decoder
