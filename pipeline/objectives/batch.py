@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.objectives import losses
 from pipeline.objectives.aggregate import token_weights
-from pipeline.objectives.bounds import matched
+from pipeline.objectives.bounds import matched, static_bounds
 from pipeline.objectives.config import as_config
 from pipeline.objectives.inputs import PerSample, PolicyLossInputs
 from pipeline.objectives.sequences import Sequences
@@ -76,13 +76,14 @@ class Batch:
         )
 
     def share(self, logp: Tensor, entropy: Tensor | None = None, where: Where | None = None) -> Tensor:
-        """What each picked token adds to the loss, weight and all terms included, in the dtype of `logp`.
+        """What each picked token adds to the loss, weight and all terms included, in the dtype of `logp` (fp32 at least).
 
         The loss is the sum of the shares. For a `separable` loss this may be called on any part at a time, which is
         what a fused policy head does.
         """
         tokens = self.tokens(logp, entropy, where)
-        return (tokens.weight * token_loss(tokens, self.config)).to(logp.dtype)
+        share = tokens.weight * token_loss(tokens, self.config)
+        return share.to(torch.promote_types(logp.dtype, torch.float32))
 
     def _part(self, where: Where) -> "Batch":
         """These tokens alone; they no longer know their sequences."""
@@ -135,7 +136,9 @@ def prepare(inputs: PolicyLossInputs, config: Any = None) -> Batch:
 
     usable = mask & torch.isfinite(old_logp)
     advantages = per_token(inputs.advantages, "advantages")
-    eps_low, eps_high = per_token(inputs.eps_low, "eps_low"), per_token(inputs.eps_high, "eps_high")
+    low, high = static_bounds(config)
+    eps_low = per_token(low if inputs.eps_low is None else inputs.eps_low, "eps_low")
+    eps_high = per_token(high if inputs.eps_high is None else inputs.eps_high, "eps_high")
     usable = usable & torch.isfinite(advantages) & torch.isfinite(eps_low) & torch.isfinite(eps_high)
     ref_logp = None if inputs.ref_logp is None else inputs.ref_logp.detach().double()
     if ref_logp is not None and config.kl_coef:
@@ -204,13 +207,15 @@ def _sequences(inputs: PolicyLossInputs, mask: Tensor) -> Sequences | None:
             return None
         ids = torch.arange(mask.shape[0], device=mask.device)[:, None].expand(mask.shape)
         count = mask.shape[0]
+        if inputs.lengths is not None and inputs.lengths.numel() != count:
+            raise ValueError(f"lengths has {inputs.lengths.numel()} entries for {count} rows")
     elif inputs.lengths is not None:
         count = max(inputs.lengths.numel(), 1)  # a micro-batch of padding alone still points at a sequence 0
     else:  # waits for the device; a caller that minds gives `lengths`
         count = int(ids.max()) + 1 if ids.numel() else 0
     lengths = None
     if inputs.lengths is not None:
-        lengths = inputs.lengths.reshape(-1).double()
+        lengths = inputs.lengths.reshape(-1).to(mask.device, torch.float64)
         lengths = lengths if len(lengths) else lengths.new_zeros(1)
     return Sequences(ids, mask, count, lengths, inputs.reduce)
 

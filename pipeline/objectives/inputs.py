@@ -25,9 +25,9 @@ class PolicyLossInputs:
     advantages: PerSample
     mask: Tensor
     """Nonzero on response tokens."""
-    eps_low: PerSample = 0.2
-    eps_high: PerSample = 0.28
-    """Clip bounds, from `clip_bounds` (or `elastic_bounds`)."""
+    eps_low: PerSample | None = None
+    eps_high: PerSample | None = None
+    """Clip bounds, from `clip_bounds` (or `elastic_bounds`). None: the configured loss's static ones."""
     ref_logp: Tensor | None = None
     """Reference policy; needed where `kl_coef` > 0."""
     rollout_logp: Tensor | None = None

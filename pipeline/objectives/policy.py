@@ -1,5 +1,6 @@
 """The policy loss of a micro-batch, with what to log of it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from pipeline.objectives.metrics.sums import MetricSums
 from pipeline.objectives.metrics.token import token_metrics
 
 
-def policy_loss(inputs: PolicyLossInputs, config: Any = None) -> tuple[Tensor, MetricSums]:
+def policy_loss(inputs: PolicyLossInputs | Mapping[str, Any], config: Any = None) -> tuple[Tensor, MetricSums]:
     """loss = sum_t weight_t * token_loss_t
 
         token_loss = pg * is_weight + kl_coef * kl(logp, ref_logp) - entropy_coef * entropy
@@ -21,7 +22,7 @@ def policy_loss(inputs: PolicyLossInputs, config: Any = None) -> tuple[Tensor, M
     (`pipeline.objectives.aggregate`).
 
     Args:
-        inputs: the tokens of one micro-batch.
+        inputs: the tokens of one micro-batch; a mapping holds the fields of PolicyLossInputs.
         config: `pipeline.settings.Algo`, or as `pipeline.objectives.config.as_config` says.
 
     Returns:
@@ -29,6 +30,8 @@ def policy_loss(inputs: PolicyLossInputs, config: Any = None) -> tuple[Tensor, M
         `inputs.denominator` is global; and the metrics' sums, which add up over micro-batches and ranks likewise.
     """
     config = as_config(config)
+    if not isinstance(inputs, PolicyLossInputs):
+        inputs = PolicyLossInputs(**inputs)
     if inputs.logp is None:
         raise ValueError("policy_loss needs `logp`; only prepare() does without")
     tokens = prepare(inputs, config).tokens(inputs.logp, inputs.entropy)

@@ -120,6 +120,14 @@ def test_a_batch_may_be_cut_into_micro_batches_and_packed(name, aggregate):
     torch.testing.assert_close(packed_gradient, gradient[mask], rtol=1e-13, atol=0)
 
 
+@pytest.mark.parametrize(("name", "static"), [("etr", (0.2, 0.28)), ("gspo", (3e-4, 4e-4)), ("cispo", (0.2, 5.0))])
+def test_without_bounds_the_static_ones_of_the_loss_hold(name, static):
+    inputs = replace(batch(), eps_low=None, eps_high=None)
+    want = run(replace(inputs, eps_low=static[0], eps_high=static[1]), Algo(loss=name))
+    assert torch.equal(run(inputs, Algo(loss=name))[0], want[0])
+    assert torch.equal(policy_loss(vars(inputs), {"loss": name})[0], want[0])
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_numbers_by_sequence_equal_numbers_by_token(name):
     config = FULL.model_copy(update={"loss": name})
@@ -164,6 +172,7 @@ def test_importance_weights_follow_the_setting():
         ({"ref_logp": None}, Algo(kl_coef=0.1), "ref_logp"),
         ({"entropy": None}, Algo(entropy_coef=0.1), "entropy"),
         ({"rollout_logp": None}, Algo(is_weight="on"), "rollout_logp"),
+        ({"lengths": torch.zeros(5)}, Algo(), "lengths"),
         ({"advantages": torch.zeros(5)}, Algo(), "advantages"),
         ({"old_logp": torch.zeros(6, 9)}, Algo(), "old_logp"),
         ({"logp": None}, Algo(), "logp"),
