@@ -13,12 +13,12 @@ _pools: dict[int, VerifierPool] = {}
 """By process id: a fork must not use its parent's workers."""
 
 
-class _NeedsSymbolic(Exception):
+class _NeedsSymbolicError(Exception):
     pass
 
 
-def _refuse(left: str, right: str) -> bool | None:
-    raise _NeedsSymbolic
+def _refuse(question: str, left: str, right: str) -> bool | None:
+    raise _NeedsSymbolicError
 
 
 def _pool() -> VerifierPool:
@@ -39,7 +39,7 @@ def grade(response: str, gold: str) -> Grade:
         return Grade(False, None, "not text", "pool")
     try:
         return grade_pair(response, gold, DEFAULT, _refuse)
-    except _NeedsSymbolic:
+    except _NeedsSymbolicError:
         return _pool().grade_many([(response, gold)])[0]
     except RecursionError:
         return Grade(False, None, "nested too deeply", "pool")

@@ -1,23 +1,71 @@
-"""grade_pair: extraction and the layers, in one process."""
+"""grade_pair: extraction and the layers for one response, in one process."""
 
-import re
 from collections.abc import Callable
-from fractions import Fraction
+from functools import lru_cache
 
+from pipeline.verify.compare import Comparison
+from pipeline.verify.extract import Extraction, extract
+from pipeline.verify.normalize import LONGEST_ANSWER, clean, key
+from pipeline.verify.numbers import numbers_equal, parse_number
+from pipeline.verify.scalars import DIGITS_OF_A_PAIR
+from pipeline.verify.structure import readings
 from pipeline.verify.types import Conventions, Grade
 
-Symbolic = Callable[[str, str], bool | None]
+Ask = Callable[[str, str, str], bool | None]
+"""The symbolic layer: (question, left, right) -> True, False, or None where it cannot tell."""
 
 
-def grade_pair(response: str, gold: str, conventions: Conventions, symbolic: Symbolic) -> Grade:
-    at = response.rfind("\\boxed{")
-    if at < 0:
+@lru_cache(maxsize=20_000)
+def gold_answer(gold: str) -> tuple[str, str, bool]:
+    """(the answer within a gold text, cleaned; its key; whether it was given in several parts). A gold may be a bare
+    answer, a formula, or a whole solution."""
+    gold = gold.strip()
+    if len(gold) > 400 or "boxed" in gold or "$" in gold or "answer" in gold.lower() or "\\(" in gold or "\\[" in gold:
+        found = extract(gold)
+        if found.answer is not None:
+            gold, prose, several = found.answer, found.prose, found.several
+        else:
+            prose, several = False, False
+    else:
+        prose, several = False, False
+    if len(gold) > LONGEST_ANSWER:
+        return "", "", False
+    cleaned = clean(gold, prose)
+    return cleaned, key(cleaned), several
+
+
+def grade_pair(response: str, gold: str, conventions: Conventions, ask: Ask) -> Grade:
+    """The verdict on `response`. Raises only what `ask` raises, and RecursionError or MemoryError."""
+    found = extract(response, conventions.plain_response)
+    if found.answer is None:
         return Grade(False, None, "no final answer", "extract")
-    answer = response[at + 7 :].split("}")[0].strip()
-    if answer == gold.strip():
-        return Grade(True, answer, "equal", "string")
-    pattern = r"-?\d+(\.\d+)?(/\d+)?"
-    if re.fullmatch(pattern, answer) and re.fullmatch(pattern, gold.strip()):
-        same = Fraction(answer) == Fraction(gold.strip())
-        return Grade(same, answer, "equal" if same else "different", "number")
-    return Grade(False, answer, "different", "string")
+    if len(found.answer) > LONGEST_ANSWER:
+        return Grade(False, None, "answer too long", "extract")
+    if found.hedged:
+        return Grade(False, found.answer, "hedged", "extract")
+    wanted, wanted_key, several = gold_answer(gold)
+    if not wanted:
+        return Grade(False, found.answer, "no gold answer", "extract")
+    return answers_equal(found, wanted, wanted_key, several, conventions, ask)
+
+
+def answers_equal(
+    found: Extraction, wanted: str, wanted_key: str, several: bool, conventions: Conventions, ask: Ask
+) -> Grade:
+    assert found.answer is not None
+    given = clean(found.answer, found.prose)
+    if not given:
+        return Grade(False, found.answer, "no final answer", "extract")
+    if key(given) == wanted_key:
+        return Grade(True, found.answer, "equal", "string")
+    left, right = parse_number(given), parse_number(wanted)
+    if left is not None and right is not None and "," not in given + wanted:
+        same = numbers_equal(left, right, conventions.rounded_digits, DIGITS_OF_A_PAIR)
+        return Grade(same, found.answer, "equal" if same else "different", "number")
+    comparison = Comparison(conventions, ask)
+    same = any(
+        comparison.equal(reading, gold_reading)
+        for gold_reading in readings(wanted, several)
+        for reading in readings(given, found.several)
+    )
+    return Grade(same, found.answer, "equal" if same else "different", comparison.layer)

@@ -11,7 +11,7 @@ import socket
 import time
 from typing import Any
 
-from pipeline.verify import symbolic, wire
+from pipeline.verify import jail, symbolic, wire
 from pipeline.verify.grading import grade_pair
 from pipeline.verify.types import Conventions, Grade
 
@@ -38,11 +38,11 @@ class _Chunk:
         self.current = -1
         self.announced = -1
 
-    def symbolic_equal(self, left: str, right: str) -> bool | None:
+    def ask(self, question: str, left: str, right: str) -> bool | None:
         if self.announced != self.current:
             self.announced = self.current
             self.flush(slow=self.current)
-        return symbolic.equal(left, right)
+        return symbolic.ask(question, left, right)
 
     def flush(self, **more: Any) -> None:
         wire.send(self.sock, {"done": self.done, **more})
@@ -54,7 +54,7 @@ class _Chunk:
         started = time.perf_counter()
         spoiled = False
         try:
-            grade = grade_pair(response, gold, self.conventions, self.symbolic_equal)
+            grade = grade_pair(response, gold, self.conventions, self.ask)
         except MemoryError:
             grade, spoiled = Grade(False, None, "out of memory", "pool"), True
         except RecursionError:
@@ -72,6 +72,7 @@ def serve(sock: socket.socket, hello: dict[str, Any]) -> None:
     for stream in (0, 1, 2):
         os.dup2(devnull, stream)
     _limit_memory(hello["memory_gib"])
+    jail.close()
     conventions = Conventions(**hello["conventions"])
     slow_pairs = 0
     retire = False
