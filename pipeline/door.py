@@ -30,7 +30,8 @@ STAGES = {
 GROUPS = ("model", "algo", "data", "cluster")
 """Preset groups: `configs/<group>/<name>.yaml`, chosen by `<group>=<name>`."""
 
-NEEDS_NO_MODEL = frozenset({"doctor", "test"})
+NEEDS_NO_MODEL = frozenset({"bench", "doctor", "test"})
+"""Stages that take the tiny preset if none is named."""
 
 
 def preset_names(group: str) -> list[str]:

@@ -60,7 +60,6 @@ def run(command: Command, cwd: Path, folder: Path, ranks: range, stops: bool) ->
     process = subprocess.Popen(command.argv, cwd=cwd, env=env, start_new_session=True, preexec_fn=die_with_parent)
     with _Signals(process, stop_file, stops) as signals:
         code = process.wait()
-    stop_tree(process.pid, include_root=False)
     stop_file.unlink(missing_ok=True)
     if signals.count >= (2 if stops else 1):
         return Ending(1, stopped=True)

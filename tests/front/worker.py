@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from pipeline.artifacts import write_text
 from pipeline.errors import InputError
 from pipeline.stage import StageRun, run_stage
 
@@ -24,7 +25,7 @@ def main(run: StageRun) -> dict:
     if MODE in ("loop", "deaf"):
         # A child of the rank's own, as a verifier's worker is: it must not be left behind either.
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(os.getpid())])
-        Path(sys.argv[1]).parents[1].joinpath(f"started.{run.rank}").write_text(str(os.getpid()))
+        write_text(Path(sys.argv[1]).parents[1] / f"started.{run.rank}", str(os.getpid()))
         while MODE == "deaf" or not run.should_stop():
             time.sleep(0.02)
         child.kill()
