@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from pipeline.objectives.advantages import group_advantages
 
-def mixed_groups(variance: Tensor) -> Tensor:
-    """bool [prompts]: groups that teach something; the others have advantage 0 throughout."""
-    return variance > 0
+
+def mixed_groups(rewards: Tensor) -> Tensor:
+    """bool [prompts]: the groups of `rewards` [prompts, group] that teach something; others have advantage 0 throughout."""
+    return group_advantages(rewards)[1] > 0
 
 
 def overlong_penalty(lengths: Tensor, limit: int, buffer: float, penalty: float = 1.0) -> Tensor:

@@ -71,11 +71,12 @@ def test_rewards_that_differ_by_rounding_alone_are_equal():
 
 
 def test_whole_number_rewards_and_leading_dimensions():
-    advantages, variance = group_advantages(torch.tensor([[[0, 1], [1, 1]]]))
+    rewards = torch.tensor([[[0, 1], [1, 1]]])
+    advantages, variance = group_advantages(rewards)
     assert advantages.dtype == torch.float32
     assert advantages.shape == (1, 2, 2)
     assert variance.tolist() == [[0.25, 0.0]]
-    assert mixed_groups(variance).tolist() == [[True, False]]
+    assert mixed_groups(rewards).tolist() == [[True, False]]
 
 
 def test_a_reward_that_is_no_number_is_named():
