@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -90,7 +91,13 @@ def measure(case: Case) -> Measured:
     torch.set_num_threads(case.threads)
     group = None
     if case.tp > 1:
-        dist.init_process_group("gloo", init_method=f"file://{case.store}", rank=case.rank, world_size=case.tp)
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{case.store}",
+            rank=case.rank,
+            world_size=case.tp,
+            timeout=timedelta(minutes=10),  # a rank that was killed for memory must not keep the other for longer
+        )
         group = dist.group.WORLD
     device, dtype = torch.device(case.device), getattr(torch, case.dtype)
     random = torch.Generator().manual_seed(0)
