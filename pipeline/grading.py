@@ -1,6 +1,5 @@
 """Rewards of a step's rollouts: every rank grades a share in its own worker processes, and all get all grades."""
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch.distributed as dist
 from pipeline.rollout.interface import Rollout
 from pipeline.settings import Settings
 from pipeline.verify import Grade, VerifierPool
-from pipeline.verify.rewards import Scorer
 
 
 @dataclass(frozen=True)
@@ -29,15 +27,7 @@ class Grader:
     """A verifier pool on every rank of a node, its workers shared out among them. A context manager."""
 
     def __init__(self, settings: Settings):
-        local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        workers = max(1, -(-settings.verify.workers // local_ranks))
-        self.pool = VerifierPool(
-            workers=workers,
-            timeout_s=settings.verify.timeout_s,
-            memory_gib=settings.verify.memory_gib,
-            cache_size=settings.verify.cache_size,
-        )
-        self.score = Scorer(settings)
+        self.pool = VerifierPool.from_settings(settings.verify)
 
     def __enter__(self) -> "Grader":
         return self
@@ -51,7 +41,7 @@ class Grader:
         rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         mine = rollouts[rank::size]
         grades = self.pool.grade_many([(r.text, r.prompt.gold) for r in mine])
-        rewards = [self.score(r.text, g, len(r.token_ids), r.finish_reason) for r, g in zip(mine, grades, strict=True)]
+        rewards = [float(g.correct) for g in grades]
         shares: list[Any] = [(grades, rewards)]
         if size > 1:
             shares = [None] * size

@@ -1,0 +1,1 @@
+"""Supervised warm-up: DeepSpeed around a Hugging Face model."""

@@ -1,0 +1,128 @@
+"""Supervised warm-up: a Hugging Face model learns worked examples, packed, under DeepSpeed ZeRO on every rank.
+
+The phases of `sft.phases` follow one another, each with its own rows and learning rate. A killed warm-up goes on from its
+last DeepSpeed checkpoint with the batches that it would have had.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from pipeline import hf
+from pipeline.artifacts import append_jsonl, read_jsonl, write_jsonl
+from pipeline.data.packing import IGNORED, PackedRows, pack, tokenize
+from pipeline.data.tokenizer import load as load_tokenizer
+from pipeline.errors import InputError
+from pipeline.stage import StageRun, run_stage
+from pipeline.tracking.progress import Progress
+from pipeline.training.deepspeed_engine import build_engine, connect, save_model
+
+
+def main(run: StageRun) -> dict:
+    import torch.distributed as dist
+    from transformers import AutoModelForCausalLM
+
+    settings, sft = run.settings, run.settings.sft
+    connect(settings.cluster.timeout_minutes)
+    base = hf.base_folder(run)
+    dist.barrier()
+    words = run.root / "preprocess" / "tokenizer"
+    tokenizer = load_tokenizer(words)
+    model = AutoModelForCausalLM.from_pretrained(str(base), attn_implementation="sdpa", dtype=torch.float32)
+    model.config.use_cache = False
+    if sft.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    per_rank = sft.batch_size // run.world_size
+    accumulation = max(1, per_rank // sft.micro_batch_size)
+    engine = build_engine(model, sft, accumulation, bf16=settings.model.dtype == "bf16")
+    checkpoints, metrics = run.folder() / "checkpoints", run.folder() / "metrics.jsonl"
+    _, client = engine.load_checkpoint(str(checkpoints)) if (checkpoints / "latest").exists() else (None, None)
+    done = client["step"] if client else 0
+    if run.is_main:
+        write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= done] if metrics.exists() else [])
+
+    total = sum(phase.steps for phase in sft.phases)
+    with Progress(total, "sft", "steps", done=done, enabled=run.is_main) as progress:
+        for step, lr, batch in batches(run, tokenizer, done):
+            loss = train_step(engine, batch, lr, run, accumulation)
+            if run.is_main:
+                append_jsonl(metrics, [{"step": step, "sft/loss": loss, "sft/lr": lr}])
+            progress.advance(loss=loss)
+            stopping = step % 10 == 0 and run.should_stop()
+            if stopping or (step % sft.save_every == 0 and step < total):
+                engine.save_checkpoint(str(checkpoints), client_state={"step": step})
+            if stopping:
+                return {"step": step}
+    save_model(engine, run.folder() / "hf", lambda folder: hf.copy_tokenizer(words, folder))
+    return {"step": total, "base": str(base)}
+
+
+def batches(run: StageRun, tokenizer, done: int) -> Iterator[tuple[int, float, PackedRows]]:
+    """(step, learning rate, the whole batch of all ranks) of every step after `done`."""
+    sft = run.settings.sft
+    step = 0
+    for number, phase in enumerate(sft.phases):
+        if step + phase.steps <= done:
+            step += phase.steps
+            continue
+        packed = packed_rows(run, tokenizer, phase.rows)
+        order, taken = torch.empty(0, dtype=torch.int64), 0
+        generator = torch.Generator().manual_seed(run.settings.seed * 1_000_003 + number)
+        for i in range(phase.steps):
+            while len(order) - taken < sft.batch_size:
+                order, taken = torch.cat([order[taken:], torch.randperm(len(packed), generator=generator)]), 0
+            rows, taken = order[taken : taken + sft.batch_size], taken + sft.batch_size
+            step += 1
+            if step > done:
+                yield step, phase.lr * min(1.0, (i + 1) / max(1, sft.warmup_steps)), packed.pick(rows)
+
+
+def packed_rows(run: StageRun, tokenizer, name: str) -> PackedRows:
+    """The packed examples of one warm-up file. Raises InputError where there are none, or none fits."""
+    file = run.root / "preprocess" / f"{name}.jsonl"
+    length = run.settings.sft.sequence_length
+    examples, dropped = tokenize(list(read_jsonl(file)), run.settings.data, tokenizer, length)
+    if not examples:
+        raise InputError(
+            f"{file} has no warm-up row of at most sft.sequence_length={length} tokens ({dropped} are longer). Raise it, give "
+            "data.sft_path files with solutions, or skip the warm-up with sft.enabled=false"
+        )
+    if dropped:
+        run.log(f"{name}: {dropped} of {dropped + len(examples)} rows are longer than {length} tokens and left out")
+    return pack(examples, length, tokenizer.pad_token_id)
+
+
+def train_step(engine, batch: PackedRows, lr: float, run: StageRun, accumulation: int) -> float:
+    """One optimizer step on this rank's share of `batch`; returns the batch's mean token loss over all ranks."""
+    import torch.distributed as dist
+
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+    learned = int((batch.labels[:, 1:] != IGNORED).sum())
+    total = torch.zeros(())
+    shares = torch.arange(run.rank, len(batch), run.world_size).tensor_split(accumulation)
+    for share in shares:
+        rows = batch.pick(share)
+        logits = engine(
+            input_ids=rows.tokens.to(engine.device),
+            attention_mask=rows.attention_mask(next(engine.module.parameters()).dtype).to(engine.device),
+            position_ids=rows.positions.to(engine.device),
+        ).logits
+        targets = rows.labels[:, 1:].reshape(-1).to(engine.device)
+        loss = torch.nn.functional.cross_entropy(
+            logits[:, :-1].reshape(len(targets), -1).float(), targets, ignore_index=IGNORED, reduction="sum"
+        )
+        # DeepSpeed averages over ranks and accumulated micro-batches; the mean wanted is over the whole batch's tokens.
+        engine.backward(loss * (run.world_size * accumulation / learned))
+        engine.step()
+        total += loss.detach().cpu() / learned
+    dist.all_reduce(total)
+    value = float(total)
+    if not math.isfinite(value):
+        raise FloatingPointError(f"the loss is {value}; lower sft.phases.*.lr or check the warm-up rows")
+    return value
+
+
+if __name__ == "__main__":
+    run_stage(main)
