@@ -82,6 +82,7 @@ _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?:s
 _THOUSANDS = re.compile(r"(?<=\d)(?:,\\!\s?|\s?\{\s?,\s?\}\s?|\\,|\{\\,\})(?=\d{3}(?!\d))")
 _SPACE = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z(){}\[\]$%,;:!])")
+_SIZED = re.compile(r"\\(?:left|right)(?![A-Za-z])")
 _POWER = re.compile(r"(?<=[\w)])\s?\*\*\s?(?=[\w(\-])")
 _PERCENT = re.compile(r"(?<=[\d}\s)])\s*(?:per\s?cent(?:age)?s?|pct\.?)(?![A-Za-z])", re.I)
 
@@ -149,7 +150,7 @@ def _command(answer: str, name: str, space: str, at: int, out: list[str]) -> int
             if name in _TEXT:
                 out.append(r"\text")
             return at
-        inside = group.group(1)
+        inside = _SIZED.sub("", group.group(1)) if "\\" in group.group(1) else group.group(1)
         words = inside.strip()
         if name in _STYLE and words in _FUNCTIONS:
             out.append(f"\\{words} ")
