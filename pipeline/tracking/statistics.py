@@ -77,7 +77,7 @@ def summarise(
     correct: ArrayLike,
     greedy: ArrayLike | None = None,
     *,
-    resamples: int = RESAMPLES,
+    bootstrap: int = RESAMPLES,
     seed: int = 0,
     level: float = LEVEL,
 ) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def summarise(
     Args:
         correct: [problems, samples], true or 1 where a sampled response is right.
         greedy: [problems], the same of the greedy response; None if there is none.
-        resamples, seed, level: of the intervals.
+        bootstrap, seed, level: of the intervals: how often the problems are drawn, and as in `bootstrap_intervals`.
 
     Returns:
         `{"n", "k", "greedy", "avg@k", "pass@1", "pass@2", "pass@4", ..., "pass@k"}` and beside each figure its interval
@@ -113,7 +113,7 @@ def summarise(
         columns[f"pass@{k}"] = pass_at_k(samples, right, k)
 
     values = np.stack(list(columns.values()), axis=1)
-    low, high = bootstrap_intervals(values, resamples, seed, level)
+    low, high = bootstrap_intervals(values, bootstrap, seed, level)
     summary: dict[str, Any] = {"n": problems, "k": samples}
     for i, name in enumerate(columns):
         summary[name] = float(values[:, i].mean())
@@ -134,7 +134,8 @@ def response_shape(texts: Sequence[str], tokens: Sequence[int] | None = None) ->
         tokens: their lengths in tokens, where known.
 
     Returns:
-        `direct_share` (responses that are nothing but their final box), `characters_mean`, and `length_mean` in tokens.
+        `direct_share` (of responses that are nothing but their final box), `characters_mean`, and with `tokens` also
+        `response_tokens`, their mean.
     """
     if not texts:
         return {}
@@ -142,7 +143,7 @@ def response_shape(texts: Sequence[str], tokens: Sequence[int] | None = None) ->
         "direct_share": sum(is_direct(text) for text in texts) / len(texts),
         "characters_mean": sum(map(len, texts)) / len(texts),
     }
-    return shape | ({"length_mean": sum(tokens) / len(tokens)} if tokens else {})
+    return shape | ({"response_tokens": sum(tokens) / len(tokens)} if tokens else {})
 
 
 def is_direct(text: str) -> bool:

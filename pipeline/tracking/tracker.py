@@ -81,7 +81,8 @@ class Tracker:
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Write one step's row: `metrics`, the phases as `seconds/<phase>`, and `seconds/step`, all since the last
-        call. Steps must rise; a row that an earlier process left for this step or a later one is dropped.
+        call; from `speed/generated_tokens` also the response tokens a second of the whole step and of the `generate`
+        phase. Steps must rise; a row that an earlier process left for this step or a later one is dropped.
 
         Args:
             metrics: `<group>/<name>` -> number, or `{"edges": [n + 1], "counts": [n]}`. NaN and infinity become null.
@@ -97,7 +98,8 @@ class Tracker:
         self._last = step
         now = self._clock()
         timed = {f"seconds/{name}": seconds for name, seconds in self._seconds.items()}
-        row = {"step": step} | strict(timed | {"seconds/step": now - self._since} | dict(metrics))
+        timed |= {"seconds/step": now - self._since}
+        row = {"step": step} | strict(timed | _speeds(metrics, timed) | dict(metrics))
         self._seconds = {}
         if self.enabled:
             self._metrics.append(step, [row])
@@ -175,6 +177,15 @@ def figures(row: Mapping[str, Any]) -> str:
             parts.append(f"{label} {shown(found[0])}")
     seconds = number(row.get("seconds/step"))
     return "  ".join(parts + ([duration(seconds)] if seconds is not None else []))
+
+
+def _speeds(metrics: Mapping[str, Any], timed: Mapping[str, float]) -> dict[str, float]:
+    tokens = number(metrics.get("speed/generated_tokens"))
+    spans = {
+        "speed/tokens_per_s": timed["seconds/step"],
+        "speed/rollout_tokens_per_s": timed.get("seconds/generate", 0.0),
+    }
+    return {} if tokens is None else {name: tokens / seconds for name, seconds in spans.items() if seconds > 0}
 
 
 def _step_of(row: Mapping[str, Any]) -> float:

@@ -47,8 +47,11 @@ def metrics_row(step: int, steps: int, random: np.random.Generator) -> dict:
         "gap/mean": 2e-7 * math.exp(noise(0.2)), "gap/max": 4e-6 * math.exp(noise(0.4)), "gap/mean_exp": 1.0000002,
         "length/mean": 9 + 22 * grown + noise(0.6), "length/min": 4.0, "length/max": 38.0 + round(noise(3)),
         "length/truncated": max(0.0, 0.02 + noise(0.006)), "length/empty": 0.0,
-        "verify/timeouts": 0.0, "verify/parse_failures": float(random.integers(0, 4)),
+        "verify/timeouts": float(step // 30), "verify/deaths": 0.0, "verify/graded": 192.0 * step,
+        "verify/cache_hits": 90.0 * step,
+        "verify/respawns": float(step // 30), "verify/seconds": 0.02 * step,
         "optim/grad_norm": 0.6 * math.exp(noise(0.25)), "optim/lr": 1e-4 * min(1, step / 4) * (1 - t * 0.98),
+        "speed/generated_tokens": 6000.0,
         "speed/tokens_per_s": 6200 + noise(300), "speed/rollout_tokens_per_s": 9600 + noise(400),
         "speed/train_tokens_per_s": 16400 + noise(700),
         "seconds/generate": 0.45 + 0.15 * grown + abs(noise(0.03)), "seconds/verify": 0.04,
@@ -112,7 +115,11 @@ def _samples(steps: int, random: np.random.Generator):
 
 def _warm_up(random: np.random.Generator):
     for step in range(1, 121):
-        yield {"step": step, "loss": 2.6 * math.exp(-step / 30) + 0.35 + float(random.normal(0, 0.02)), "lr": 2e-3}
+        yield {
+            "step": step,
+            "sft/loss": 2.6 * math.exp(-step / 30) + 0.35 + float(random.normal(0, 0.02)),
+            "sft/lr": 2e-3,
+        }
 
 
 def _evaluation(root: Path, when: str, random: np.random.Generator) -> None:
@@ -122,11 +129,11 @@ def _evaluation(root: Path, when: str, random: np.random.Generator) -> None:
     entry: dict = {"n": 128, "k": 8}
     for name, value in figures.items():
         entry |= {name: value, f"{name}_ci": [value - 0.06 * (1.02 - value) ** 0.5, value + 0.05 * (1 - value) ** 0.5]}
-    entry |= {"direct_share": 0.61 - 0.59 * skill, "length_mean": 9.4 + 22 * skill}
+    entry |= {"direct_share": 0.61 - 0.59 * skill, "response_tokens": 9.4 + 22 * skill, "truncated": 0.01}
     write_json(root / "evaluate" / f"{when}.json", {"checkpoint": "x", "sets": {"held_out": entry}, "seconds": 15.0})
     rows = [
         {"set": "held_out", "prompt_id": f"h{i}", "problem": problem, "gold": str(gold),
-         "responses": [_answer(problem, gold, skill, random) for _ in range(8)]}
+         "responses": [_answer(problem, gold, skill, random) | {"greedy": j == 0} for j in range(9)]}
         for i, (problem, gold) in enumerate(PROBLEMS)
     ]  # fmt: skip
     text = "".join(json.dumps(row) + "\n" for row in rows)

@@ -151,6 +151,21 @@ def test_samples_of_any_shape(tmp_path):
     assert "bare text" in words
 
 
+def test_greedy_answers_are_shown_but_not_counted_among_the_samples(tmp_path):
+    root = write_run(tmp_path / "tiny", steps=2)
+    responses = [{"text": r"\boxed{1}", "correct": True, "greedy": True}]
+    responses += [{"text": r"1+1=2 \boxed{2}", "correct": i == 0, "greedy": False} for i in range(4)]
+    row = {"prompt_id": "p", "problem": "1+1=", "gold": "2", "responses": responses}
+    for when in ("before", "after"):
+        write_jsonl(root / "evaluate" / f"{when}.samples.jsonl", [row])
+        entry = read_json(root / "evaluate" / f"{when}.json")
+        del entry["sets"]["held_out"]["direct_share"]
+        write_json(root / "evaluate" / f"{when}.json", entry)
+    words = page_of(root).words
+    assert "1 of 4 samples right" in words
+    assert "direct answers 0% → 0%" in words
+
+
 HOSTILE = "<script>alert(1)</script> ' \" & \0 \x1b[2J \ud800 \u202e <img src=x onerror=alert(1)> ]]> -->"
 
 
@@ -202,7 +217,7 @@ def test_a_long_run_stays_light(tmp_path):
     ))  # fmt: skip
     page = render(read_run(root))
     assert len(page) < 1_500_000
-    assert page.count("<figure>") == 30  # what every step logs, and nothing sampled or evaluated
+    assert page.count("<figure>") >= 30
 
 
 def test_histograms_whose_edges_changed(tmp_path):

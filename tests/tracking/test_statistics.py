@@ -78,7 +78,7 @@ def test_summary_of_an_evaluation():
     correct[0] = True
     correct[1, :4] = True
     correct[2, 0] = True
-    summary = summarise(correct, greedy=[1, 1, 0, 0], resamples=500)
+    summary = summarise(correct, greedy=[1, 1, 0, 0], bootstrap=500)
     assert summary["n"] == 4
     assert summary["k"] == 8
     assert summary["greedy"] == 0.5
@@ -94,7 +94,7 @@ def test_summary_of_an_evaluation():
 
 
 def test_summary_without_greedy_and_with_an_odd_number_of_samples():
-    summary = summarise([[1, 0, 0, 1, 1, 0]], resamples=10)
+    summary = summarise([[1, 0, 0, 1, 1, 0]], bootstrap=10)
     assert "greedy" not in summary
     assert passes(6) == [1, 2, 4, 6]
     assert passes(8) == [1, 2, 4, 8]
@@ -141,6 +141,6 @@ def test_shape_of_responses():
     assert response_shape([r"\boxed{1}", "1+1=2 \\boxed{2}"], [4, 10]) == {
         "direct_share": 0.5,
         "characters_mean": 12.0,
-        "length_mean": 7.0,
+        "response_tokens": 7.0,
     }
     assert response_shape([]) == {}

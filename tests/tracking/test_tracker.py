@@ -79,6 +79,20 @@ def test_phases_add_up_and_start_anew(tmp_path):
     assert second == {"step": 2, "seconds/step": 0.5}
 
 
+def test_tokens_a_second_follow_from_tokens_and_time(tmp_path):
+    clock = Clock()
+    with tracker_of(tmp_path, clock=clock) as tracker:
+        with tracker.phase("generate"):
+            clock.now += 2
+        clock.now += 2
+        row = tracker.log(1, {"speed/generated_tokens": 1000.0})
+        assert (row["speed/tokens_per_s"], row["speed/rollout_tokens_per_s"]) == (250.0, 500.0)
+        clock.now += 1
+        row = tracker.log(2, {"speed/generated_tokens": 1000.0, "speed/tokens_per_s": 3.0})
+        assert row["speed/tokens_per_s"] == 3.0  # what is given stands
+        assert "speed/rollout_tokens_per_s" not in row
+
+
 def test_a_resumed_run_has_no_step_twice(tmp_path):
     with tracker_of(tmp_path) as tracker:
         for step in range(1, 6):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.tracking.report.axes import written
+from pipeline.tracking.report.axes import Form, written
 from pipeline.tracking.report.read import RunData
 from pipeline.tracking.report.sections import figure
 from pipeline.tracking.report.text import escape
@@ -11,6 +11,12 @@ from pipeline.tracking.values import number
 
 WHENS = ("before", "after")
 WIDTH, ROW, LEFT, RIGHT, TOP = 560, 42, 64, 16, 6
+OTHERS: tuple[tuple[str, str, Form], ...] = (
+    ("response_tokens", "response length, tokens", "number"),
+    ("truncated", "truncated", "share"),
+    ("direct_share", "only the final box", "share"),
+)
+"""Figures of a set beside its accuracy."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +77,11 @@ def _table(data: RunData, name: str, times: list[str]) -> str:
     for key in figures_of(data, name):
         found = {when: measured(entry_of(data, when, name), key) for when in times}
         cells = "".join(f"<td>{_with_interval(found[when])}</td>" for when in times)
-        rows.append(f"<tr><th>{escape(key)}</th>{cells}{_change(found, points=True)}</tr>")
-    for key, label in (("length_mean", "response length, tokens"), ("direct_share", "only the final box")):
-        values = {when: number(entry_of(data, when, name).get(key)) for when in times}
-        if any(value is not None for value in values.values()):
-            form = "share" if key == "direct_share" else "number"
-            cells = "".join(
-                f"<td>{'–' if value is None else written(value, 'share' if form == 'share' else 'number')}</td>"
-                for value in values.values()
-            )
+        rows.append(f"<tr><th>{escape(key)}</th>{cells}{_change(found)}</tr>")
+    for key, label, form in OTHERS:
+        values = [number(entry_of(data, when, name).get(key)) for when in times]
+        if any(value is not None for value in values):
+            cells = "".join(f"<td>{'–' if value is None else written(value, form)}</td>" for value in values)
             rows.append(f"<tr><th>{label}</th>{cells}{'<td></td>' if set(WHENS) <= {*times} else ''}</tr>")
     note = "Brackets: 95% bootstrap intervals over the problems."
     return (
@@ -95,7 +97,7 @@ def _with_interval(value: Measured | None) -> str:
     return f"<b>{100 * value.value:.1f}%</b> <small>[{low}, {high}]</small>"
 
 
-def _change(found: dict[str, Measured | None], points: bool) -> str:
+def _change(found: dict[str, Measured | None]) -> str:
     if not set(WHENS) <= found.keys():
         return ""
     before, after = found["before"], found["after"]

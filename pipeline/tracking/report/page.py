@@ -54,8 +54,8 @@ def render(data: RunData) -> str:
     warm_up = Metrics(data.sft)
     if warm_up.columns:
         charts = [
-            figure(name, "", line_chart(warm_up.steps, [Line("", column)], smooth=True))
-            for name, column in sorted(warm_up.columns.items(), key=lambda item: (item[0] != "loss", item[0]))
+            figure(name.removeprefix("sft/"), "", line_chart(warm_up.steps, [Line("", column)], smooth=True))
+            for name, column in sorted(warm_up.columns.items())
         ]
         add("Warm-up", f'<div class="small grid">{"".join(charts)}</div>', "Supervised, before reinforcement learning.")
     add("Cost", _cost(data))
@@ -122,8 +122,8 @@ def _tiles(data: RunData, metrics: Metrics) -> str:
             "direct answers", [None if v is None else written(v, "share") for v in direct], "nothing but the final box"
         )
     )
-    key, unit = ("length_mean", "tokens") if all("length_mean" in shape for shape in shapes) else (
-        "characters_mean", "characters")  # fmt: skip
+    in_tokens = all("response_tokens" in shape for shape in shapes if shape)
+    key, unit = ("response_tokens", "tokens") if in_tokens else ("characters_mean", "characters")
     lengths = [number(shape.get(key)) for shape in shapes]
     tiles.append(_tile("response length", [None if v is None else written(v) for v in lengths], unit))
     if data.stage_seconds:
@@ -146,12 +146,11 @@ def _tile(label: str, values: list[str | None], note: str) -> str:
 
 
 def _shape(data: RunData, when: str) -> dict[str, Any]:
-    """Length and directness of responses: as evaluate measured over all of them, or of the samples it kept."""
+    """Length and directness of responses: as evaluate measured over all of them, else of the samples it kept."""
+    shape: dict[str, Any] = shape_of(sampled(data.evaluation_samples.get(when, [])))
     for name in sets_of(data)[:1]:
-        entry = entry_of(data, when, name)
-        if "direct_share" in entry:
-            return entry
-    return shape_of(sampled(data.evaluation_samples.get(when, [])))
+        shape |= entry_of(data, when, name)
+    return shape
 
 
 def _solutions(data: RunData) -> str:

@@ -45,7 +45,8 @@ GROUPS = (
             Panel(
                 title="Reward",
                 note="mean over the step's responses",
-                lines=(("reward/mean", "reward"), ("reward/accuracy", "accuracy"), ("reward/pass@1", "pass@1")),
+                lines=(("reward/mean", "reward"), ("reward/accuracy", "accuracy"), ("reward/pass@1", "pass@1"),
+                       ("reward/pass@group", "any of the group right")),
                 smooth=True,
             ),
             Panel(title="Held-out accuracy", note="measured during training", lines=(("eval/*", ""),), form="share"),
@@ -187,13 +188,22 @@ GROUPS = (
             Panel(
                 title="Gap between engine and trainer",
                 note="|log-prob of the rollout engine − of the trainer|, same weights",
-                lines=(("gap/max", "largest"), ("gap/mean", "mean")),
+                lines=(
+                    ("gap/max", "largest"),
+                    ("gap/mean", "mean"),
+                    ("gap/raw_max", "largest at temperature 1"),
+                    ("gap/raw_mean", "mean at temperature 1"),
+                ),
                 log=True,
             ),
             Panel(
                 title="Gap as a factor",
                 note="mean exp|gap|; 1 is no gap",
-                lines=(("gap/mean_exp", "mean exp"), ("gap/is_weight", "importance weight")),
+                lines=(
+                    ("gap/mean_exp", "mean exp"),
+                    ("gap/raw_mean_exp", "mean exp at temperature 1"),
+                    ("gap/is_weight", "importance weight"),
+                ),
             ),
             Panel(
                 title="Gradient norm", note="before clipping", lines=(("optim/grad_norm", "norm"),), zero=True, smooth=True
@@ -221,7 +231,23 @@ GROUPS = (
                 form="share",
                 zero=True,
             ),
-            Panel(title="Verifier", note="answers a step", lines=(("verify/*", ""),), zero=True),
+            Panel(
+                title="Verifier: what went wrong",
+                note="answers since the stage was started",
+                lines=(
+                    ("verify/timeouts", "time-outs"),
+                    ("verify/parse_failures", "not parsed"),
+                    ("verify/deaths", "workers died"),
+                    ("verify/respawns", "workers replaced"),
+                ),
+                zero=True,
+            ),
+            Panel(
+                title="Verifier: work",
+                note="answers since the stage was started",
+                lines=(("verify/graded", "graded"), ("verify/cache_hits", "known from before")),
+                zero=True,
+            ),
         ),
     ),
     Group(

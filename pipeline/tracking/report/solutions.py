@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from pipeline.tracking.report.read import Row
 from pipeline.tracking.report.text import escape, shortened
-from pipeline.tracking.statistics import is_direct
+from pipeline.tracking.statistics import is_direct, response_shape
 from pipeline.tracking.values import number
 
 SHOWN = 3
@@ -23,6 +23,8 @@ class Response:
     right: bool | None
     """None: not known."""
     note: str = ""
+    greedy: bool = False
+    """Decoded greedily; not one of the samples."""
 
 
 @dataclass
@@ -57,15 +59,8 @@ def sampled(rows: list[Row]) -> list[Sampled]:
 
 
 def shape_of(entries: list[Sampled]) -> dict[str, float]:
-    """`direct_share` and `characters_mean` over all responses; empty if there are none."""
-    texts = [response.text for entry in entries for response in entry.responses]
-    if not texts:
-        return {}
-    return {
-        "direct_share": sum(map(is_direct, texts)) / len(texts),
-        "characters_mean": sum(map(len, texts)) / len(texts),
-        "responses": float(len(texts)),
-    }
+    """`direct_share` and `characters_mean` over all sampled responses; empty if there are none."""
+    return response_shape([response.text for entry in entries for response in entry.responses if not response.greedy])
 
 
 def direct_by_step(rows: list[Row]) -> tuple[list[float], list[float | None]]:
@@ -119,15 +114,16 @@ def _response(row: object) -> list[Response]:
     right = row.get("correct")
     if not isinstance(right, bool):
         reward = number(row.get("reward"))
-        right = None if reward is None else reward > 0
+        right = None if reward is None else reward > 0.5
     notes = []
-    if row.get("greedy") is True:
+    greedy = row.get("greedy") is True
+    if greedy:
         notes.append("greedy")
     if (advantage := number(row.get("advantage"))) is not None:
         notes.append(f"advantage {advantage:+.2f}")
     if row.get("finish_reason") == "length":
         notes.append("truncated")
-    return [Response(str(text), right, ", ".join(notes))]
+    return [Response(str(text), right, ", ".join(notes), greedy)]
 
 
 def _step(entry: Sampled) -> int:
@@ -137,14 +133,13 @@ def _step(entry: Sampled) -> int:
 def _card(problem: Sampled, columns: list[tuple[str, Sampled | None]]) -> str:
     shown = "".join(_column(title, entry) for title, entry in columns if entry is not None)
     gold = f'<span class="gold">answer {shortened(problem.gold, 200)}</span>' if problem.gold else ""
-    head = f'<header><div class="problem">{shortened(problem.problem, 600)}</div>{gold}</header>'
+    head = f'<header><div class="problem">{shortened(problem.problem.strip(), 600)}</div>{gold}</header>'
     return f'<article>{head}<div class="columns">{shown}</div></article>'
 
 
 def _column(title: str, entry: Sampled) -> str:
-    right = sum(response.right is True for response in entry.responses)
-    judged = sum(response.right is not None for response in entry.responses)
-    count = f"<small>{right} of {judged} right</small>" if judged > 1 else ""
+    judged = [response.right for response in entry.responses if response.right is not None and not response.greedy]
+    count = f"<small>{sum(judged)} of {len(judged)} samples right</small>" if len(judged) > 1 else ""
     texts = "".join(map(_text, entry.responses[:RESPONSES])) or "<p>no response</p>"
     return f"<div><h4>{escape(title)} {count}</h4>{texts}</div>"
 
