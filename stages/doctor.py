@@ -11,7 +11,7 @@ import sys
 import psutil
 import torch
 
-from pipeline import machines
+from pipeline import environment, machines
 from pipeline.door import ROOT
 from pipeline.errors import InputError
 from pipeline.stage import StageRun, run_stage
@@ -23,6 +23,9 @@ GIB = 2**30
 def main(run: StageRun) -> dict:
     rows = [*machine(), *devices()]
     problems = differing_pins()
+    if any(environment.is_ready(extra) for extra in ("gpu", "cpu-vllm")):
+        rows += [f"changed by an extra  {problem}" for problem in problems if "missing" not in problem]
+        problems = [problem for problem in problems if "missing" in problem]  # vLLM asks for an older numpy, for one
     for title, lines in (
         ("Machine", rows),
         ("Versions", [f"{name:<20} {version or '-'}" for name, version in versions().items()]),
