@@ -9,6 +9,7 @@ import torch
 from pipeline.errors import UsageError
 from pipeline.objectives import PolicyLossInputs, losses, policy_loss, prepare
 from pipeline.objectives.losses import registry
+from pipeline.objectives.losses.trial import try_out
 from pipeline.settings import Algo
 
 
@@ -93,6 +94,35 @@ def test_what_cannot_be_imported_is_explained(tmp_path, path, says):
     with pytest.raises(UsageError, match=says) as caught:
         losses.of(Algo(import_path=path.format(**names)))
     assert "algo.import_path" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("-x.advantages * x.logp.mean()", "depends on other tokens"),
+        ("-x.sequences().mean(x.log_ratio)", "depends on other tokens"),
+        ("(-x.advantages * x.logp).sum()", r"one number a token, \[8\] for 8 tokens, not \[\]"),
+        ("-x.advantage * x.logp", "no attribute 'advantage'"),
+        ("None", "failed on a trial"),
+    ],
+)
+def test_a_mistake_in_a_loss_is_found_before_it_trains(tmp_path, body, says):
+    file = tmp_path / "mistaken.py"
+    file.write_text(
+        "from pipeline.objectives.losses import register\n"
+        f"@register('mistaken', separable=True)\ndef mistaken(x, config):\n    return {body}\n"
+    )
+    with pytest.raises(UsageError, match=says):
+        losses.of(Algo(import_path=f"{file}:mistaken"))
+
+
+@pytest.mark.parametrize("name", losses.names())
+def test_our_own_losses_pass_the_trial(name):
+    loss = losses.get(name)
+    try_out(loss.function, loss.separable, name)
+    if not loss.separable:
+        with pytest.raises(UsageError, match="depends on other tokens"):
+            try_out(loss.function, True, name)
 
 
 def test_a_misspelled_loss_gets_the_nearest_name():

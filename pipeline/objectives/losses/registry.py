@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.errors import UsageError
+from pipeline.objectives.losses.trial import try_out
 from pipeline.objectives.tokens import Tokens
 
 TokenFunction = Callable[[Tokens, Any], Tensor]
@@ -111,11 +112,11 @@ def _imported(path: str) -> Loss:
     function = getattr(_module(module_name, path), attribute, None)
     if not callable(function):
         raise UsageError(f"algo.import_path={path}: {module_name} has no function {attribute!r}")
-    for loss in _LOSSES.values():
-        if loss.function is function:
-            return loss
+    registered = (loss for loss in _LOSSES.values() if loss.function is function)
     # Not decorated: nothing is known about it, so the mode that is right for every loss is taken.
-    return Loss(name=attribute, function=function, separable=False, elastic=True)
+    loss = next(registered, Loss(name=attribute, function=function, separable=False, elastic=True))
+    try_out(loss.function, loss.separable, f"algo.import_path={path}")
+    return loss
 
 
 def _module(name: str, path: str) -> ModuleType:

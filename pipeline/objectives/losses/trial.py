@@ -1,0 +1,64 @@
+"""A trial of a user's loss on a few tokens, so that a mistake is an error at the start and not a wrong gradient."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import UsageError
+from pipeline.objectives.sequences import Sequences
+from pipeline.objectives.tokens import Tokens
+from pipeline.settings import Algo
+
+COUNT = 8
+
+
+def try_out(function: Callable[[Tokens, Any], Tensor], separable: bool, label: str) -> None:
+    """Raises UsageError where `function` fails, does not return one number a token, or is not as separable as it says.
+
+    `label` says in the message where the function comes from.
+    """
+    whole = _tokens()
+    try:
+        result = function(whole, Algo())
+        shape = list(result.shape)
+    except Exception as error:
+        raise UsageError(
+            f"{label}: the loss failed on a trial of {COUNT} tokens: {type(error).__name__}: {error}"
+        ) from error
+    if shape != [COUNT]:
+        raise UsageError(f"{label}: the loss must return one number a token, [{COUNT}] for {COUNT} tokens, not {shape}")
+    if not separable:
+        return
+    problem = f"{label}: the loss is registered with separable=True, but a token's loss depends on other tokens"
+    try:
+        alone = torch.cat([function(_part(whole, slice(at, at + 1)), Algo()) for at in range(COUNT)])
+    except Exception as error:
+        raise UsageError(f"{problem} ({type(error).__name__}: {error})") from error
+    if not torch.allclose(alone, result, rtol=1e-9, atol=1e-12):
+        raise UsageError(problem)
+
+
+def _tokens() -> Tokens:
+    """Two sequences of ordinary response tokens with everything that a loss may ask for."""
+    g = torch.Generator().manual_seed(0)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(COUNT, generator=g, dtype=torch.float64)
+
+    keep = torch.ones(COUNT, dtype=torch.bool)
+    old_logp, log_ratio = uniform(-2, -1), uniform(-0.8, 0.8)
+    return Tokens(
+        keep=keep, dropped=~keep, weight=uniform(0.1, 0.2), logp=old_logp + log_ratio, old_logp=old_logp,
+        log_ratio=log_ratio, advantages=uniform(-1, 1), eps_low=uniform(0.1, 0.3), eps_high=uniform(0.1, 0.4),
+        ref_logp=uniform(-2, -1), importance=uniform(0.5, 2), gap=uniform(-0.1, 0.1), entropy=uniform(0, 2),
+        pass_rate=uniform(0, 1), sequence=Sequences(torch.arange(COUNT) // (COUNT // 2), keep, 2),
+    )  # fmt: skip
+
+
+def _part(x: Tokens, where: slice) -> Tokens:
+    return replace(
+        x, **{k: v[where] for k, v in vars(x).items() if isinstance(v, Tensor) and k != "ratio"}, sequence=None
+    )
