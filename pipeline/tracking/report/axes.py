@@ -9,6 +9,8 @@ from pipeline.tracking.progress import shown
 
 Form = Literal["number", "share", "seconds"]
 """How values are written: as they are, as per cent, or as seconds."""
+FLAT = 1e-5
+"""Curves that vary by less than this share of their size are drawn flat: their ticks could not be told apart."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ def fit(values: Iterable[float], log: bool = False, zero: bool = False, ticks: i
         return _log(low, high)
     if zero and low >= 0:
         low = 0.0
-    if high - low <= 1e-12 * max(abs(low), abs(high)):
-        # One value only: room around it, upwards alone where the axis starts at 0.
+    if high - low <= FLAT * max(abs(low), abs(high)):
+        # As good as one value: room around it, upwards alone where the axis starts at 0.
         low, high = (
             (0.0, high or 1.0) if zero and low >= 0 else (low - (abs(low) / 10 or 1.0), high + (abs(high) / 10 or 1.0))
         )
