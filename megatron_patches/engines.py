@@ -1,6 +1,7 @@
 """Which rollout engine a run samples with."""
 
 import importlib.util
+from typing import Any
 
 import torch
 
@@ -38,7 +39,7 @@ def build_engine(settings: Settings, policy: Policy, tokenizer, folder: str) -> 
 def sampling_of(settings: Settings, tokenizer, **changes) -> Sampling:
     """The run's sampling parameters, with the tokenizer's end of text as a stop token."""
     rollout = settings.rollout
-    options = {
+    options: dict[str, Any] = {
         "max_new_tokens": rollout.max_new_tokens,
         "temperature": rollout.temperature,
         "top_p": rollout.top_p,

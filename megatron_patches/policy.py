@@ -34,7 +34,7 @@ class Policy:
             self.chunks = [Float16Module(self.config, chunk) for chunk in self.chunks]
 
     def logprobs(self, experience: Experience) -> torch.Tensor:
-        """Log-prob of every response token at temperature 1, fp32 `[T]` on the CPU, on every rank."""
+        """Log-prob of every response token at the sampling temperature, fp32 `[T]` on the CPU, on every rank."""
         results: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def step(micro: MicroBatch) -> tuple[Head, Callable]:
@@ -64,11 +64,15 @@ class Policy:
         return whole.cpu()
 
     def head_options(self, micro: MicroBatch) -> dict[str, Any]:
-        """What both modes of the policy head take from here."""
+        """What both modes of the policy head take from here.
+
+        The policy is the distribution that is sampled from, so its log-probs carry the sampling temperature.
+        """
         return {
             "tp_group": parallel_state.get_tensor_model_parallel_group(),
             "vocab_size": self.settings.model.vocab_size,
             "index": micro.index,
+            "temperature": self.settings.rollout.temperature or 1.0,
             "sequence_parallel": self.layout.sp,
             "chunk_tokens": self.settings.rl.head_chunk_tokens,
         }

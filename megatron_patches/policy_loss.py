@@ -26,10 +26,15 @@ from pipeline.settings import Algo, Settings
 
 
 class PolicyLoss:
-    """The configured objective, ready to be bound to minibatches."""
+    """The configured objective, ready to be bound to minibatches.
 
-    def __init__(self, settings: Settings, config: Algo | None = None):
+    `sampled_elsewhere`: another engine than the actor samples, or older weights do, so `algo.is_weight=auto` means on.
+    """
+
+    def __init__(self, settings: Settings, config: Algo | None = None, sampled_elsewhere: bool = False):
         self.config = config or settings.algo
+        if sampled_elsewhere and self.config.is_weight == "auto":
+            self.config = self.config.model_copy(update={"is_weight": "on"})
         self.length_norm = settings.rollout.max_new_tokens
         separable = losses.of(self.config).separable
         mode = settings.rl.token_head

@@ -71,19 +71,28 @@ def merge(parts: list[tuple[Groups, Graded]]) -> tuple[Groups, Graded]:
 
 
 def gap_metrics(settings: Settings, experience: Experience) -> dict[str, float]:
-    """How far the engine's log-probs lie from the actor's, at temperature 1. Raises GapError beyond `rollout.gap_limit`."""
-    gap = (experience.old_logp - experience.raw_logp).abs()
+    """How far the engine's log-probs lie from the actor's for the same tokens and, on the first use, the same weights.
+
+    Compared are the log-probs of the sampling distribution; where top-p or top-k cuts it, those of the raw policy, which
+    the actor's match at temperature 1 alone. Raises GapError beyond `rollout.gap_limit`.
+    """
+    rollout = settings.rollout
+    whole = rollout.top_p == 1 and rollout.top_k == 0
+    if not whole and rollout.temperature != 1:
+        return {}
+    engine = experience.rollout_logp if whole else experience.raw_logp
+    gap = (experience.old_logp - engine).abs()
     finite = gap[torch.isfinite(gap)]
     mean_exp = float(finite.clamp(max=20).exp().mean()) if len(finite) else 1.0
-    if mean_exp > settings.rollout.gap_limit:
+    if mean_exp > rollout.gap_limit:
         worst = int(gap.nan_to_num(torch.inf).argmax())
         raise GapError(
             f"engine and actor disagree: mean exp|log-prob gap| is {mean_exp:.3f}, rollout.gap_limit allows "
-            f"{settings.rollout.gap_limit}. At response token {worst} of the batch the engine said "
-            f"{float(experience.raw_logp[worst]):.4f} and the actor {float(experience.old_logp[worst]):.4f}. Their weights "
-            "differ, or the engine computes in a lower precision than the limit foresees"
+            f"{rollout.gap_limit}. At response token {worst} of the batch the engine said {float(engine[worst]):.4f} and the "
+            f"actor {float(experience.old_logp[worst]):.4f}. Their weights differ, or the engine computes in a lower "
+            "precision than the limit foresees"
         )
-    return {"gap/raw_mean_exp": mean_exp, "gap/raw_max": float(finite.max()) if len(finite) else 0.0}
+    return {"gap/checked_mean_exp": mean_exp}
 
 
 def rollout_metrics(groups: Groups, graded: Graded, grader: Grader) -> dict[str, float]:

@@ -42,7 +42,9 @@ def main(run: StageRun) -> dict:
             run.log(f"{name}: " + "  ".join(f"{key} {value:.3f}" for key, value in shown.items() if key != "n"))
     if run.is_main:
         source = str(checkpoint.iteration_folder(root, iteration))
-        write_json(run.folder() / f"{when}.json", {"checkpoint": source, "sets": results, "seconds": time.time() - started})
+        write_json(
+            run.folder() / f"{when}.json", {"checkpoint": source, "sets": results, "seconds": time.time() - started}
+        )
         write_jsonl(run.folder() / f"{when}.samples.jsonl", samples)
     return {"checkpoint": str(root), "iteration": iteration}
 
@@ -72,8 +74,17 @@ def rows_of(greedy: Groups, sampled: Groups, graded_greedy: Graded, graded: Grad
     for i in range(min(count, len(sampled))):
         prompt = sampled[i][0].prompt
         responses = [
-            {"text": r.text, "correct": g.correct, "extracted": g.extracted, "finish_reason": r.finish_reason, "greedy": first}
-            for first, group, grades in ((True, greedy[i], graded_greedy.grades[i]), (False, sampled[i], graded.grades[i]))
+            {
+                "text": r.text,
+                "correct": g.correct,
+                "extracted": g.extracted,
+                "finish_reason": r.finish_reason,
+                "greedy": first,
+            }
+            for first, group, grades in (
+                (True, greedy[i], graded_greedy.grades[i]),
+                (False, sampled[i], graded.grades[i]),
+            )
             for r, g in zip(group, grades, strict=True)
         ]
         rows.append({"prompt_id": prompt.id, "problem": prompt.text, "gold": prompt.gold, "responses": responses})

@@ -9,19 +9,19 @@ import torch
 
 from megatron_patches import checkpoint, session
 from megatron_patches.actor import Actor
-from megatron_patches.engines import build_engine, sampling_of
+from megatron_patches.engines import build_engine, chosen_engine, sampling_of
 from megatron_patches.policy import Policy
 from megatron_patches.policy_loss import MinibatchLoss, PolicyLoss, reduce_metrics
 from pipeline.data.prompts import load_prompts
 from pipeline.data.sampler import PromptSampler
 from pipeline.data.tokenizer import load as load_tokenizer
-from pipeline.experience import Experience, minibatches
-from pipeline.grading import Graded, Grader
-from pipeline.objectives import clip_bounds, group_advantages, group_metrics
+from pipeline.experience import minibatches
+from pipeline.grading import Grader
+from pipeline.judging import judge
 from pipeline.settings import Settings
 from pipeline.stage import StageRun, run_stage
-from pipeline.tracking import Tracker
 from pipeline.steps import collect_groups, gap_metrics, is_due, mean_metrics, rollout_metrics, samples_of
+from pipeline.tracking import Tracker
 
 
 def main(run: StageRun) -> dict:
@@ -34,7 +34,7 @@ def main(run: StageRun) -> dict:
     reference = load_reference(run, settings) if settings.algo.kl_coef else None
     engine = build_engine(settings, actor, tokenizer, str(folder))
     engine.sync(actor, done)
-    loss = PolicyLoss(settings)
+    loss = PolicyLoss(settings, sampled_elsewhere=chosen_engine(settings) != "native" or rl.async_depth > 0)
     sampling = sampling_of(settings, tokenizer)
     tracker = Tracker(run.root, total_steps=rl.steps, enabled=run.is_main)
     tracker.resume(done)
@@ -42,7 +42,7 @@ def main(run: StageRun) -> dict:
     with Grader(settings) as grader:
         for step in range(done + 1, rl.steps + 1):
             groups, graded = collect_groups(settings, sampler, engine, grader, sampling, tracker)
-            experience, metrics = judge(settings, groups, graded)
+            experience, metrics = judge(settings.algo, groups, graded.rewards)
             with tracker.phase("logprobs"):
                 experience.old_logp = actor.logprobs(experience)
                 if reference is not None:
@@ -76,20 +76,6 @@ def main(run: StageRun) -> dict:
     return {"step": step if done < rl.steps else done}
 
 
-def judge(settings: Settings, groups: list, graded: Graded) -> tuple[Experience, dict]:
-    """Advantages and elastic bounds of each group."""
-    experience = Experience.collect(groups, graded.rewards)
-    advantages, variance = group_advantages(graded.rewards, settings.algo.normalize)
-    lengths = experience.lengths.view(advantages.shape)
-    bounds = clip_bounds(advantages, variance, lengths, settings.algo)
-    low, high = settings.algo.reward_min, settings.algo.reward_max
-    rate = ((graded.rewards.mean(1, keepdim=True) - low) / (high - low)).expand_as(advantages)
-    experience.advantages, experience.pass_rate = advantages.reshape(-1).float(), rate.reshape(-1).float()
-    experience.eps_low, experience.eps_high = (eps.reshape(-1).float() for eps in bounds)
-    metrics = group_metrics(graded.rewards, advantages, variance, lengths, settings.algo, bounds)
-    return experience, dict(metrics.finalize())
-
-
 def load_actor(run: StageRun, settings: Settings, sampler: PromptSampler) -> tuple[Actor, int]:
     """The actor at the run's newest checkpoint, or at the converted base; and how many steps it has made."""
     actor = Actor(settings)
@@ -111,7 +97,13 @@ def save_actor(run: StageRun, settings: Settings, actor: Actor, sampler: PromptS
     common = {"scheduler": actor.scheduler.state_dict(), "sampler": sampler.state_dict()}
     keep = settings.rl.keep_checkpoints
     checkpoint.save(
-        run.root / "checkpoints", step, actor.chunks, settings.model, optimizer=actor.optimizer, common=common, keep=keep
+        run.root / "checkpoints",
+        step,
+        actor.chunks,
+        settings.model,
+        optimizer=actor.optimizer,
+        common=common,
+        keep=keep,
     )
 
 

@@ -12,7 +12,7 @@ from pipeline.stage import StageRun
 
 def read_prompts(file: Path, run: StageRun, tokenizer: Any, limit: int | None = None) -> list[Prompt]:
     """Prompts of one file of problem rows, in its order, at most `limit`. Raises InputError where it is missing or empty."""
-    prompts = []
+    prompts: list[Prompt] = []
     for row in read_jsonl(file):
         if limit is not None and len(prompts) == limit:
             break
