@@ -155,14 +155,14 @@ def _shape(data: RunData, when: str) -> dict[str, Any]:
 
 def _solutions(data: RunData) -> str:
     held_out = before_and_after(*(data.evaluation_samples.get(when, []) for when in ("before", "after")))
-    training = through_training(data.samples)
+    note, training = through_training(data.samples)
     parts = (
         (
             "Before and after",
             "held-out problems in the order of their file; none was chosen for what it shows",
             held_out,
         ),
-        ("Early and late in training", "problems that were sampled more than once, furthest apart first", training),
+        ("Early and late in training", note, training),
     )
     return "".join(f"<h3>{title} <small>{note}</small></h3>{body}" for title, note, body in parts if body)
 

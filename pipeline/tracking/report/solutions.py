@@ -84,8 +84,9 @@ def before_and_after(before: list[Row], after: list[Row]) -> str:
     return _folded([_card(entry, [(names[0], entry), (names[1], other)]) for entry, other in pairs[:MOST]])
 
 
-def through_training(rows: list[Row]) -> str:
-    """Problems that were sampled early and late, side by side; otherwise some of each quarter of the training."""
+def through_training(rows: list[Row]) -> tuple[str, str]:
+    """Problems that were sampled early and late, side by side; otherwise the longest problem of five steps. Returns what
+    they were chosen by, and their cards."""
     entries = [entry for entry in sampled(rows) if entry.step is not None]
     by_key: dict[str, list[Sampled]] = defaultdict(list)
     for entry in entries:
@@ -93,7 +94,8 @@ def through_training(rows: list[Row]) -> str:
     again = [sorted(found, key=_step) for found in by_key.values() if len(found) > 1]
     again.sort(key=lambda found: _step(found[0]) - _step(found[-1]))  # furthest apart first
     if again:
-        return _folded(
+        note = "problems that were sampled more than once, furthest apart first"
+        return note, _folded(
             [
                 _card(found[0], [(f"Step {entry.step}", entry) for entry in (found[0], found[-1])])
                 for found in again[:MOST]
@@ -101,8 +103,12 @@ def through_training(rows: list[Row]) -> str:
         )
     steps = sorted({_step(entry) for entry in entries})
     wanted = [steps[round(i * (len(steps) - 1) / 4)] for i in range(5)] if steps else []
-    chosen = [next(entry for entry in entries if entry.step == step) for step in dict.fromkeys(wanted)]
-    return "".join(_card(entry, [(f"Step {entry.step}", entry)]) for entry in chosen)
+    chosen = [
+        max((entry for entry in entries if entry.step == step), key=lambda entry: len(entry.problem))
+        for step in dict.fromkeys(wanted)
+    ]
+    note = "no problem was sampled twice; of five steps the longest sampled problem of each"
+    return note, "".join(_card(entry, [(f"Step {entry.step}", entry)]) for entry in chosen)
 
 
 def _response(row: object) -> list[Response]:
