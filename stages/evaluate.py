@@ -2,8 +2,6 @@
 
 import time
 
-import torch
-
 from megatron_patches import checkpoint, session
 from megatron_patches.engines import build_engine, sampling_of
 from megatron_patches.policy import Policy
@@ -16,7 +14,7 @@ from pipeline.rollout.interface import Prompt, RolloutEngine
 from pipeline.settings import Settings
 from pipeline.stage import StageRun, run_stage
 from pipeline.steps import Groups
-from pipeline.tracking.statistics import summarise
+from pipeline.tracking.statistics import response_shape, summarise
 
 
 def main(run: StageRun) -> dict:
@@ -62,9 +60,9 @@ def measure(
     statistics = summarise(
         graded.correct.numpy(), graded_greedy.correct[:, 0].numpy(), bootstrap=chosen.bootstrap, seed=settings.seed
     )
-    lengths = torch.tensor([float(len(r.token_ids)) for group in sampled for r in group])
-    truncated = sum(r.finish_reason == "length" for group in sampled for r in group) / lengths.numel()
-    statistics |= {"response_tokens": float(lengths.mean()), "truncated": truncated}
+    rollouts = [rollout for group in sampled for rollout in group]
+    statistics |= response_shape([r.text for r in rollouts], [len(r.token_ids) for r in rollouts])
+    statistics["truncated"] = sum(r.finish_reason == "length" for r in rollouts) / len(rollouts)
     return statistics, rows_of(greedy, sampled, graded_greedy, graded, chosen.samples)
 
 

@@ -36,10 +36,9 @@ def main(run: StageRun) -> dict:
     engine.sync(actor, done)
     loss = PolicyLoss(settings, sampled_elsewhere=chosen_engine(settings) != "native" or rl.async_depth > 0)
     sampling = sampling_of(settings, tokenizer)
-    tracker = Tracker(run.root, total_steps=rl.steps, enabled=run.is_main)
-    tracker.resume(done)
 
-    with Grader(settings) as grader:
+    with Grader(settings) as grader, Tracker(run.root, total_steps=rl.steps, enabled=run.is_main) as tracker:
+        tracker.resume(done)
         for step in range(done + 1, rl.steps + 1):
             groups, graded = collect_groups(settings, sampler, engine, grader, sampling, tracker)
             experience, metrics = judge(settings.algo, groups, graded.rewards)
@@ -72,7 +71,6 @@ def main(run: StageRun) -> dict:
             if stopping:
                 run.log(f"stopped after step {step}; the same command continues from there")
                 break
-    tracker.close()
     return {"step": step if done < rl.steps else done}
 
 

@@ -58,7 +58,9 @@ def main(run: StageRun) -> dict:
             grader.pool.submit([(rollout.text, rollout.prompt.gold)])  # its verdict waits in the pool's cache
 
         def show(now: GenerationProgress) -> None:
-            display.reach(done + now.rows_done * copies, f"{now.tokens_per_second * copies:,.0f} tokens/s")
+            # This copy's share stands for all; a wave is whole only when it is graded and written.
+            guess = min(done + now.rows_done * copies, done + len(members) * group_size - 1)
+            display.reach(guess, f"{now.tokens_per_second * copies:,.0f} tokens/s")
 
         for wave in waves:
             members = [prompt for shard in wave for prompt in shards.members(shard)]

@@ -224,6 +224,17 @@ def agree(a: Tree, b: Tree) -> bool | None:
     return True if seen else None
 
 
+def has_value(tree: Tree) -> bool:
+    """Whether `tree` has a finite value at any of the places tried."""
+    for point in range(POINTS):
+        try:
+            approximate(tree, point)
+            return True
+        except NoValueError:
+            continue
+    return False
+
+
 def ratio(a: Tree, b: Tree) -> complex | None:
     """The constant c with a = c * b, as far as the places tried show; None where there is none."""
     found: complex | None = None

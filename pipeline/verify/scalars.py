@@ -89,12 +89,9 @@ class Scalars:
         if self._rounded(exact_left, right) or self._rounded(exact_right, left):
             return True
         self.note("value")
-        if syntax.symbols(left) != syntax.symbols(right) and not (syntax.symbols(left) and syntax.symbols(right)):
-            # One is a constant, the other has variables: equal only if they cancel, which agreement would show.
-            pass
         agreed = evaluate.agree(left, right)
-        if agreed is False:
-            return False
+        if agreed is False or (agreed is None and evaluate.has_value(left) != evaluate.has_value(right)):
+            return False  # also a number against what overflows or is not defined anywhere
         verdict = self.ask("equal", a.text, b.text)
         # Where sympy cannot decide, agreement to nine digits at every place that was tried does.
         return agreed is True if verdict is None else verdict

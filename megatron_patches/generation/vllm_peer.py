@@ -1,0 +1,43 @@
+"""The bench's work on vLLM, run by an interpreter that has it: does it once for every line on its standard input.
+
+python vllm_peer.py '{"model": folder, "prompts": [[1, 2], ...], "group": 8, "tokens": 64}'
+"""
+
+import json
+import os
+import sys
+import time
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+
+def main() -> None:
+    from vllm import LLM, SamplingParams
+
+    work = json.loads(sys.argv[1])
+    sequences = len(work["prompts"]) * work["group"]
+    engine = LLM(
+        model=work["model"],
+        dtype="float32",
+        skip_tokenizer_init=True,
+        max_model_len=256,
+        max_num_seqs=sequences,
+        enable_prefix_caching=True,
+        disable_log_stats=True,
+    )
+    sampling = SamplingParams(
+        n=work["group"], temperature=1.0, max_tokens=work["tokens"], ignore_eos=True, detokenize=False, logprobs=0
+    )
+    prompts = [{"prompt_token_ids": ids} for ids in work["prompts"]]
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        made = engine.generate(prompts, sampling, use_tqdm=False)
+        seconds = time.perf_counter() - start
+        assert sum(len(one.token_ids) for request in made for one in request.outputs) == sequences * work["tokens"]
+        print("SECONDS", seconds, flush=True)
+
+
+if __name__ == "__main__":
+    main()
