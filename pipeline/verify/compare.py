@@ -4,7 +4,6 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
-
 from pipeline.verify.nodes import (
     BaseNumber,
     Equation,
@@ -74,7 +73,7 @@ class Comparison:
 
     def _named(self, a: Node, b: Node) -> bool:
         if isinstance(a, Named) and isinstance(b, Named):
-            if a.label == b.label or self._constant(a) and self._constant(b):
+            if a.label == b.label or (self._constant(a) and self._constant(b)):
                 return self.equal(a.value, b.value)
             if _head(a.label) == _head(b.label) and self.equal(a.value, b.value):
                 return True

@@ -7,6 +7,7 @@ sentence that states one ("Thus $x = 3$.", "so there are 12 of them."); a number
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 WINDOW = 40_000
 """Characters at the end of a response that are looked at."""
@@ -24,12 +25,14 @@ _TAG = re.compile(r"<(/?)answer>", re.I)
 _BOX = re.compile(r"\\{1,4}(?:boxed|fbox|framebox)(?![A-Za-z])\s*(\{)?|\\.|[{}]", re.S)
 _MARKER = re.compile(
     r"####|(?:\bfinal\s+answer\b|\banswer\b|答案)[^\S\n]{0,3}(?:\*\*)?[^\S\n]{0,3}(?:(?:is|are|be|equals|为|是)\b(?:\s+(?:simply|therefore|thus|then|just|exactly|also))?"
-    r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
+    r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?"
+    r"|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
     re.I,
 )
 _STRONG = re.compile(r"####|final", re.I)
 _CORRECTED = re.compile(
-    r"\b(?:wait|actually|correct(?:ion|ed|ing)?|mistake|wrong|error|instead|re-?check|recalculat|redo|however|not right|incorrect|but)\b",
+    r"\b(?:wait|actually|correct(?:ion|ed|ing)?|mistake|wrong|error|instead|re-?check|recalculat|redo|however|not right"
+    r"|incorrect|but)\b",
     re.I,
 )
 _ALTERNATIVE = re.compile(r"\b(?:or|either|alternatively|maybe|perhaps|possibly|might)\b", re.I)
@@ -215,10 +218,8 @@ def _joins(gap: str) -> bool:
     if "\n\n" in gap.strip(" ") or _SENTENCE_END.search(gap.strip()):
         return False
     words = _WORD.findall(bare)
-    return (
-        not words
-        and not re.search(r"\d", re.sub(r"_\{?\d+\}?", "", bare))
-        or (len(words) <= 6 and bool(_CONNECTOR.search(gap)))
+    return (not words and not re.search(r"\d", re.sub(r"_\{?\d+\}?", "", bare))) or (
+        len(words) <= 6 and bool(_CONNECTOR.search(gap))
     )
 
 
@@ -273,7 +274,7 @@ def _in_sentence(sentence: str) -> Extraction:
         stated = _stated_after_cue(sentence) if len(words) > 2 else None
         if stated is not None:
             return stated
-        if len(words) <= 2 or len(spans) > 1 and len(words) <= 4:
+        if len(words) <= 2 or (len(spans) > 1 and len(words) <= 4):
             return Extraction(sentence, several=len(spans) > 1)
         return Extraction(_content(spans[-1]))
     if len(words) > 2:
@@ -318,7 +319,7 @@ def _run_of_math(rest: str) -> Extraction | None:
         return None
     end = spans[0].end()
     count = 1
-    for left, right in zip(spans, spans[1:], strict=False):
+    for left, right in pairwise(spans):
         if not re.fullmatch(r"\s*(?:,|;|and|or|,\s*and|,\s*or)\s*", rest[left.end() : right.start()]):
             break
         end, count = right.end(), count + 1

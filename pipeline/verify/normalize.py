@@ -7,73 +7,14 @@ comparing strings. Every step is linear in the length of the text.
 
 import re
 
+from pipeline.verify.vocabulary import DIGITS, FUNCTIONS, SAME, STYLE, TEXT, UNICODE
+
 LONGEST_ANSWER = 4000
 """No answer is longer; what is, is refused before any work."""
 
-_UNICODE = str.maketrans(
-    {
-        "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "÷": "/", "⁄": "/",
-        "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∞": r"\infty ", "π": r"\pi ",
-        "°": r"\degree ", "º": r"\degree ", "±": r"\pm ", "∓": r"\mp ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ",
-        "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}",
-        "⅔": r"\frac{2}{3}", "²": "^{2}", "³": "^{3}", "⁴": "^{4}", "⁵": "^{5}", "⁰": "^{0}", "¹": "^{1}", "ⁿ": "^{n}", "₀": "_{0}", "₁": "_{1}",
-        "₂": "_{2}", "₃": "_{3}", "₄": "_{4}", "₅": "_{5}", "₆": "_{6}", "₇": "_{7}", "₈": "_{8}", "₉": "_{9}", "θ": r"\theta ", "α": r"\alpha ",
-        "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ", "ω": r"\omega ", "σ": r"\sigma ", "Δ": r"\Delta ",
-        "，": ",", "。": ".", "：": ":", "；": ";", "（": "(", "）": ")", "［": "[", "］": "]", "｛": "{", "｝": "}", "＝": "=", "＋": "+", "－": "-",
-        "％": "%", "’": "'", "‘": "'", "“": '"', "”": '"', "′": "'", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "\ufeff": "",
-        "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "￥": r"\yen ", "₹": r"\rupee ", "、": ",", "√": r"\sqrt ", "∛": r"\sqrt[3]",
-    }
-)  # fmt: skip
-_FULLWIDTH = {ord("０") + i: ord("0") + i for i in range(10)}
-
-_SAME = {
-    "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "leq": r"\le ", "leqslant": r"\le ", "le": r"\le ", "geq": r"\ge ",
-    "geqslant": r"\ge ", "ge": r"\ge ", "lt": "<", "gt": ">", "neq": r"\ne ", "ne": r"\ne ", "times": r"\cdot ", "ast": r"\cdot ", "cdotp": r"\cdot ",
-    "cdot": r"\cdot ", "div": "/", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")", "lvert": "|",
-    "rvert": "|", "vert": "|", "mid": "|", "tbinom": r"\binom", "dbinom": r"\binom", "varnothing": r"\emptyset ", "empty": r"\emptyset ",
-    "quad": " ", "qquad": " ", "displaystyle": " ", "textstyle": " ", "limits": " ", "nolimits": " ", "enspace": " ", "thinspace": " ",
-    "hfill": " ", "left": "", "right": "", "big": "", "Big": "", "bigg": "", "Bigg": "", "bigl": "", "bigr": "", "Bigl": "", "Bigr": "", "biggl": "",
-    "biggr": "", "Biggl": "", "Biggr": "", "middle": "", "bigm": "", "R": r"\mathbb{R}", "reals": r"\mathbb{R}", "Reals": r"\mathbb{R}",
-    "wedge": r"\text{ and }", "land": r"\text{ and }", "vee": r"\text{ or }", "lor": r"\text{ or }", "colon": ":", "ldots": r"\dots ", "cdots": r"\dots ",
-    "boxed": "", "fbox": "", "textdollar": r"\dollar ", "degree": r"\degree ", "bmod": r"\bmod ", "mod": r"\bmod ", "arctg": r"\arctan ",
-    "tg": r"\tan ", "ctg": r"\cot ", "lg": r"\log ", "backslash": r"\setminus ", "smallsetminus": r"\setminus ", "nobreak": "", "prime": "'",
-    "newline": " ", "par": " ", "hspace": "", "strut": "", "mathstrut": "", "bigcup": r"\cup ", "intercal": "T", "thickspace": " ", "cup": r"\cup ",
-}  # fmt: skip
-_TEXT = {
-    "text",
-    "textbf",
-    "textit",
-    "textrm",
-    "textnormal",
-    "textsf",
-    "texttt",
-    "mbox",
-    "hbox",
-    "emph",
-    "textsc",
-    "texttrm",
-    "underline",
-}
-_STYLE = {
-    "mathrm",
-    "mathbf",
-    "mathit",
-    "mathsf",
-    "mathtt",
-    "mathcal",
-    "mathfrak",
-    "boldsymbol",
-    "bm",
-    "pmb",
-    "operatorname",
-    "mathop",
-}
-_FUNCTIONS = {
-    "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "arcsin", "arccos", "arctan", "arccot", "log", "ln", "exp", "sqrt",
-    "gcd", "lcm", "max", "min", "det", "lim", "floor", "ceil", "arsinh", "arcosh", "artanh", "arcsec", "arccsc",
-}  # fmt: skip
 _PLAIN_NAMES = re.compile(
-    r"(?<![\\A-Za-z])(?:sqrt|pi|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|theta|alpha|beta|infinity|infty|inf|oo)(?![A-Za-z])"
+    r"(?<![\\A-Za-z])(?:sqrt|pi|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|theta|alpha|beta"
+    r"|infinity|infty|inf|oo)(?![A-Za-z])"
 )
 _TOKEN = re.compile(r"\\\\|\\([A-Za-z]+)\*?(\s*)|\\(.)|([$%`]|\*\*?|[<>!]=|=<)", re.S)
 _GROUP = re.compile(r"\s*\{([^{}]*)\}")
@@ -94,7 +35,7 @@ def clean(answer: str, prose: bool = False) -> str:
     if _SIMPLE.fullmatch(answer):
         return answer
     if not answer.isascii():
-        answer = answer.translate(_UNICODE).translate(_FULLWIDTH)
+        answer = answer.translate(UNICODE).translate(DIGITS)
     if "\\" in answer or "{" in answer:
         answer = _THOUSANDS.sub("", answer)
         if "\\\\" in answer and "\\begin" not in answer:
@@ -144,18 +85,18 @@ def _tokens(answer: str) -> str:
 
 def _command(answer: str, name: str, space: str, at: int, out: list[str]) -> int:
     """Writes command `name` to `out`; returns where to go on in `answer`."""
-    if name in _TEXT or name in _STYLE:
+    if name in TEXT or name in STYLE:
         group = _GROUP.match(answer, at)
         if group is None:
-            if name in _TEXT:
+            if name in TEXT:
                 out.append(r"\text")
             return at
         inside = _SIZED.sub("", group.group(1)) if "\\" in group.group(1) else group.group(1)
         words = inside.strip()
-        if name in _STYLE and words in _FUNCTIONS:
+        if name in STYLE and words in FUNCTIONS:
             out.append(f"\\{words} ")
         elif len(words) <= 1 or words.replace(".", "").replace(",", "").isdigit():
-            out.append(f" {words} " if name in _TEXT else words)
+            out.append(f" {words} " if name in TEXT else words)
         elif words == "th" or words.lower() == "base":
             pass
         else:
@@ -177,7 +118,7 @@ def _command(answer: str, name: str, space: str, at: int, out: list[str]) -> int
     if name.startswith("quad") or name.startswith("qquad"):  # `\\quadx`: a space was lost on the way
         out.append(" " + name.removeprefix("q").removeprefix("uad") + space)
         return at
-    same = _SAME.get(name)
+    same = SAME.get(name)
     out.append(same if same is not None else f"\\{name}{' ' if space else ''}")
     return at
 

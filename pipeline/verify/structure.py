@@ -6,12 +6,11 @@ here, and only scalars are left.
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 
 from pipeline.verify.nodes import (
     BaseNumber,
-    Equation,
     Group,
-    Inequality,
     Interval,
     Matrix,
     Named,
@@ -39,13 +38,11 @@ _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _CHOICE = re.compile(r"\(\s*([A-Z])\s*\)\s*[.:]?\s*(\S.*)", re.S)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z\s'-]*")
-_NUMBER_WORDS = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen twenty".split()
-    )
-}
+_NUMBERS_IN_WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
+    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)  # fmt: skip
+_NUMBER_WORDS = {word: value for value, word in enumerate(_NUMBERS_IN_WORDS)}
 _SETS = {r"\mathbb{R}": "R", r"\mathbb{Z}": "Z", r"\mathbb{Q}": "Q", r"\mathbb{N}": "N", r"\mathbb{C}": "C"}
 _REAL_LINE = Interval("-\\infty", "\\infty", False, False)
 
@@ -177,8 +174,8 @@ def _set(inner: str, depth: int) -> Node:
         parts = split_top(inner, bar)
         if len(parts) == 2 and re.fullmatch(r"\s*[A-Za-z](?:\s*\\in\s*\\mathbb\{R\})?\s*", parts[0]):
             return read(parts[1], depth + 1)
-    parts = _split_list(_JOINERS.sub(" , ", inner))
-    items = [read(part, depth + 1) for part in parts] if parts else [read(inner, depth + 1)]
+    listed = _split_list(_JOINERS.sub(" , ", inner)) or [inner]
+    items = [read(part, depth + 1) for part in listed]
     flat: list[Node] = []
     for item in items:
         flat += item.items if isinstance(item, Group) and item.kind == "list" and item.free else [item]
@@ -205,7 +202,7 @@ def without_points(points: list[str]) -> Node:
     else:
         points = sorted(points, key=lambda point: numbers[point].value)  # type: ignore[union-attr]
     ends = ["-\\infty", *points, "\\infty"]
-    return Union([Interval(low, high, False, False) for low, high in zip(ends, ends[1:], strict=False)])
+    return Union([Interval(low, high, False, False) for low, high in pairwise(ends)])
 
 
 def _matrix(body: str, depth: int) -> Node:

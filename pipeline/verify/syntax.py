@@ -19,42 +19,23 @@ MOST_TOKENS = 600
 _LEX = re.compile(
     r"\s*(?:(?P<num>\d+(?:\.\d+)?|\.\d+)|(?P<cmd>\\[A-Za-z]+)|(?P<esc>\\.)|(?P<let>[A-Za-z])|(?P<op>\S))", re.S
 )
-GREEK = set(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi varphi chi psi omega "
-    "Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar zzz".split()
-)
-ONE_ARGUMENT = set(
-    "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc arsinh arcosh artanh exp ln floor ceil".split()
-)
+GREEK = {
+    "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa",
+    "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma",
+    "Delta", "Theta", "Lambda", "Xi", "Sigma", "Upsilon", "Phi", "Psi", "Omega", "ell", "hbar",
+}  # fmt: skip
+ONE_ARGUMENT = {
+    "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "arcsin", "arccos", "arctan", "arccot",
+    "arcsec", "arccsc", "arsinh", "arcosh", "artanh", "exp", "ln", "floor", "ceil",
+}  # fmt: skip
 _CURRENCY = {r"\dollar", r"\euro", r"\pounds", r"\yen", r"\rupee"}
 _CALLED = set("fghFGH")
 """Letters that mean a function where a parenthesis follows."""
 _ENDS = {
-    "+",
-    "-",
-    "/",
-    ",",
-    ")",
-    "]",
-    "}",
-    "|",
-    "",
-    "=",
-    "<",
-    ">",
-    r"\cdot",
-    r"\}",
-    r"\rfloor",
-    r"\rceil",
-    r"\bmod",
-    r"\pmod",
-    r"\%",
-    "!",
-    "^",
-    "_",
-    "'",
-    ":",
-}
+    "+", "-", "/", ",", ")", "]", "}", "|", "", "=", "<", ">", r"\cdot", r"\}", r"\rfloor", r"\rceil", r"\bmod",
+    r"\pmod", r"\%", "!", "^", "_", "'", ":",
+}  # fmt: skip
+"""Tokens that no factor starts with."""
 
 
 def parse(latex: str) -> Tree:

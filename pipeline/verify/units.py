@@ -2,19 +2,20 @@
 
 import re
 
-_NAMES: dict[str, str] = {}
-for _name, _spellings in {
-    "m": "m meter meters metre metres", "cm": "cm centimeter centimeters centimetre centimetres", "mm": "mm millimeter millimeters",
-    "km": "km kilometer kilometers kilometre kilometres", "in": "inch inches", "ft": "ft foot feet", "yd": "yd yard yards", "mi": "mile miles mi",
-    "g": "g gram grams", "kg": "kg kilogram kilograms kgs", "mg": "mg", "lb": "lb lbs pound pounds", "oz": "oz ounce ounces", "ton": "ton tons",
-    "s": "s sec secs second seconds", "min": "min mins minute minutes", "h": "h hr hrs hour hours", "day": "day days", "week": "week weeks",
-    "month": "month months", "year": "year years yr yrs", "l": "l liter liters litre litres", "ml": "ml", "gal": "gallon gallons gal",
-    "dollar": "dollar dollars usd bucks", "cent": "cent cents", "euro": "euro euros", "yuan": "yuan rmb", "yen": "yen", "rupee": "rupee rupees rs",
-    "degree": "degree degrees deg", "radian": "radian radians rad", "mph": "mph", "kmh": "kmh kph", "acre": "acre acres", "unit": "unit units",
-    "am": "am a.m", "pm": "pm p.m",
-}.items():  # fmt: skip
-    for _spelling in _spellings.split():
-        _NAMES[_spelling] = _name
+_SPELLINGS = {
+    "m": "m meter meters metre metres", "cm": "cm centimeter centimeters centimetre centimetres",
+    "mm": "mm millimeter millimeters", "km": "km kilometer kilometers kilometre kilometres", "in": "inch inches",
+    "ft": "ft foot feet", "yd": "yd yard yards", "mi": "mile miles mi", "g": "g gram grams",
+    "kg": "kg kilogram kilograms kgs", "mg": "mg", "lb": "lb lbs pound pounds", "oz": "oz ounce ounces",
+    "ton": "ton tons", "s": "s sec secs second seconds", "min": "min mins minute minutes",
+    "h": "h hr hrs hour hours", "day": "day days", "week": "week weeks", "month": "month months",
+    "year": "year years yr yrs", "l": "l liter liters litre litres", "ml": "ml", "gal": "gallon gallons gal",
+    "dollar": "dollar dollars usd bucks", "cent": "cent cents", "euro": "euro euros", "yuan": "yuan rmb",
+    "yen": "yen", "rupee": "rupee rupees rs", "degree": "degree degrees deg", "radian": "radian radians rad",
+    "mph": "mph", "kmh": "kmh kph", "acre": "acre acres", "unit": "unit units", "am": "am a.m", "pm": "pm p.m",
+}  # fmt: skip
+"""Each unit's one name, and how it is written."""
+_NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings.split()}
 _SINGLE = {"m", "g", "s", "h", "l", "L"}
 _LOOSE = {"square", "sq", "cubic", "cu", "per", "of", "units", "unit", "sq."}
 _CURRENCY = re.compile(r"(?:\\(dollar|euro|pounds|yen|rupee)|(?:US|USD|Rs\.?))(?![A-Za-z])\s*")
