@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
-from megatron.core.distributed.finalize_model_grads import finalize_model_grads
 
 from megatron_patches.batches import MicroBatch
 from megatron_patches.optimizer import build_optimizer, build_scheduler
 from megatron_patches.policy import Policy
-from megatron_patches.policy_loss import MinibatchLoss, PolicyLoss
+from megatron_patches.policy_loss import MinibatchLoss, PolicyLoss, finalize_grads
 from megatron_patches.policy_model import Head
+from pipeline.errors import UsageError
 from pipeline.experience import Experience
 from pipeline.settings import Settings
 
@@ -19,6 +19,11 @@ class Actor(Policy):
     """The policy that learns: DDP, optimizer, schedule and the patched loss around the model."""
 
     def __init__(self, settings: Settings):
+        if settings.model.experts.aux_loss_coef:
+            raise UsageError(
+                f"model.experts.aux_loss_coef={settings.model.experts.aux_loss_coef}: reinforcement learning sums "
+                "gradients over tokens, where Megatron's load-balancing loss expects a mean; set it to 0"
+            )
         super().__init__(settings)
         optimizer = settings.rl.optimizer
         # Buckets are filled in place from here on, so weights may still be loaded after the wrapping.
@@ -37,9 +42,7 @@ class Actor(Policy):
         total = settings.rl.steps * settings.rl.minibatches * settings.rl.epochs
         self.scheduler = build_scheduler(self.optimizer, optimizer, total)
         self.config.grad_scale_func = self.optimizer.scale_loss
-        # The policy loss carries its global denominator, so gradients are summed and divided by nothing (patch
-        # `global-loss`): upstream's hook is called without a token count.
-        self.config.finalize_model_grads_func = lambda chunks, _tokens, **kw: finalize_model_grads(chunks, None, **kw)
+        self.config.finalize_model_grads_func = finalize_grads
 
     def weights_changed(self) -> None:
         """Call after loading weights from outside a checkpoint: the optimizer's fp32 masters are copied anew."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.distributed.finalize_model_grads import finalize_model_grads
 
 from megatron_patches import parallel
 from megatron_patches.batches import MicroBatch
@@ -113,6 +114,15 @@ class MinibatchLoss:
             length_norm=self.loss.length_norm,
             reduce=_sum_over_context if parallel_state.get_context_parallel_world_size() > 1 else None,
         )
+
+
+def finalize_grads(chunks: list, _num_tokens: torch.Tensor | None, **options: Any) -> None:
+    """Gradients summed over ranks and divided by nothing: the policy loss carries its global denominator already.
+
+    Upstream's hook (megatron-core 0.16.1, distributed/finalize_model_grads.py) divides by the count of tokens that the
+    loss function returned, over all ranks, unless it is called without one.
+    """
+    finalize_model_grads(chunks, None, **options)
 
 
 def reduce_metrics(minibatches: list[MinibatchLoss]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.tensor_parallel import ColumnParallelLinear
@@ -17,7 +18,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 
 from megatron_patches.attention import SdpaCoreAttention
 from megatron_patches.norm import RMSNorm
-from pipeline.settings import Layout, Model
+from pipeline.settings import Layout, Model, Rope
 
 if not hasattr(moe_utils, "te_general_gemm"):  # patch `router-gemm`
     moe_utils.te_general_gemm = None
@@ -46,7 +47,7 @@ class PolicyModel(GPTModel):
     """GPTModel with one more keyword in `forward`: `head`.
 
     With a head, the last pipeline stage returns `head(hidden, output_weight)` and never forms the logits of all
-    positions, as upstream does (models/gpt/gpt_model.py:696). Without one it is GPTModel.
+    positions, as upstream does (models/gpt/gpt_model.py:685). Without one it is GPTModel.
     """
 
     def __init__(self, *args, **kwargs):
@@ -155,6 +156,22 @@ def block_spec(config: TransformerConfig, vp_stage: int | None = None) -> Transf
     return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=RMSNorm)
 
 
+def stretch_low_frequencies(embedding: RotaryEmbedding, rope: Rope) -> None:
+    """Llama 3.1's scaling by all four of its numbers (patch `rope-scaling`); nothing where `rope.scaling` is none.
+
+    Upstream's own switch (models/common/embeddings/rotary_pos_embedding.py:84) passes the factor on and leaves the other
+    three at Llama 3.1's values.
+    """
+    if rope.scaling == "llama3":
+        embedding.inv_freq = embedding._apply_scaling(
+            embedding.inv_freq,
+            factor=rope.factor,
+            low_freq_factor=rope.low_freq_factor,
+            high_freq_factor=rope.high_freq_factor,
+            original_max_position_embeddings=rope.original_max_position_embeddings,
+        )
+
+
 def build_chunks(model: Model, layout: Layout, recompute: bool = False) -> list[PolicyModel]:
     """This rank's model chunks, unwrapped: one, or `layout.vpp` of them. Random weights, unless loaded afterwards."""
     config = transformer_config(model, layout, recompute)
@@ -172,10 +189,9 @@ def build_chunks(model: Model, layout: Layout, recompute: bool = False) -> list[
                 share_embeddings_and_output_weights=model.tie_word_embeddings,
                 position_embedding_type="rope",
                 rotary_base=model.rope.theta,  # type: ignore[arg-type]
-                rope_scaling=model.rope.scaling == "llama3",
-                rope_scaling_factor=model.rope.factor,
                 vp_stage=stage,
             )
         )
+        stretch_low_frequencies(chunks[-1].rotary_pos_emb, model.rope)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     return [chunk.to(device) for chunk in chunks]
