@@ -1,8 +1,7 @@
 r"""The last layer: latex2sympy2 reads, sympy decides. Runs in workers only: both can be made to hang.
 
-No string that came from a model is ever evaluated as Python. latex2sympy2 keeps such a path (`\variable{..}` with
-values given goes through `parse_expr`), and so does sympy (any string handed to `sympify`); `load` closes both for
-the life of the process, and the worker's audit hook (jail.py) refuses to compile any source text at all.
+No string that came from a model is ever evaluated as Python: `load` closes the ways of both libraries to do so
+(sealing.py), and the worker's audit hook (jail.py) refuses to compile any source text at all.
 latex2sympy2 also keeps global state that an input can spoil (`x = 3` binds x, `dx` overwrites the table of
 variables), so the state is laid anew before every reading.
 """
@@ -11,6 +10,7 @@ import re
 from typing import Any
 
 from pipeline.verify import printing, syntax
+from pipeline.verify.sealing import seal
 
 LONGEST = 1200
 """Characters of one side; ANTLR's look-ahead is worse than linear."""
@@ -22,14 +22,6 @@ _l2s: Any = None
 _sympy: Any = None
 
 
-class UnsafeError(RuntimeError):
-    """Something tried to evaluate text as Python."""
-
-
-def _refuse(*_: Any, **__: Any) -> Any:
-    raise UnsafeError("text is never evaluated as Python here")
-
-
 def load() -> None:
     """Import both libraries, close their ways to `eval`, and warm the grammar's tables (shared by all forks)."""
     global _l2s, _sympy
@@ -37,17 +29,9 @@ def load() -> None:
         return
     import latex2sympy2
     import sympy
-    from sympy.parsing import sympy_parser
 
     _l2s, _sympy = latex2sympy2, sympy
-    x = sympy.Symbol("x")
-    sympy.simplify(sympy.sin(x) ** 2 + sympy.sqrt(x) / sympy.factorial(x)).equals(
-        0
-    )  # late imports, before the ways close
-    latex2sympy2.parse_expr = _refuse
-    sympy_parser.parse_expr = _refuse  # sympify imports this name at each call that is given a string
-    sympy_parser.eval_expr = _refuse
-    sympy.parse_expr = _refuse
+    seal(sympy, latex2sympy2)
     for sample in _SAMPLES:
         _read(sample)
 
@@ -75,8 +59,6 @@ def _read(latex: str) -> Any:
     _l2s.VARIABLE_VALUES = {}
     try:
         found = _l2s.latex2sympy(latex)
-    except UnsafeError:
-        raise
     except (MemoryError, RecursionError):
         raise
     except Exception:  # its grammar raises bare Exception for every input that it does not know
@@ -167,7 +149,14 @@ def proportional(left: str, right: str, positive: bool) -> bool | None:
 
 
 def ask(question: str, left: str, right: str) -> bool | None:
-    """`equal`, `proportional` or `proportional+` by name."""
-    if question == "equal":
-        return equal(left, right)
-    return proportional(left, right, question.endswith("+"))
+    """`equal`, `proportional` or `proportional+` by name; None where it cannot be decided."""
+    try:
+        if question == "equal":
+            return equal(left, right)
+        return proportional(left, right, question.endswith("+"))
+    except (MemoryError, RecursionError):
+        raise
+    except (
+        Exception
+    ):  # sympy's algorithms raise whatever they meet: PolynomialError, TypeError, NotImplementedError, ...
+        return None
