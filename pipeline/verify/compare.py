@@ -1,5 +1,6 @@
 """Whether two answers say the same, given their structure. Symmetric: which of the two is the gold does not matter."""
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
@@ -26,6 +27,8 @@ from pipeline.verify.types import Conventions
 
 MOST_ITEMS = 100
 """Longer lists are compared in their order only: every pair of items would be too many."""
+
+_NAME = re.compile(r"[A-Za-z0-9\s(){}.']*")
 
 Ask = Callable[[str, str, str], bool | None]
 
@@ -226,7 +229,7 @@ class Comparison:
 
     def _words(self, a: Node, b: Node) -> bool:
         if isinstance(a, (Word, Scalar)) and isinstance(b, (Word, Scalar)):
-            x, y = _letters(a.text), _letters(b.text)
+            x, y = _letters(a), _letters(b)
             if not x or not y:
                 return False
             if len(x) == 1 or len(y) == 1 or self.conventions.text_case:
@@ -294,7 +297,9 @@ def _base_numbers(a: Node, b: Node) -> bool:
     return values[0] == values[1]
 
 
-def _letters(text: str) -> str:
-    if "\\" in text:
-        text = text.replace("\\text", "")
+def _letters(node: Word | Scalar) -> str:
+    """What is read aloud of a word or a name; nothing of a formula, whose signs matter (`x-y` is not `x+y`)."""
+    text = node.text.replace("\\text", "")
+    if isinstance(node, Scalar) and not _NAME.fullmatch(text):
+        return ""
     return "".join(character for character in text if character.isalnum())

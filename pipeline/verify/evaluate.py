@@ -6,7 +6,7 @@ import math
 import zlib
 from fractions import Fraction
 
-from pipeline.verify.syntax import Tree
+from pipeline.verify.syntax import Tree, symbols
 
 MOST_BITS = 20_000
 """An exact intermediate result beyond this size is not followed further."""
@@ -123,8 +123,10 @@ def approximate(tree: Tree, point: int = 0) -> complex:
 
 
 def _place(name: str, point: int) -> float:
-    """Between 0.3 and 1.7, the same for the same name in every process."""
-    return 0.3 + 1.4 * (zlib.crc32(f"{name}/{point}".encode("utf-8", "replace")) % 1_000_003) / 1_000_003
+    """Between 0.3 and 1.7 (below zero at the `NEGATIVE` points), the same for the same name in every process."""
+    return (-1 if point in NEGATIVE else 1) * (
+        0.3 + 1.4 * (zlib.crc32(f"{name}/{point}".encode("utf-8", "replace")) % 1_000_003) / 1_000_003
+    )
 
 
 def _approximate(tree: Tree, point: int) -> complex:
@@ -144,9 +146,9 @@ def _approximate(tree: Tree, point: int) -> complex:
     if kind == "mul":
         return math.prod((_approximate(part, point) for part in tree[1]), start=1 + 0j)
     if kind in ("pow", "root"):
-        base = _approximate(tree[1 if kind == "pow" else 2], point)
+        base = _approximate(tree[1 if kind == "pow" else 2], point) + 0j  # no -0j, which lies beyond the branch cut
         exponent = _approximate(tree[2], point) if kind == "pow" else 1 / _approximate(tree[1], point)
-        if kind == "root" and base.imag == 0 and base.real < 0 and tree[1][0] == "num" and tree[1][1] % 2 == 1:
+        if kind == "root" and base.real < 0 and base.imag == 0 and tree[1][0] == "num" and tree[1][1] % 2 == 1:
             return complex(-((-base.real) ** exponent.real))  # the real root, as \sqrt[3]{-8} means
         if base == 0:
             if exponent.real > 0:
@@ -207,6 +209,30 @@ _SIMPLE = {
     "ln": cmath.log,
 }
 POINTS = 4
+NEGATIVE = range(POINTS, 2 * POINTS)
+"""Places at which every variable is below zero."""
+
+
+def with_real_roots(tree: Tree) -> Tree:
+    r"""Odd roots of negative numbers turned about: `\sqrt[3]{-8}` is -2 on paper and a complex number to sympy."""
+    kind = tree[0]
+    if kind in ("add", "mul"):
+        return (kind, [with_real_roots(part) for part in tree[1]])
+    if kind == "fn":
+        return (kind, tree[1], [with_real_roots(part) for part in tree[2]])
+    if kind == "neg":
+        return (kind, with_real_roots(tree[1]))
+    if kind not in ("pow", "root"):
+        return tree
+    first, second = with_real_roots(tree[1]), with_real_roots(tree[2])
+    if kind == "root" and first[0] == "num" and first[1] % 2 == 1 and not symbols(second):
+        try:
+            value = approximate(second)
+        except NoValueError:
+            return (kind, first, second)
+        if value.imag == 0 and value.real < 0:
+            return ("neg", (kind, first, ("neg", second)))
+    return (kind, first, second)
 
 
 def agree(a: Tree, b: Tree) -> bool | None:
@@ -222,6 +248,18 @@ def agree(a: Tree, b: Tree) -> bool | None:
         if abs(x - y) > 1e-9 * max(abs(x), abs(y)) + 1e-12:
             return False
     return True if seen else None
+
+
+def agree_below_zero(a: Tree, b: Tree) -> bool:
+    """Whether the two agree at negative places too, as far as both are real there: `|x|` is not `x`."""
+    for point in NEGATIVE:
+        try:
+            x, y = approximate(a, point), approximate(b, point)
+        except NoValueError:
+            continue
+        if abs(x.imag) < 1e-12 and abs(y.imag) < 1e-12 and abs(x - y) > 1e-9 * max(abs(x), abs(y)) + 1e-12:
+            return False
+    return True
 
 
 def has_value(tree: Tree) -> bool:

@@ -25,6 +25,7 @@ _SPACE = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z(){}\[\]$%,;:!])")
 _SIZED = re.compile(r"\\(?:left|right)(?![A-Za-z])")
 _POWER = re.compile(r"(?<=[\w)])\s?\*\*\s?(?=[\w(\-])")
+_CHOOSE = re.compile(r"\{([^{}\\]*)\\choose(?![A-Za-z])([^{}\\]*)\}")
 _PERCENT = re.compile(r"(?<=[\d}\s)])\s*(?:per\s?cent(?:age)?s?|pct\.?)(?![A-Za-z])", re.I)
 
 
@@ -45,6 +46,8 @@ def clean(answer: str, prose: bool = False) -> str:
         answer = _PLAIN_NAMES.sub(lambda m: _plain_name(m.group()), answer)
     if "**" in answer:
         answer = _POWER.sub("^", answer)
+    if "\\choose" in answer:
+        answer = _CHOOSE.sub(r"\\binom{\1}{\2}", answer)
     answer = _tokens(answer)
     if "\\frac" in answer or "\\sqrt" in answer or "\\binom" in answer:
         answer = brace_arguments(answer)

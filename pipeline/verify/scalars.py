@@ -94,7 +94,7 @@ class Scalars:
             return False  # also a number against what overflows or is not defined anywhere
         verdict = self.ask("equal", a.text, b.text)
         # Where sympy cannot decide, agreement to nine digits at every place that was tried does.
-        return agreed is True if verdict is None else verdict
+        return (agreed is True and evaluate.agree_below_zero(left, right)) if verdict is None else verdict
 
     def _unreadable(self, a: str, b: str) -> bool:
         """At least one is beyond our grammar; latex2sympy2 may know it."""

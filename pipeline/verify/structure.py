@@ -38,6 +38,9 @@ _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _CHOICE = re.compile(r"\(\s*([A-Z])\s*\)\s*[.:]?\s*(\S.*)", re.S)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z\s'-]*")
+_LONG_WORD = re.compile(r"[A-Za-z]{3}")
+"""With a hyphen in it, what has no word of three letters is a difference: `x-y`."""
+_ANOTHER_CHOICE = re.compile(r"\(\s*[A-Z]\s*\)|(?:or|and)\b")
 _NUMBERS_IN_WORDS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
     "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
@@ -63,7 +66,7 @@ def readings(cleaned: str, several: bool = False) -> list[Node]:
     elif isinstance(first, Group) and re.fullmatch(r"-?\d+,\d+\D.*", cleaned) and len(first.items) == 2:
         found.append(read(cleaned.replace(",", ".", 1)))
     match = _CHOICE.fullmatch(_TEXT.sub(r"\1", cleaned))
-    if match:
+    if match and not _ANOTHER_CHOICE.search(match.group(2)):
         found += [Word(match.group(1)), read(match.group(2).strip())]
     return found
 
@@ -215,7 +218,11 @@ def _is_words(text: str) -> bool:
     outside = _TEXT.sub("", text) if "\\text" in text else text
     if outside is not text and not outside.strip(" .,()"):
         return True
-    return len(text) > 2 and " " in text and bool(_LETTERS.fullmatch(text))
+    return " " in text and _are_letters(text)
+
+
+def _are_letters(text: str) -> bool:
+    return len(text) > 2 and bool(_LETTERS.fullmatch(text)) and ("-" not in text or bool(_LONG_WORD.search(text)))
 
 
 def _words(text: str, joined: str) -> Node:
@@ -268,6 +275,6 @@ def _scalar(text: str, percent: bool = False, unit: str = "") -> Node:
     if len(parts) > 1 and all(part.strip() for part in parts):
         return Ratio([part.strip() for part in parts])
     number = parse_number(text)
-    if number is None and len(text) > 2 and _LETTERS.fullmatch(text):
+    if number is None and _are_letters(text):
         return _word(text)
     return Scalar(text, number, percent, unit)

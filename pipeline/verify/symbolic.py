@@ -9,7 +9,7 @@ variables), so the state is laid anew before every reading.
 import re
 from typing import Any
 
-from pipeline.verify import printing, syntax
+from pipeline.verify import evaluate, printing, syntax
 from pipeline.verify.sealing import seal
 
 LONGEST = 1200
@@ -72,7 +72,7 @@ def read(cleaned: str) -> Any:
     """A sympy object for a cleaned scalar, or None where neither spelling of it can be read."""
     load()
     try:
-        spelled = printing.latex(syntax.parse(cleaned))
+        spelled = printing.latex(evaluate.with_real_roots(syntax.parse(cleaned)))
     except (SyntaxError, RecursionError):
         spelled = cleaned
     found = _read(spelled)

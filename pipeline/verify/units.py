@@ -21,6 +21,8 @@ _LOOSE = {"square", "sq", "cubic", "cu", "per", "of", "units", "unit", "sq."}
 _CURRENCY = re.compile(r"(?:\\(dollar|euro|pounds|yen|rupee)|(?:US|USD|Rs\.?))(?![A-Za-z])\s*")
 _TEXT_UNIT = re.compile(r"\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*(?:\{\s*-?\d\s*\}|\d))?\s*$")
 _DEGREE = re.compile(r"\s*\\degree\s*(?:C|F)?\s*$")
+_ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+"""In `\\cos 60^\\circ` the degrees belong to the argument."""
 _PERCENT = re.compile(r"\s*\\%\s*$")
 _CURRENCY_END = re.compile(r"\s*\\(dollar|euro|pounds|yen|rupee)\s*$")
 _WORDS_END = re.compile(
@@ -40,7 +42,7 @@ def strip_units(text: str) -> tuple[str, bool, str]:
     while True:
         if match := _PERCENT.search(text):
             percent = True
-        elif match := _DEGREE.search(text):
+        elif (match := _DEGREE.search(text)) and not _ANGLE_OF.search(text):
             unit = unit or "degree"
         elif (match := _TEXT_UNIT.search(text)) and match.start() > 0:
             unit = _canonical(match.group(1)) + unit
