@@ -18,12 +18,15 @@ from megatron.core.dist_checkpointing.serialization import get_default_load_shar
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.utils import unwrap_model
+from torch.distributed.checkpoint.api import CheckpointException
 
 from pipeline.artifacts import write_text
 from pipeline.errors import InputError
 from pipeline.settings import Model
 
 LATEST = "latest_checkpointed_iteration.txt"
+DAMAGE = (Exception, CheckpointException)
+"""What a damaged checkpoint raises; torch derives the second from BaseException."""
 SHAPE_FIELDS = (
     "family", "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "head_dim",
     "vocab_size", "tie_word_embeddings", "qkv_bias", "qk_norm",
@@ -94,7 +97,11 @@ def save(
     filesystem_async._results_queue = queue.Queue()
     state = _sharded_state(chunks, optimizer, is_loading=False)
     state |= {"common": common, "iteration": iteration, "shape": {f: getattr(model, f) for f in SHAPE_FIELDS}}
-    dist_checkpointing.save(state, str(temporary), TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1))
+    try:
+        dist_checkpointing.save(state, str(temporary), TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1))
+    except DAMAGE:
+        shutil.rmtree(temporary, ignore_errors=True)  # half of it would only fill the disk
+        raise
     dist.barrier()
     if dist.get_rank() == 0:
         if final.exists():
@@ -116,7 +123,7 @@ def load(root: Path, iteration: int, chunks: list, model: Model, *, optimizer=No
     remedy = f"delete {folder} and write an older iteration into {root / LATEST}, or make it again"
     try:
         saved = dist_checkpointing.load_common_state_dict(str(folder))
-    except Exception as error:
+    except DAMAGE as error:
         raise InputError(f"{folder} is no readable Megatron checkpoint ({_first_line(error)}); {remedy}") from error
     for field, value in saved.get("shape", {}).items():
         if value != getattr(model, field):
@@ -130,7 +137,7 @@ def load(root: Path, iteration: int, chunks: list, model: Model, *, optimizer=No
             str(folder),
             get_default_load_sharded_strategy(str(folder)),
         )
-    except Exception as error:
+    except DAMAGE as error:
         raise InputError(f"{folder} is damaged or incomplete ({_first_line(error)}); {remedy}") from error
     modules = [unwrap_model(chunk) for chunk in chunks]
     for i, module in enumerate(modules):
@@ -141,5 +148,9 @@ def load(root: Path, iteration: int, chunks: list, model: Model, *, optimizer=No
     return state["common"]
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+def _first_line(error: BaseException) -> str:
+    """What is wrong, in one line; of torch's collection of all ranks' errors the first."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -4,10 +4,14 @@ Composes the settings, decides which stages have to run, starts each, and keeps 
 2 wrong usage or configuration; 3 an input or an earlier stage is missing or broken; 1 anything else.
 """
 
+import contextlib
+import fcntl
 import os
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -89,7 +93,7 @@ def run_root(settings: Settings) -> Path:
 
 def run_job(job: Job, words: list[str]) -> int:
     """Run one stage unless its manifest matches; returns its exit code."""
-    from pipeline import plan, summary, supervise
+    from pipeline import plan
 
     root, settings = run_root(job.settings), job.settings
     if job.stage.name == "sft" and not settings.sft.enabled:
@@ -102,6 +106,15 @@ def run_job(job: Job, words: list[str]) -> int:
         _say(f"{job.label}: runs on node 0 alone")
         return 0
     manifests.require(job, root, _again(words))
+    with _alone(root / job.stage.name, settings):
+        return _run_alone(job, root)
+
+
+def _run_alone(job: Job, root: Path) -> int:
+    """The rest of `run_job`, while no other process runs this stage of this run."""
+    from pipeline import summary, supervise
+
+    settings, main_node = job.settings, job.settings.cluster.node_rank == 0
     state = manifests.state_of(job, root)
     reason = manifests.why_run(job, root, state)
     if reason is None:
@@ -138,6 +151,33 @@ def run_job(job: Job, words: list[str]) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _alone(folder: Path, settings: Settings) -> Iterator[None]:
+    """Holds this node's lock on a stage's folder; the kernel frees it however the process ends.
+
+    Raises:
+        UsageError: the same stage of the same run is running, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / f"lock.node{settings.cluster.node_rank}", "w")  # noqa: SIM115
+    except (NotADirectoryError, FileExistsError, PermissionError, FileNotFoundError) as error:
+        raise UsageError(
+            f"runs_dir={settings.runs_dir}: {folder} cannot be written to ({error.strerror}). Name a folder that can."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"stage={settings.stage} of name={settings.name} is running already, in another process. Wait for it, or"
+                " give name=... for a run beside it."
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
 def _write_config(job: Job, root: Path) -> None:
     """The resolved config beside the stage, which its ranks read, and the run's newest one at the top."""
     values = job.settings.model_dump(mode="json")
@@ -149,7 +189,8 @@ def _write_config(job: Job, root: Path) -> None:
 
 def _again(words: list[str]) -> str:
     """The same command line with `{stage}` for its stage, and braces in it made harmless."""
-    kept = [word.replace("{", "{{").replace("}", "}}") for word in words if not word.startswith(("stage=", "force="))]
+    words = [shlex.quote(word) for word in words if not word.startswith(("stage=", "force="))]
+    kept = [word.replace("{", "{{").replace("}", "}}") for word in words]
     return " ".join(["bash run.sh", "stage={stage}", *kept])
 
 

@@ -4,6 +4,7 @@
 """
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,8 +37,14 @@ NEEDS_NO_MODEL = frozenset({"bench", "doctor", "test"})
 
 def preset_names(group: str) -> list[str]:
     """Names of the presets in `configs/<group>`, smallest model first."""
-    names = [path.stem for path in (ROOT / "configs" / group).glob("*.yaml")]
-    return sorted(names, key=lambda name: (name != "tiny", name)) if group == "model" else sorted(names)
+    names = sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
+    return sorted(names, key=_billions) if group == "model" else names
+
+
+def _billions(name: str) -> float:
+    """Parameters as a model's name states them: 30b-a3b -> 30, tiny -> 0."""
+    size = re.search(r"(\d+(?:\.\d+)?)b\b", name)
+    return float(size[1]) if size else 0.0
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:

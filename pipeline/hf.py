@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ CHECKED = {
     "intermediate_size": "ffn_hidden_size",
     "num_attention_heads": "num_attention_heads",
     "num_key_value_heads": "num_query_groups",
+    "head_dim": "head_dim",
+    "rms_norm_eps": "norm_eps",
+    "tie_word_embeddings": "tie_word_embeddings",
+    "num_experts": "experts.count",
+    "num_experts_per_tok": "experts.per_token",
+    "moe_intermediate_size": "experts.ffn_hidden_size",
+    "norm_topk_prob": "experts.normalize_top_k",
 }
 """config.json's key -> ours: what must agree between a user's folder and the preset."""
 
@@ -88,14 +96,39 @@ def check_folder(folder: Path, model: Model) -> None:
             f"{config} is of architecture {kind!r}, the preset's is {MODEL_TYPES[model.family]!r}; take the model= preset "
             "that belongs to these weights"
         )
-    for theirs, ours in CHECKED.items():
-        want = getattr(model, ours)
-        if theirs in found and found[theirs] != want:
+    moe = model.experts.count > 0
+    said = [(theirs, found.get(theirs), ours) for theirs, ours in CHECKED.items() if moe or "experts" not in ours]
+    for theirs, value, ours in [*said, *_rope_of(found)]:
+        want = attrgetter(ours)(model)
+        if value is not None and value != want:
             raise InputError(
-                f"{config}: {theirs} is {found[theirs]}, the preset says model.{ours}={want}; take the model= preset that "
-                "belongs to these weights"
+                f"{config}: {theirs} is {value}, the preset says model.{ours}={want}; take the model= preset that belongs to "
+                f"these weights, or set model.{ours}={value} if you know that it is right"
             )
-    TensorFolder(folder).check()
+    check_tensors(folder, model, int(found.get("vocab_size", model.vocab_size)))
+
+
+def check_tensors(folder: Path, model: Model, vocab_size: int) -> None:
+    """Raises InputError where weights are missing, a file is truncated, or the embedding is not of the stated size."""
+    tensors = TensorFolder(folder)
+    tensors.check()
+    embedding = "model.embed_tokens.weight"
+    want = (vocab_size, model.hidden_size)
+    if embedding in tensors.names() and tensors.shape(embedding) != want:
+        raise InputError(
+            f"{folder}: {embedding} has shape {tensors.shape(embedding)}, and its config.json means {want}: weights and "
+            "config.json belong to different models; download the model again"
+        )
+
+
+def _rope_of(config: dict[str, Any]) -> list[tuple[str, Any, str]]:
+    """(its key, its value, our key) of the rotary embedding, in the older (`rope_theta`) or the newer spelling."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    return [
+        ("rope_theta", rope.get("rope_theta", config.get("rope_theta")), "rope.theta"),
+        ("rope_type", "none" if kind == "default" else kind, "rope.scaling"),
+    ]
 
 
 def start_folder(run: StageRun) -> Path:

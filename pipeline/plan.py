@@ -190,7 +190,7 @@ def _layout_lines(settings: Settings) -> list[str]:
     return [
         f"Model    {settings.model_name}: {count(model).total:,} parameters, {model.dtype}"
         + (f", published as {model.published_as}" if model.published_as else ""),
-        f"Weights  {model.path or 'random (model.path is not set)'}",
+        f"Weights  {model.path or _no_weights(settings)}",
         f"World    {world_size(settings)} ranks: {cluster.nnodes} node{'s' * (cluster.nnodes > 1)} of"
         f" {cluster.devices_per_node} {'GPUs' if cluster.device == 'cuda' else 'processes'}"
         f" with {cluster.device_memory_gib:g} GiB",
@@ -203,6 +203,14 @@ def _layout_lines(settings: Settings) -> list[str]:
         f"         {per_copy} of a minibatch on each data-parallel rank, in micro-batches of"
         f" {layout.micro_batch_tokens} tokens: at most {-(-per_copy // full)} ({full} full-length responses each)",
     ]  # fmt: skip
+
+
+def _no_weights(settings: Settings) -> str:
+    if settings.data.tokenizer == "sentencepiece":
+        return "random"
+    return (
+        f"model.path is not set: download {settings.model.published_as or 'the model'} and give model.path=<its folder>"
+    )
 
 
 def _memory_lines(settings: Settings) -> list[str]:
@@ -251,8 +259,12 @@ def _typed_lines(settings: Settings, words: list[str]) -> list[str]:
     kept = " ".join(shlex.quote(word) for word in words if not word.startswith(drop))
     place = f"cluster.nnodes={cluster.nnodes} cluster.master_addr={cluster.master_addr}"
     place += f" cluster.master_port={cluster.master_port}"
-    nodes = range(cluster.nnodes)
-    return ["To type on each node", *(f"  bash run.sh {kept} {place} cluster.node_rank={node}" for node in nodes), ""]
+    lines = [f"  bash run.sh {kept} {place} cluster.node_rank={node}" for node in range(cluster.nnodes)]
+    if cluster.master_addr in ("127.0.0.1", "localhost"):
+        lines.append(
+            f"  (cluster.master_addr={cluster.master_addr} joins nodes on one machine alone: name node 0's host)"
+        )
+    return ["To type on each node", *lines, ""]
 
 
 def _command_lines(job: Job) -> list[str]:

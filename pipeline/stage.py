@@ -26,10 +26,21 @@ from pipeline.settings import Settings
 
 OUTCOME_FOLDER = "ETR_OUTCOME_FOLDER"
 """Environment variable: folder into which each rank writes `rank<k>.json` as it ends."""
+SPARE_FOLDER = "ETR_SPARE_FOLDER"
+"""Environment variable: where those files go when the run's disk takes no more: a folder of this node's own."""
 STOP_FILE = "ETR_STOP_FILE"
 """Environment variable: file whose existence asks the stage to finish its step, save, and return."""
 PARENT = "ETR_PARENT"
 """Environment variable: process id of the launcher; a rank whose launcher died while it was starting ends at once."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_SIGNS = (
+    os.strerror(errno.ENOSPC),
+    os.strerror(errno.EDQUOT),
+    "PytorchStreamWriter failed writing",
+    "unexpected pos ",
+)
+"""What of a full disk is left in the text of errors from below Python."""
 
 _stopped = False
 
@@ -135,9 +146,8 @@ def explain(error: BaseException) -> tuple[int, str]:
     """Exit code and message for the person at the command line."""
     if isinstance(error, UserError):
         return error.exit_code, str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" at {error.filename}" if error.filename else ""
-        return 3, f"The disk is full{where}. Free some space; the same command continues from the last checkpoint."
+    if (full := disk_full(error)) is not None:
+        return 3, full
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return 2, f"A port is in use ({error}). Name a free one: cluster.master_port=<port>."
     if isinstance(error, KeyboardInterrupt):
@@ -145,6 +155,33 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, SystemExit):
         return (error.code if isinstance(error.code, int) else 1), str(error.code or "")
     return 1, f"{type(error).__name__}: {error}"
+
+
+def disk_full(error: BaseException) -> str | None:
+    """The message for an error that a full disk caused, however libraries wrapped it; None for any other error.
+
+    torch's archive writer and safetensors keep nothing of the system's error but its text, or not even that; torch's
+    checkpoints collect the errors of all ranks in one exception that has `failures`.
+    """
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        inner = queue.pop()
+        if inner is None or id(inner) in seen:
+            continue
+        seen.add(id(inner))
+        queue += [
+            inner.__cause__,
+            inner.__context__,
+            *(wrapped[0] for wrapped in getattr(inner, "failures", {}).values()),
+        ]
+        code = inner.errno if isinstance(inner, OSError) else None
+        text = str(inner)
+        if code in FULL or (not isinstance(inner, UserError) and any(sign in text for sign in FULL_SIGNS)):
+            where = f" at {inner.filename}" if isinstance(inner, OSError) and inner.filename else ""
+            what = "A file would be larger than is allowed" if code == errno.EFBIG else "The disk is full"
+            return f"{what}{where}. Make room; the same command continues from the last checkpoint."
+    return None
 
 
 def _leave_stale_store() -> None:
@@ -165,17 +202,21 @@ def _rank() -> int:
 
 
 def _record(outcome: dict[str, Any], started: float) -> None:
-    folder = os.environ.get(OUTCOME_FOLDER)
-    if not folder:
-        return
     now = time.time()
     outcome |= {"rank": _rank(), "host": os.uname().nodename, "time": now, "seconds": now - started}
-    try:
-        write_json(Path(folder) / f"rank{_rank()}.json", outcome)
-    except (OSError, TypeError) as error:  # a full disk must not hide the error that is being reported
-        print(f"The outcome of rank {_rank()} could not be written: {error}", file=sys.stderr, flush=True)
-        if outcome["code"] == 0:
-            os._exit(1)
+    leave_word(f"rank{_rank()}.json", outcome)
+
+
+def leave_word(name: str, content: Any) -> None:
+    """Write an outcome file where the launcher looks for it; a full disk must not hide the error that is reported."""
+    folders = [folder for variable in (OUTCOME_FOLDER, SPARE_FOLDER) if (folder := os.environ.get(variable))]
+    for folder in folders:
+        try:
+            write_json(Path(folder) / name, content)
+        except OSError as error:
+            print(f"{Path(folder) / name} could not be written: {error}", file=sys.stderr, flush=True)
+        else:
+            return
 
 
 def _any_rank(flag: bool) -> bool:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from pipeline.launch import Command
 from pipeline.processes import die_with_parent, stop_tree
-from pipeline.stage import OUTCOME_FOLDER, PARENT, STOP_FILE
+from pipeline.stage import OUTCOME_FOLDER, PARENT, SPARE_FOLDER, STOP_FILE
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -52,23 +53,26 @@ def run(command: Command, cwd: Path, folder: Path, ranks: range, stops: bool) ->
     for word in command.argv:
         if word.startswith("--log-dir="):
             shutil.rmtree(cwd / word.partition("=")[2], ignore_errors=True)
-    env = os.environ | command.env | {OUTCOME_FOLDER: str(outcomes), STOP_FILE: str(stop_file)}
-    if "deepspeed.launcher.launch" not in command.argv:  # whose ranks are not children of this process
-        env[PARENT] = str(os.getpid())
-    started = time.time()
-    # A session of its own: the terminal's Ctrl-C must not reach the ranks past the two-step handling here.
-    process = subprocess.Popen(command.argv, cwd=cwd, env=env, start_new_session=True, preexec_fn=die_with_parent)
-    with _Signals(process, stop_file, stops) as signals:
-        code = process.wait()
-    stop_file.unlink(missing_ok=True)
-    if signals.count >= (2 if stops else 1):
-        return Ending(1, stopped=True)
-    own = [_outcome(outcomes / f"rank{rank}.json") for rank in ranks]
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # not the disk that may be full
+    with tempfile.TemporaryDirectory(prefix="etr-", dir=memory) as spare:
+        env = os.environ | command.env
+        env |= {OUTCOME_FOLDER: str(outcomes), SPARE_FOLDER: spare, STOP_FILE: str(stop_file)}
+        if "deepspeed.launcher.launch" not in command.argv:  # whose ranks are not children of this process
+            env[PARENT] = str(os.getpid())
+        started = time.time()
+        # A session of its own: the terminal's Ctrl-C must not reach the ranks past the two-step handling here.
+        process = subprocess.Popen(command.argv, cwd=cwd, env=env, start_new_session=True, preexec_fn=die_with_parent)
+        with _Signals(process, stop_file, stops) as signals:
+            code = process.wait()
+        stop_file.unlink(missing_ok=True)
+        if signals.count >= (2 if stops else 1):
+            return Ending(1, stopped=True)
+        files = _words((outcomes, Path(spare)), started)
     if code == 0:
-        first = _outcome(outcomes / "rank0.json") or {}
-        stopped = any(outcome and outcome["stopped"] for outcome in own)
-        return Ending(0, first.get("result", {}), stopped)
-    return _blame(command, cwd, outcomes, ranks, code, started)
+        own = [files[f"rank{rank}.json"] for rank in ranks if f"rank{rank}.json" in files]
+        stopped = any(outcome["stopped"] for outcome in own)
+        return Ending(0, files.get("rank0.json", {}).get("result", {}), stopped)
+    return _blame(command, cwd, files, ranks, code)
 
 
 class _Signals:
@@ -98,20 +102,21 @@ class _Signals:
             stop_tree(self.process.pid)
 
 
-def _blame(command: Command, cwd: Path, outcomes: Path, ranks: range, code: int, started: float) -> Ending:
-    """Find the rank that failed first, on whatever node, and what it said."""
-    failed = [
-        outcome
-        for path in outcomes.glob("rank*.json")
-        if (outcome := _outcome(path)) and outcome["code"] != 0 and outcome["time"] >= started
-    ]
+def _words(folders: tuple[Path, ...], started: float) -> dict[str, Any]:
+    """The outcome files of this start by name: of ranks on all nodes, and of the agents that ended in a failure."""
+    found: dict[str, Any] = {}
+    for path in (path for folder in folders for path in folder.glob("*.json")):
+        word = _outcome(path)
+        if word and (word["time"] if isinstance(word, dict) else path.stat().st_mtime) >= started:
+            found[path.name] = word
+    return found
+
+
+def _blame(command: Command, cwd: Path, files: dict[str, Any], ranks: range, code: int) -> Ending:
+    """Find the rank that failed first, on whatever node, and what it said; `files` are the outcome files by name."""
+    failed = [word for name, word in files.items() if name.startswith("rank") and word["code"] != 0]
     first = min(failed, key=lambda outcome: outcome["time"], default=None)
-    ended = [
-        failure
-        for path in outcomes.glob("agent*.json")
-        if path.stat().st_mtime >= started
-        for failure in _outcome(path) or []
-    ]
+    ended = [failure for name, word in files.items() if name.startswith("agent") for failure in word]
     # torchrun itself ends the peers of a failed rank, with SIGTERM and half a minute later with SIGKILL.
     early = min((failure["time"] for failure in ended), default=0) + 1
     own = [failure for failure in ended if failure["exitcode"] != -signal.SIGTERM and failure["time"] <= early]

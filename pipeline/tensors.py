@@ -49,9 +49,19 @@ class TensorFolder:
         return list(self._files)
 
     def check(self) -> None:
-        """Open every file, which notices truncated ones. Raises InputError naming the first bad one."""
+        """Open every file, which notices truncated ones. Raises InputError naming the first bad one, or a tensor that the
+        index promises and its file does not hold."""
         for file in sorted(set(self._files.values())):
-            self._handle(file)
+            held = set(self._handle(file).keys())
+            absent = [name for name, place in self._files.items() if place == file and name not in held]
+            if absent:
+                raise InputError(
+                    f"{file} has no tensor {absent[0]!r}, which {INDEX} promises; download the model again"
+                )
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, from its file's header. Raises KeyError when it is not there."""
+        return tuple(self._handle(self._files[name]).get_slice(name).get_shape())
 
     def read(self, name: str) -> torch.Tensor:
         """The whole tensor on the CPU. Raises InputError when it is not there."""

@@ -8,15 +8,13 @@ in which the error is not; here `agent<node>.json` beside the ranks' outcome fil
 import logging
 import os
 import sys
-from pathlib import Path
 
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from pipeline.artifacts import write_json
 from pipeline.processes import die_with_parent
-from pipeline.stage import OUTCOME_FOLDER, PARENT
+from pipeline.stage import PARENT, leave_word
 
 
 def main(arguments: list[str]) -> int:
@@ -40,9 +38,7 @@ def main(arguments: list[str]) -> int:
             }
             for rank, failure in error.failures.items()
         ]
-        folder = os.environ.get(OUTCOME_FOLDER)
-        if folder:
-            write_json(Path(folder) / f"agent{options.node_rank}.json", failures)
+        leave_word(f"agent{options.node_rank}.json", failures)
         return 1
     except SignalException:
         return 1

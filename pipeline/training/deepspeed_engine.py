@@ -10,8 +10,15 @@ from pipeline.settings import Sft
 
 
 def connect(timeout_minutes: float) -> None:
-    """Join the launcher's world through DeepSpeed."""
+    """Join the launcher's world through DeepSpeed, and keep libraries from talking to the user past the stage."""
+    import warnings
     from datetime import timedelta
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # of reading and writing shards
+    # DeepSpeed 0.19 calls collectives by the names that torch 2.13 deprecates.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
