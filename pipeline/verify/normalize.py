@@ -203,6 +203,7 @@ def key(cleaned: str) -> str:
     if _SIMPLE.fullmatch(cleaned):
         return cleaned
     text = re.sub(r"(?<=\d)\s*,\s+(?=\d)", ";", cleaned)  # `1, 234` is two numbers, `1,234` one
+    text = re.sub(r"(?<=\d)\s+(?=\d)(?!\d{3}(?!\d))", "~", text)  # `2 3/4` is not `23/4`, but `1 000` is `1000`
     text = re.sub(r"\s+", "", re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])", r"\1{}", text))
     text = re.sub(r"([\^_])\{([A-Za-z0-9])\}", r"\1\2", text)
     return text.replace(r"\cdot", "*")
