@@ -1,17 +1,21 @@
 """`stage=bench what=rollout`: tokens a second of the native engine, beside transformers and (with `bench.peer_python`)
 vLLM, on one small model and the same prompts; and how the cost grows with the number of sequences.
 
-The engines take turns, so that what else the machine does falls on all of them; medians are reported. Work: 8 prompts x
-8 samples x 64 tokens, a Qwen2 of 4.3 million parameters, fp32, random weights.
+The native engine runs in every arrangement of the same cores: the preset's tensor parallelism, each rank a whole model,
+and one process with all threads, as its peers have them. All take turns, so that what else the machine does falls on
+each; medians are reported. Work: 8 prompts x 8 samples x 64 tokens, a Qwen2 of 4.3 million parameters, fp32, random
+weights.
 """
 
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +24,9 @@ import torch.distributed as dist
 
 from megatron_patches import parallel
 from megatron_patches.generation.engine import NativeEngine
+from megatron_patches.generation.replicas import Replicas
 from megatron_patches.policy_model import build_chunks
-from megatron_patches.weights import export_tensors
+from megatron_patches.weights import load_hf
 from pipeline.rollout.interface import Prompt, Sampling
 from pipeline.settings import Layout, Model, Settings
 
@@ -34,45 +39,61 @@ PROMPTS, GROUP, TOKENS = 8, 8, 64
 SEQUENCES = (32, 64, 128, 256, 512)
 PEER = Path(__file__).with_name("vllm_peer.py")
 Turn = Callable[[], float]
-"""Runs the work once; returns seconds."""
+"""Runs the work once, on every rank; returns seconds, which count on rank 0."""
 
 
 def bench(settings: Settings) -> dict[str, Any]:
     """Medians of `bench.repeats` rounds; on every rank, complete on rank 0."""
-    layout = Layout(tp=settings.layout.tp)
-    parallel.initialize(layout, settings.seed, settings.cluster.timeout_minutes)
     torch.manual_seed(settings.seed)
-    chunks = build_chunks(SHAPE, layout)
-    engine = NativeEngine(chunks, settings.model_copy(update={"model": SHAPE, "layout": layout}))
-    prompts = _prompts(PROMPTS)
+    model = _transformers()
+    arrangements = _arrangements(settings, model.state_dict())
     main = dist.get_rank() == 0
-    with tempfile.TemporaryDirectory() as folder:
-        turns: dict[str, Turn] = {"native": lambda: _native(engine, prompts)}
-        model = _transformers(chunks)
-        if main:
-            turns["transformers"] = lambda: _generate(model, prompts)
-        peer = None
-        if main and settings.bench.peer_python:
-            model.save_pretrained(folder)
-            peer = _Peer(settings.bench.peer_python, folder, prompts)
-            turns["vllm"] = peer.turn
+    prompts = _prompts(PROMPTS)
+    turns: dict[str, Turn] = {name: partial(_native, *some, prompts) for name, some in arrangements.items()}
+    turns["transformers"] = partial(_generate, model.to(parallel.device()), prompts) if main else _rest
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        if settings.bench.peer_python:
+            turns["vllm"] = _rest
+            if main:
+                model.save_pretrained(folder)
+                turns["vllm"] = stack.enter_context(_Peer(settings.bench.peer_python, folder, prompts)).turn
         seconds = _in_turn(turns, settings.bench.repeats)
-        if peer is not None:
-            peer.close()
-    growth = [_growth(engine, count, settings.bench.repeats) for count in SEQUENCES]
     made = PROMPTS * GROUP * TOKENS
     speed = {name: made / statistics.median(some) for name, some in seconds.items()}
+    peers = [name for name in speed if name not in arrangements]
+    first = next(iter(arrangements))
     result = {
-        "layout": {"ranks": dist.get_world_size(), "tp": layout.tp, "threads": torch.get_num_threads()},
+        "ranks": dist.get_world_size(),
         "tokens": made,
         "seconds": seconds,
         "tokens_per_second": speed,
-        "native_over": {name: speed["native"] / other for name, other in speed.items() if name != "native"},
-        "growth": growth,
+        "times_as_fast_as": {peer: {name: speed[name] / speed[peer] for name in arrangements} for peer in peers},
+        "growth_of": first,
+        "growth": [_growth(*arrangements[first], count, settings.bench.repeats) for count in SEQUENCES],
     }
     if main:
         print(_table(result), flush=True)
     return result
+
+
+def _arrangements(settings: Settings, weights: dict[str, torch.Tensor]) -> dict[str, tuple[NativeEngine, int]]:
+    """Engines on the same weights, with the threads that each rank uses: 0 threads, the rank rests."""
+    threads = torch.get_num_threads()
+    made: dict[str, tuple[NativeEngine, int]] = {}
+    for tp in sorted({1, settings.layout.tp}, reverse=True):
+        layout = Layout(tp=tp)
+        # Megatron forgets the groups of the layout before; that layout's engine keeps what it needs of them.
+        parallel.initialize(layout, settings.seed, settings.cluster.timeout_minutes)
+        chunks = build_chunks(SHAPE, layout)
+        load_hf(chunks, SHAPE, weights.__getitem__)
+        engine = NativeEngine(chunks, settings.model_copy(update={"model": SHAPE, "layout": layout}))
+        ranks = dist.get_world_size()
+        made[f"native, tp {tp} x dp {ranks // tp}"] = engine, threads
+        if tp == 1 and ranks > 1:
+            alone = NativeEngine(chunks, engine.settings)
+            alone.replicas = Replicas(count=1, index=0, size=1, rank=0)
+            made["native, one process"] = alone, threads * ranks if dist.get_rank() == 0 else 0
+    return made
 
 
 def _prompts(count: int) -> list[Prompt]:
@@ -83,41 +104,49 @@ def _prompts(count: int) -> list[Prompt]:
 
 
 def _in_turn(turns: dict[str, Turn], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each, every round in the same order, one round beforehand to warm up. Ranks without a turn wait."""
+    """Seconds of each, every round in the same order, two rounds beforehand to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in turns}
-    for round_ in range(repeats + 1):
+    for round_ in range(-2, repeats):
         for name, turn in turns.items():
             dist.barrier()
             took = turn()
-            if round_:
+            if round_ >= 0:
                 seconds[name].append(took)
-        for _ in range(_most(len(turns)) - len(turns)):
-            dist.barrier()
+    dist.barrier()
     return seconds
 
 
-def _most(count: int) -> int:
-    value = torch.tensor(count, device=parallel.device())
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return int(value)
+def _rest() -> float:
+    return 0.0
 
 
-def _native(engine: NativeEngine, prompts: list[Prompt], group: int = GROUP) -> float:
-    start = time.perf_counter()
-    engine.generate(prompts, group, Sampling(max_new_tokens=TOKENS))
-    return time.perf_counter() - start
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
 
 
-def _growth(engine: NativeEngine, sequences: int, repeats: int) -> dict[str, float]:
+def _native(engine: NativeEngine, threads: int, prompts: list[Prompt]) -> float:
+    if not threads:
+        return _rest()
+    with _threads(threads):
+        start = time.perf_counter()
+        engine.generate(prompts, GROUP, Sampling(max_new_tokens=TOKENS))
+        return time.perf_counter() - start
+
+
+def _growth(engine: NativeEngine, threads: int, sequences: int, repeats: int) -> dict[str, float]:
     """Median seconds for so many sequences, and microseconds a token."""
     prompts = _prompts(sequences // GROUP)
-    _native(engine, prompts)
-    seconds = statistics.median(_native(engine, prompts) for _ in range(repeats))
+    _native(engine, threads, prompts)
+    seconds = statistics.median(_native(engine, threads, prompts) for _ in range(repeats))
     return {"sequences": sequences, "seconds": seconds, "us_per_token": seconds / (sequences * TOKENS) * 1e6}
 
 
-def _transformers(chunks: list) -> Any:
-    """The same weights in transformers, on every rank (the export is collective)."""
+def _transformers() -> Any:
+    """Random weights in transformers, the same on every rank."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
@@ -126,9 +155,7 @@ def _transformers(chunks: list) -> Any:
         num_key_value_heads=SHAPE.num_query_groups, max_position_embeddings=SHAPE.max_position_embeddings,
         tie_word_embeddings=True, rms_norm_eps=SHAPE.norm_eps,
     )  # fmt: skip
-    model = Qwen2ForCausalLM(config).to(parallel.device()).eval()
-    model.load_state_dict(dict(export_tensors(chunks, SHAPE)), strict=False)
-    return model
+    return Qwen2ForCausalLM(config).eval()
 
 
 @torch.no_grad()
@@ -142,14 +169,12 @@ def _generate(model: Any, prompts: list[Prompt]) -> float:
         ids[row, longest - len(tokens) :] = torch.tensor(tokens)
         mask[row, longest - len(tokens) :] = 1
     ids, mask = ids.to(model.device), mask.to(model.device)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads * dist.get_world_size())
-    start = time.perf_counter()
-    model.generate(
-        ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=TOKENS, min_new_tokens=TOKENS, pad_token_id=0
-    )
-    seconds = time.perf_counter() - start
-    torch.set_num_threads(threads)
+    length = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS}
+    with _threads(torch.get_num_threads() * dist.get_world_size()):
+        start = time.perf_counter()
+        made = model.generate(ids, attention_mask=mask, do_sample=True, top_k=0, pad_token_id=0, **length)
+        seconds = time.perf_counter() - start
+    assert made.shape[1] == longest + TOKENS
     return seconds
 
 
@@ -178,20 +203,22 @@ class _Peer:
                 return float(line.split()[1])
         raise RuntimeError(f"the vLLM peer ended with code {self.process.wait()} before it had done its work")
 
-    def close(self) -> None:
+    def __enter__(self) -> "_Peer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(timeout=60)
 
 
 def _table(result: dict[str, Any]) -> str:
-    layout = result["layout"]
-    lines = [
-        f"{layout['ranks']} ranks, tp {layout['tp']}, {layout['threads']} threads a rank; {result['tokens']} tokens"
-    ]
+    lines = [f"{result['ranks']} ranks, {result['tokens']} tokens"]
+    peers = result["times_as_fast_as"]
+    lines[0] = f"{lines[0]:32}tokens/s" + "".join(f"{'x ' + peer:>16}" for peer in peers)
     for name, speed in result["tokens_per_second"].items():
-        beside = f"  native is {result['native_over'][name]:.2f} times as fast" if name != "native" else ""
-        lines.append(f"{name:14}{speed:9,.0f} tokens/s{beside}")
-    lines.append("sequences   seconds   us/token")
-    lines += [f"{g['sequences']:9}{g['seconds']:10.3f}{g['us_per_token']:11.1f}" for g in result["growth"]]
+        times = "".join(f"{peers[peer][name]:16.2f}" for peer in peers if name in peers[peer])
+        lines.append(f"{name:32}{speed:8,.0f}{times}")
+    lines.append(f"{result['growth_of']}: sequences   seconds   us/token")
+    lines += [f"{g['sequences']:34}{g['seconds']:10.3f}{g['us_per_token']:11.1f}" for g in result["growth"]]
     return "\n".join(lines)
