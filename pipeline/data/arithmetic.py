@@ -114,11 +114,6 @@ def _worked(
     rows = []
     for i in range(count):
         chain = rng.choice(chains)
-        if rng.random() < direct_share:
-            response = direct_text(sum(chain))
-        else:
-            response = step_text(chain, slip_share, rng)
-        rows.append(
-            {"id": f"{name}-{i}", "problem": problem_text(chain), "response": response, "source": "arithmetic"}
-        )
+        response = direct_text(sum(chain)) if rng.random() < direct_share else step_text(chain, slip_share, rng)
+        rows.append({"id": f"{name}-{i}", "problem": problem_text(chain), "response": response, "source": "arithmetic"})
     return rows

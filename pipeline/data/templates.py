@@ -1,5 +1,6 @@
 """How a problem becomes a prompt."""
 
+from functools import lru_cache
 from typing import Any
 
 from pipeline.errors import UsageError
@@ -34,17 +35,41 @@ def render(problem: str, data: Data, tokenizer: Any) -> str:
 def encode_prompt(problem: str, data: Data, tokenizer: Any) -> list[int]:
     """Token ids of the prompt. Text in a problem that looks like a special token stays text.
 
-    A chat template's own special tokens are kept: the template is rendered around a placeholder, and only the problem
-    between its halves is encoded without special tokens.
+    Plain and bare prompts open as the tokenizer opens a text (Llama's with `<|begin_of_text|>`, Qwen's with nothing). A chat
+    prompt is encoded whole, as serving engines do, so that tokens which span the problem's edge are the usual ones; only
+    a problem that holds a special token's text is encoded by itself, between the template's halves.
+
+    Raises UsageError where the chat template does not show the problem exactly once.
     """
-    template = template_of(data, tokenizer)
-    if template != "chat":
-        return _as_text(render(problem, data, tokenizer), tokenizer)
+    text = render(problem, data, tokenizer)
+    if template_of(data, tokenizer) != "chat":
+        return _opening(tokenizer) + _as_text(text, tokenizer)
+    if not any(special in problem for special in _special(tokenizer)):
+        return tokenizer.encode(text, add_special_tokens=False)
     mark = "\u241f"  # a symbol that no template and no problem has
-    before, after = render(mark, data, tokenizer).split(mark)
-    ids = tokenizer.encode(before, add_special_tokens=False)
+    halves = render(mark, data, tokenizer).split(mark)
+    if len(halves) != 2:
+        raise UsageError(
+            f"the tokenizer's chat template shows a message {len(halves) - 1} times, so problems cannot be put into it; take "
+            "data.template=plain"
+        )
+    ids = tokenizer.encode(halves[0], add_special_tokens=False)
     ids += _as_text(problem, tokenizer)
-    return ids + tokenizer.encode(after, add_special_tokens=False)
+    return ids + tokenizer.encode(halves[1], add_special_tokens=False)
+
+
+@lru_cache(maxsize=8)
+def _opening(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before any text."""
+    first = tokenizer.bos_token_id
+    return [first] if first is not None and tokenizer.encode("")[:1] == [first] else []
+
+
+@lru_cache(maxsize=8)
+def _special(tokenizer: Any) -> frozenset[str]:
+    """Texts of all special tokens, also of those without a role (`<|im_start|>` of Qwen's)."""
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return frozenset([*tokenizer.all_special_tokens, *added])
 
 
 def _as_text(text: str, tokenizer: Any) -> list[int]:

@@ -16,6 +16,8 @@ from pipeline.settings import Settings
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
 PIECES = ["\\boxed{", *(str(n) for n in range(10, 20))]
 """Pieces that are one token each: what every response says, and the two-digit totals of the embedded problems."""
+WORD_PIECES = ["\\boxed{", "\n"]
+"""The same for a tokenizer of files."""
 
 
 def load(folder: Path | str) -> Any:
@@ -23,7 +25,9 @@ def load(folder: Path | str) -> Any:
     from transformers import AutoTokenizer
 
     if not Path(folder).is_dir():
-        raise InputError(f"{folder}: no such folder; a tokenizer is made by the preprocess stage, or comes with model.path")
+        raise InputError(
+            f"{folder}: no such folder; a tokenizer is made by the preprocess stage, or comes with model.path"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:
@@ -40,7 +44,10 @@ def prepare(settings: Settings, texts: Iterable[str], folder: Path) -> Any:
     """Put the run's tokenizer into `folder` and load it: trained on `texts`, or copied from `model.path`."""
     folder.mkdir(parents=True, exist_ok=True)
     if settings.data.tokenizer == "sentencepiece":
-        train(texts, folder, settings.model.vocab_size)
+        if settings.data.source == "arithmetic":
+            train(texts, folder, settings.model.vocab_size)
+        else:
+            train_words(texts, folder, settings.data.vocab_size)
         return load(folder)
     if settings.model.path is None:
         name = settings.model.published_as or "a Hugging Face model"
@@ -57,25 +64,46 @@ def prepare(settings: Settings, texts: Iterable[str], folder: Path) -> Any:
 
 
 def train(texts: Iterable[str], folder: Path, largest: int) -> None:
-    """Train SentencePiece on `texts` and write it to `folder` in both forms. At most `largest` pieces.
+    """Train SentencePiece on short formulas and write it to `folder` in both forms. At most `largest` pieces.
 
     The model is of single characters with whole-word pieces for `PIECES`: on problems of a dozen symbols there is
     nothing for merges to gain, and both forms then segment alike by construction.
     """
+    model = _train(texts, model_type="char", vocab_size=largest, user_defined_symbols=PIECES, character_coverage=1.0)
+    _write(model, folder, PIECES)
+
+
+def train_words(texts: Iterable[str], folder: Path, largest: int) -> None:
+    """Train SentencePiece on texts of any kind and write it to `folder` in both forms. At most `largest` pieces.
+
+    Byte pairs over words, every digit a piece of its own so that numbers are spelled alike wherever they stand, and bytes
+    for characters that are too rare for a piece: no text has unknown tokens.
+    """
+    lines = (line for text in texts for line in text.split("\n") if line)
+    model = _train(
+        lines,
+        model_type="bpe",
+        vocab_size=largest,
+        user_defined_symbols=WORD_PIECES,
+        character_coverage=0.9999,
+        byte_fallback=True,
+        split_digits=True,
+        max_sentence_length=1 << 16,
+    )
+    _write(model, folder, WORD_PIECES)
+
+
+def _train(texts: Iterable[str], **options: Any) -> bytes:
     import sentencepiece as spm
 
     model = io.BytesIO()
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
         model_writer=model,
-        model_type="char",
-        vocab_size=largest,
         hard_vocab_limit=False,
-        user_defined_symbols=PIECES,
         normalization_rule_name="identity",
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,
-        character_coverage=1.0,
         unk_id=0,
         bos_id=1,
         eos_id=2,
@@ -86,22 +114,32 @@ def train(texts: Iterable[str], folder: Path, largest: int) -> None:
         pad_piece=SPECIAL[3],
         num_threads=1,
         minloglevel=2,
+        **options,
     )
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
-    processor = spm.SentencePieceProcessor(model_proto=model.getvalue())
+    return model.getvalue()
+
+
+def _write(model: bytes, folder: Path, whole: list[str]) -> None:
+    import sentencepiece as spm
+
+    (folder / "tokenizer.model").write_bytes(model)
+    processor = spm.SentencePieceProcessor(model_proto=model)
     pieces = {processor.id_to_piece(i): i for i in range(processor.get_piece_size())}
-    _fast(pieces).save_pretrained(str(folder))
+    _fast(pieces, whole).save_pretrained(str(folder))
 
 
-def _fast(pieces: dict[str, int]) -> Any:
-    """The same pieces as a fast tokenizer: characters, with `PIECES` matched first."""
+def _fast(pieces: dict[str, int], whole: list[str]) -> Any:
+    """The same pieces as a fast tokenizer: `whole` ones matched first, the others merged in the order of their ids."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.BPE(vocab=pieces, merges=[], unk_token=SPECIAL[0]))
+    fallback = "<0x00>" in pieces
+    merges = _merges(pieces, {*whole, *SPECIAL})
+    tokenizer = Tokenizer(models.BPE(vocab=pieces, merges=merges, unk_token=SPECIAL[0], byte_fallback=fallback))
     tokenizer.normalizer = normalizers.Replace(" ", "\u2581")  # how SentencePiece writes a space
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse()])
-    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in PIECES])
+    to_text = [decoders.ByteFallback()] if fallback else []
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), *to_text, decoders.Fuse()])
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in whole])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=SPECIAL[0],
@@ -110,3 +148,15 @@ def _fast(pieces: dict[str, int]) -> Any:
         pad_token=SPECIAL[3],
         clean_up_tokenization_spaces=False,
     )
+
+
+def _merges(pieces: dict[str, int], apart: set[str]) -> list[tuple[str, str]]:
+    """Every way to put a piece together from two others, pieces in the order in which training made them."""
+    made = [piece for piece in sorted(pieces, key=lambda name: pieces[name]) if len(piece) > 1 and piece not in apart]
+    return [
+        (piece[:cut], piece[cut:])
+        for piece in made
+        if not (piece.startswith("<0x") and len(piece) == 6)
+        for cut in range(1, len(piece))
+        if piece[:cut] in pieces and piece[cut:] in pieces
+    ]

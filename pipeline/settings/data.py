@@ -8,10 +8,12 @@ from pipeline.settings.base import Section
 
 
 class Columns(Section):
-    """Names of the columns in the user's own files."""
+    """Names of the columns in the user's own files. Of several, joined by commas, the first that a row has is taken; a dot
+    reaches into a column (`reward_model.ground_truth`, `prompt.0.content`)."""
 
     id: str = "id"
-    problem: str = "problem"
+    """Optional; rows without one are called after their file and line."""
+    problem: str = "problem,question"
     answer: str = "answer"
     solution: str = "solution"
     """Optional worked solution; rows that have one become supervised warm-up rows."""
@@ -39,11 +41,16 @@ class Arithmetic(Section):
 class Clean(Section):
     """Cleaning, duplicate removal and decontamination."""
 
-    near_duplicate_threshold: float = Field(0.9, ge=0, le=1)
-    """Jaccard similarity of word shingles from which two problems count as the same; 1 keeps only exact duplicates out."""
+    near_duplicate_threshold: float = Field(0.9, gt=0, le=1)
+    """Jaccard similarity of word shingles from which two problems with the same numbers and the same answer count as one;
+    1 keeps only exact duplicates out."""
     decontaminate_ngram: int = Field(13, ge=1)
     """A training problem sharing this many consecutive words with an evaluation problem is dropped."""
+    decontaminate_common: int = Field(4, ge=0)
+    """Words in a row that more than this many training problems share are a phrase ("where m and n are relatively prime
+    positive integers. Find m+n"), and no evidence unless they are most of an evaluation problem; 0: always evidence."""
     max_problem_chars: int = Field(8_000, ge=1)
+    """Longer training problems go into quarantine."""
 
 
 class Data(Section):
@@ -52,19 +59,25 @@ class Data(Section):
     source: Literal["arithmetic", "files"] = "files"
     path: list[str] = []
     """Training problems: JSONL or parquet files, or Hugging Face dataset folders (`data.path=a.jsonl,b.parquet`)."""
+    split: str = "train"
+    """Which split of a folder that has several."""
     eval_path: dict[str, str] = {}
     """Evaluation sets by name (`data.eval_path.math500=...`); also what training is decontaminated against."""
+    eval_split: str = "test"
+    """Which split of an evaluation folder that has several."""
     sft_path: list[str] = []
     """Files with solutions for the warm-up; empty: rows of `path` that have a solution."""
     columns: Columns = Columns()
     template: Literal["auto", "plain", "chat", "bare"] = "auto"
-    """How a problem becomes a prompt. auto: the tokenizer's chat template if it has one, plain otherwise. bare: the
-    problem and a newline (tiny)."""
+    """How a problem becomes a prompt. auto: the tokenizer's chat template if it has one, plain otherwise. plain: `Question:
+    <problem> <instruction> Answer:`. bare: the problem alone (tiny)."""
     instruction: str = "Please reason step by step, and put your final answer within \\boxed{}."
     """Appended to the problem in plain and chat templates."""
     limit: int | None = Field(None, ge=1)
-    """Use only the first this many problems of each file."""
+    """Use only the first this many rows of each `path`, `sft_path` and `eval_path` entry."""
     tokenizer: Literal["model", "sentencepiece"] = "model"
     """model: the tokenizer in `model.path`; sentencepiece: train one on the data (tiny)."""
+    vocab_size: int = Field(4096, ge=320)
+    """Most pieces of a tokenizer that is trained on files; one of embedded problems has `model.vocab_size` at most."""
     arithmetic: Arithmetic = Arithmetic()
     clean: Clean = Clean()

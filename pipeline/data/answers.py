@@ -1,0 +1,100 @@
+r"""Answers and solutions as people's files hold them, and as the pipeline wants them.
+
+An answer is bare text for the verifier: `\boxed{x}` is unwrapped, of `... #### x` the end is taken, numbers become text. A
+solution becomes a response that ends in a box, which is what the instruction asks a model for.
+"""
+
+import math
+import re
+from decimal import Decimal
+from typing import Any
+
+from pipeline.data.text import clean
+from pipeline.verify import grade
+from pipeline.verify.extract import extract, find_boxes
+from pipeline.verify.normalize import LONGEST_ANSWER, key
+
+_CALCULATION = re.compile(r"<<[^<>\n]*>>")
+_MARK = "####"
+_IN_DOLLARS = re.compile(r"\$+([^$]+)\$+|\\\(((?:(?!\\\)).)+)\\\)", re.S)
+
+
+class RowError(Exception):
+    """A row that cannot be used: a short reason to count by, and what exactly is wrong."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+def as_text(value: Any, what: str) -> str | None:
+    """Text of a cell, cleaned: numbers as text, a list of one as that one; None where it is missing or NaN.
+
+    Raises RowError for anything else.
+    """
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise RowError("wrong type", f"{what} is of type {type(value).__name__}, wanted is text or a number")
+    if isinstance(value, float) and (value.is_integer() or math.isinf(value)):
+        if math.isinf(value):
+            raise RowError("wrong type", f"{what} is infinite")
+        return str(int(value))
+    return format(value, "f") if isinstance(value, Decimal) else str(value)
+
+
+def tidy(answer: str) -> tuple[str, str | None]:
+    """The bare answer, and the solution that stood before it (GSM8K's own answers are `<solution> #### <answer>`).
+
+    Raises RowError where nothing is left, or it is too long to be graded.
+    """
+    solution = None
+    if _MARK in answer:
+        solution = answer
+        answer = answer.rpartition(_MARK)[2].strip()
+    if "box" in answer and find_boxes(answer):
+        answer = (extract(answer).answer or "").strip()
+    whole = _IN_DOLLARS.fullmatch(answer)
+    if whole:
+        answer = (whole.group(1) or whole.group(2)).strip()
+    if not answer:
+        raise RowError("empty answer")
+    if len(answer) > LONGEST_ANSWER:
+        raise RowError("answer too long", f"{len(answer)} characters; the verifier reads at most {LONGEST_ANSWER}")
+    return answer, solution
+
+
+def from_solution(solution: str) -> str | None:
+    r"""The answer that a solution states after `####` or in its last `\boxed{}`; prose is not guessed at."""
+    if _MARK in solution:
+        found: str | None = solution.rpartition(_MARK)[2]
+    else:
+        found = extract(solution).answer if find_boxes(solution) else None
+    return (found or "").strip() or None
+
+
+def response_of(solution: str, answer: str | None) -> str | None:
+    """The solution as a warm-up response that ends in a boxed answer; None where it ends in another one than `answer`.
+
+    Without any `answer`, the solution as it is.
+    """
+    solution = _CALCULATION.sub("", solution)
+    if answer is None:
+        return solution
+    body, mark, stated = solution.rpartition(_MARK)
+    if mark:
+        if not same_answer(stated.strip(), answer):
+            return None
+        solution = body.rstrip()
+    elif find_boxes(solution):
+        return solution if same_answer(extract(solution).answer or "", answer) else None
+    return f"{solution}\n\nThe final answer is $\\boxed{{{answer}}}$."
+
+
+def same_answer(one: str, other: str) -> bool:
+    """Whether two answers say the same, as the verifier sees it."""
+    return one == other or key(one) == key(other) != "" or grade(f"\\boxed{{{one}}}", other).correct
