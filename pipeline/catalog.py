@@ -149,7 +149,7 @@ class Job:
     @property
     def launcher(self) -> Launcher:
         """As the catalog says, but benchmarks of distributed things need their ranks."""
-        if self.stage.name == "bench" and self.settings.bench.what in ("step", "rollout"):
+        if self.stage.name == "bench" and self.settings.bench.what in ("step", "step_peer", "rollout"):
             return "torchrun"
         return self.stage.launcher
 

@@ -1,4 +1,4 @@
-"""Measurements: `stage=bench what=policy_head|objective|verifier|rollout|step`. Prints a table and writes JSON."""
+"""Measurements: `stage=bench what=policy_head|objective|verifier|rollout|step|step_peer`. Prints a table and writes JSON."""
 
 import importlib
 
@@ -12,6 +12,7 @@ BENCHES = {
     "verifier": "pipeline.verify.bench",
     "rollout": "megatron_patches.generation.bench",
     "step": "megatron_patches.step_bench",
+    "step_peer": "megatron_patches.step_peer_bench",
 }
 
 

@@ -8,10 +8,7 @@ weights.
 """
 
 import contextlib
-import json
-import os
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +22,7 @@ import torch.distributed as dist
 from megatron_patches import parallel
 from megatron_patches.generation.engine import NativeEngine
 from megatron_patches.generation.replicas import Replicas
+from megatron_patches.peer import Peer
 from megatron_patches.policy_model import build_chunks
 from megatron_patches.weights import load_hf
 from pipeline.rollout.interface import Prompt, Sampling
@@ -45,10 +43,10 @@ Turn = Callable[[], float]
 def bench(settings: Settings) -> dict[str, Any]:
     """Medians of `bench.repeats` rounds; on every rank, complete on rank 0."""
     torch.manual_seed(settings.seed)
-    model = _transformers()
+    model = transformers_model()
     arrangements = _arrangements(settings, model.state_dict())
     main = dist.get_rank() == 0
-    prompts = _prompts(PROMPTS)
+    prompts = random_prompts(PROMPTS)
     turns: dict[str, Turn] = {name: partial(_native, *some, prompts) for name, some in arrangements.items()}
     turns["transformers"] = partial(_generate, model.to(parallel.device()), prompts) if main else _rest
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -56,7 +54,8 @@ def bench(settings: Settings) -> dict[str, Any]:
             turns["vllm"] = _rest
             if main:
                 model.save_pretrained(folder)
-                turns["vllm"] = stack.enter_context(_Peer(settings.bench.peer_python, folder, prompts)).turn
+                work = {"model": folder, "prompts": [p.token_ids for p in prompts], "group": GROUP, "tokens": TOKENS}
+                turns["vllm"] = stack.enter_context(Peer(settings.bench.peer_python, PEER, work)).turn
         seconds = _in_turn(turns, settings.bench.repeats)
     made = PROMPTS * GROUP * TOKENS
     speed = {name: made / statistics.median(some) for name, some in seconds.items()}
@@ -96,7 +95,8 @@ def _arrangements(settings: Settings, weights: dict[str, torch.Tensor]) -> dict[
     return made
 
 
-def _prompts(count: int) -> list[Prompt]:
+def random_prompts(count: int) -> list[Prompt]:
+    """Of 12 to 24 tokens; the same at every call."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(12, 25, (count,), generator=generator).tolist()
     ids = [torch.randint(0, SHAPE.vocab_size, (n,), generator=generator).tolist() for n in lengths]
@@ -139,13 +139,13 @@ def _native(engine: NativeEngine, threads: int, prompts: list[Prompt]) -> float:
 
 def _growth(engine: NativeEngine, threads: int, sequences: int, repeats: int) -> dict[str, float]:
     """Median seconds for so many sequences, and microseconds a token."""
-    prompts = _prompts(sequences // GROUP)
+    prompts = random_prompts(sequences // GROUP)
     _native(engine, threads, prompts)
     seconds = statistics.median(_native(engine, threads, prompts) for _ in range(repeats))
     return {"sequences": sequences, "seconds": seconds, "us_per_token": seconds / (sequences * TOKENS) * 1e6}
 
 
-def _transformers() -> Any:
+def transformers_model() -> Any:
     """Random weights in transformers, the same on every rank."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -176,40 +176,6 @@ def _generate(model: Any, prompts: list[Prompt]) -> float:
         seconds = time.perf_counter() - start
     assert made.shape[1] == longest + TOKENS
     return seconds
-
-
-class _Peer:
-    """vLLM in a Python of its own, which does the work whenever it reads a line and answers with the seconds."""
-
-    def __init__(self, python: str, folder: str, prompts: list[Prompt]):
-        work = {"model": folder, "prompts": [p.token_ids for p in prompts], "group": GROUP, "tokens": TOKENS}
-        clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PYTHONPATH")}
-        threads = str(torch.get_num_threads() * dist.get_world_size())
-        self.process = subprocess.Popen(
-            [python, str(PEER), json.dumps(work)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=clean | {"OMP_NUM_THREADS": threads},
-        )
-
-    def turn(self) -> float:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("SECONDS "):
-                return float(line.split()[1])
-        raise RuntimeError(f"the vLLM peer ended with code {self.process.wait()} before it had done its work")
-
-    def __enter__(self) -> "_Peer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
 
 
 def _table(result: dict[str, Any]) -> str:

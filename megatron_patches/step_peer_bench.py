@@ -1,0 +1,132 @@
+"""`stage=bench what=step_peer`: the whole RL step beside TRL's GRPOTrainer (`bench.peer_python`), in turn on this machine.
+
+Work: 8 prompts x 8 samples x 64 tokens on a Qwen2 of 4.3 million parameters, fp32, GRPO without a KL term, one
+optimizer step. Ours is what stage=rl does: generate, judge, old log-probs, update, metrics; TRL takes the sampler's
+forward as the old policy. Each has every core: TRL as threads, ours as `layout.tp` and data-parallel ranks.
+"""
+
+import contextlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from megatron_patches import parallel
+from megatron_patches.actor import Actor
+from megatron_patches.generation import NativeEngine
+from megatron_patches.generation.bench import GROUP, PROMPTS, SHAPE, TOKENS, random_prompts, transformers_model
+from megatron_patches.peer import Peer
+from megatron_patches.policy_loss import PolicyLoss, reduce_metrics
+from megatron_patches.weights import load_hf
+from pipeline.experience import minibatches
+from pipeline.judging import judge
+from pipeline.rollout.interface import Rollout, Sampling
+from pipeline.settings import Algo, Optimizer, Settings
+
+PEER = Path(__file__).with_name("trl_peer.py")
+WARM_UP = 2
+LR = 1e-3
+MICRO_BATCH_TOKENS = 8192
+"""The batch whole, as TRL has it."""
+
+
+def bench(settings: Settings) -> dict[str, Any]:
+    """Medians of `bench.repeats` steps, and of the ratio of each pair of steps; on every rank, complete on rank 0."""
+    settings = work_of(settings)
+    parallel.initialize(settings.layout, settings.seed, settings.cluster.timeout_minutes)
+    torch.manual_seed(settings.seed)
+    model = transformers_model()
+    actor = Actor(settings)
+    load_hf(actor.chunks, SHAPE, model.state_dict().__getitem__)
+    actor.weights_changed()
+    engine = NativeEngine(actor.chunks, settings)
+    phases: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = {"ours": []}
+    main = dist.get_rank() == 0
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        peer = None
+        if settings.bench.peer_python:
+            seconds["trl"] = []
+            if main:
+                model.save_pretrained(folder)
+                work = {"model": folder, "prompts": [p.token_ids for p in random_prompts(PROMPTS)], "group": GROUP}
+                work |= {"tokens": TOKENS, "steps": settings.bench.repeats + WARM_UP, "lr": LR}
+                peer = stack.enter_context(Peer(settings.bench.peer_python, PEER, work))
+        for number in range(-WARM_UP, settings.bench.repeats):
+            taken = {"ours": _step(settings, actor, engine, phases if number >= 0 else {})}
+            if peer is not None:
+                taken["trl"] = peer.turn()
+            dist.barrier()
+            for name, some in taken.items():
+                seconds[name] += [some] if number >= 0 else []
+    result = {
+        "ranks": dist.get_world_size(),
+        "tp": settings.layout.tp,
+        "tokens": PROMPTS * GROUP * TOKENS,
+        "seconds": seconds,
+        "phases": {name: statistics.median(some) for name, some in phases.items()},
+        "median_seconds": {name: statistics.median(some) for name, some in seconds.items() if some},
+    }
+    if main:
+        if "trl" in seconds:
+            ratios = [trl / ours for ours, trl in zip(seconds["ours"], seconds["trl"], strict=True)]
+            result["times_as_fast_as_trl"] = statistics.median(ratios)
+        print(_table(result), flush=True)
+    return result
+
+
+def work_of(settings: Settings) -> Settings:
+    """`settings` with the work of this bench; the layout's tp, the seed and the machine stay."""
+    rl = settings.rl.model_copy(
+        update={"minibatches": 1, "epochs": 1, "rows": "padded", "optimizer": Optimizer(lr=LR, warmup_steps=0)}
+    )
+    layout = settings.layout.model_copy(update={"micro_batch_tokens": MICRO_BATCH_TOKENS})
+    algo = Algo(loss="grpo", eps_high=0.2, aggregate="seq-mean-token-mean")
+    return settings.model_copy(update={"model": SHAPE, "rl": rl, "layout": layout, "algo": algo})
+
+
+def _step(settings: Settings, actor: Actor, engine: NativeEngine, phases: dict[str, list[float]]) -> float:
+    """One step of stage=rl; returns its seconds and adds those of its phases."""
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = work()
+        phases.setdefault(name, []).append(time.perf_counter() - start)
+        return result
+
+    dist.barrier()
+    start = time.perf_counter()
+    prompts = random_prompts(PROMPTS)
+    groups = timed("generate", lambda: engine.generate(prompts, GROUP, Sampling(max_new_tokens=TOKENS)))
+    experience, _ = timed("judge", lambda: judge(settings.algo, groups, _rewards(groups)))
+    experience.old_logp = timed("logprobs", lambda: actor.logprobs(experience))
+
+    def update() -> None:
+        loss = PolicyLoss(settings)
+        chosen = minibatches(len(experience), settings.rl.minibatches, 0)
+        reduce_metrics([actor.update(experience, some, loss)[0] for some in chosen])
+
+    timed("update", update)
+    engine.sync(actor, engine.policy_version + 1)
+    dist.barrier()
+    return time.perf_counter() - start
+
+
+def _rewards(groups: list[list[Rollout]]) -> torch.Tensor:
+    """The share of even tokens, fp64 [prompts, group]."""
+    shares = [[sum(t % 2 == 0 for t in r.token_ids) / len(r.token_ids) for r in group] for group in groups]
+    return torch.tensor(shares, dtype=torch.float64)
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [f"one step of {result['tokens']:,} response tokens, {result['ranks']} ranks, tp {result['tp']}"]
+    lines += [f"  {name:12}{seconds:8.3f} s" for name, seconds in result["phases"].items()]
+    lines += [f"{name:14}{seconds:8.3f} s" for name, seconds in result["median_seconds"].items()]
+    if "times_as_fast_as_trl" in result:
+        lines.append(f"ours is {result['times_as_fast_as_trl']:.2f} times as fast (median over pairs of steps)")
+    return "\n".join(lines)
