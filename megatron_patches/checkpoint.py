@@ -149,8 +149,8 @@ def load(root: Path, iteration: int, chunks: list, model: Model, *, optimizer=No
 
 
 def _first_line(error: BaseException) -> str:
-    """What is wrong, in one line; of torch's collection of all ranks' errors the first."""
+    """What is wrong, in one sentence; of torch's collection of all ranks' errors the first."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {lines[0].partition('. ')[0]}" if lines else type(error).__name__

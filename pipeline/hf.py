@@ -70,6 +70,7 @@ def random_model(model: Model, vocab_size: int, special: dict[str, int], seed: i
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()  # of writing shards; the stage says what it does
     torch.manual_seed(seed)
     return getattr(transformers, f"{CLASSES[model.family]}ForCausalLM")(config_of(model, vocab_size, special)).float()
 
@@ -121,6 +122,16 @@ def check_tensors(folder: Path, model: Model, vocab_size: int) -> None:
         )
 
 
+def check_vocabulary(folder: Path, tokenizer: Any) -> None:
+    """Raises InputError where the tokenizer has more pieces than the model in `folder` has embeddings."""
+    size = int(json.loads((folder / "config.json").read_text())["vocab_size"])
+    if len(tokenizer) > size:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer)} pieces, the model in {folder} only {size} embeddings: they do not belong "
+            "together; give both from one folder (model.path=...) and run stage=preprocess again"
+        )
+
+
 def _rope_of(config: dict[str, Any]) -> list[tuple[str, Any, str]]:
     """(its key, its value, our key) of the rotary embedding, in the older (`rope_theta`) or the newer spelling."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -150,7 +161,8 @@ def start_folder(run: StageRun) -> Path:
 
 
 def base_folder(run: StageRun) -> Path:
-    """The untrained base: `model.path`, or random weights beside the tokenizer that preprocess trained."""
+    """The untrained base: `model.path`, or random weights beside the tokenizer that preprocess trained, which rank 0 makes:
+    the other ranks wait before they read."""
     settings = run.settings
     if settings.model.path is not None:
         folder = Path(settings.model.path)
@@ -162,7 +174,7 @@ def base_folder(run: StageRun) -> Path:
             "model.path=..."
         )
     folder = run.root / "base" / "hf"
-    if run.is_main and not (folder / "config.json").exists():
+    if run.is_main:  # always anew: what lies there may be of another seed, shape or tokenizer
         write_random(run, folder)
     return folder
 
@@ -178,6 +190,7 @@ def write_random(run: StageRun, folder: Path) -> None:
     model = random_model(run.settings.model, len(tokenizer), special_tokens(tokenizer), run.settings.seed)
     model.save_pretrained(str(temporary))
     copy_tokenizer(source, temporary)
+    shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 
 

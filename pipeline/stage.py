@@ -210,13 +210,15 @@ def _record(outcome: dict[str, Any], started: float) -> None:
 def leave_word(name: str, content: Any) -> None:
     """Write an outcome file where the launcher looks for it; a full disk must not hide the error that is reported."""
     folders = [folder for variable in (OUTCOME_FOLDER, SPARE_FOLDER) if (folder := os.environ.get(variable))]
+    failures = []
     for folder in folders:
         try:
             write_json(Path(folder) / name, content)
-        except OSError as error:
-            print(f"{Path(folder) / name} could not be written: {error}", file=sys.stderr, flush=True)
-        else:
             return
+        except OSError as error:
+            failures.append(f"{Path(folder) / name} could not be written: {error}")
+    if failures:
+        print("\n".join(failures), file=sys.stderr, flush=True)
 
 
 def _any_rank(flag: bool) -> bool:

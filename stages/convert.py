@@ -1,19 +1,24 @@
 """Hugging Face safetensors -> Megatron distributed checkpoint, at the layout of the actor (and loadable at any other)."""
 
+import torch.distributed as dist
+
 from megatron_patches import checkpoint, session
 from megatron_patches.policy_model import build_chunks
 from megatron_patches.weights import load_hf
-from pipeline.hf import start_folder
+from pipeline.data.tokenizer import load as load_tokenizer
+from pipeline.hf import check_vocabulary, start_folder
 from pipeline.stage import StageRun, run_stage
 from pipeline.tensors import TensorFolder
 
 
 def main(run: StageRun) -> dict:
-    folder = start_folder(run)
-    tensors = TensorFolder(folder)
     session.join(run)
+    folder = start_folder(run)
+    dist.barrier()
+    tensors = TensorFolder(folder)
     settings = session.with_vocabulary(run.settings, folder / "config.json")
     if run.is_main:
+        check_vocabulary(folder, load_tokenizer(folder))
         session.keep_source(run, folder)
 
     chunks = build_chunks(settings.model, settings.layout)

@@ -13,10 +13,10 @@ from pipeline import hf
 from pipeline.artifacts import append_jsonl, read_jsonl, write_jsonl
 from pipeline.data.packing import IGNORED, PackedRows, pack, tokenize
 from pipeline.data.tokenizer import load as load_tokenizer
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UsageError
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking.progress import Progress
-from pipeline.training.deepspeed_engine import build_engine, connect, save_model
+from pipeline.training.deepspeed_engine import build_engine, connect, load_progress, save_model, save_progress
 
 
 def main(run: StageRun) -> dict:
@@ -25,10 +25,15 @@ def main(run: StageRun) -> dict:
 
     settings, sft = run.settings, run.settings.sft
     connect(settings.cluster.timeout_minutes)
+    if sft.batch_size % run.world_size:
+        raise UsageError(
+            f"sft.batch_size={sft.batch_size} rows cannot be shared evenly by {run.world_size} ranks; give a multiple of it"
+        )
     base = hf.base_folder(run)
     dist.barrier()
     words = run.root / "preprocess" / "tokenizer"
     tokenizer = load_tokenizer(words)
+    hf.check_vocabulary(base, tokenizer)
     model = AutoModelForCausalLM.from_pretrained(str(base), attn_implementation="sdpa", dtype=torch.float32)
     model.config.use_cache = False
     if sft.gradient_checkpointing:
@@ -37,8 +42,9 @@ def main(run: StageRun) -> dict:
     accumulation = max(1, per_rank // sft.micro_batch_size)
     engine = build_engine(model, sft, accumulation, bf16=settings.model.dtype == "bf16")
     checkpoints, metrics = run.folder() / "checkpoints", run.folder() / "metrics.jsonl"
-    _, client = engine.load_checkpoint(str(checkpoints)) if (checkpoints / "latest").exists() else (None, None)
-    done = client["step"] if client else 0
+    done = load_progress(engine, checkpoints)
+    if done:
+        run.log(f"continuing after step {done} of {sum(phase.steps for phase in sft.phases)}")
     if run.is_main:
         write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= done] if metrics.exists() else [])
 
@@ -49,10 +55,11 @@ def main(run: StageRun) -> dict:
             if run.is_main:
                 append_jsonl(metrics, [{"step": step, "sft/loss": loss, "sft/lr": lr}])
             progress.advance(loss=loss)
-            stopping = step % 10 == 0 and run.should_stop()
+            stopping = run.should_stop()
             if stopping or (step % sft.save_every == 0 and step < total):
-                engine.save_checkpoint(str(checkpoints), client_state={"step": step})
+                save_progress(engine, checkpoints, step)
             if stopping:
+                run.log(f"stopped after step {step}; the same command continues from there")
                 return {"step": step}
     save_model(engine, run.folder() / "hf", lambda folder: hf.copy_tokenizer(words, folder))
     return {"step": total, "base": str(base)}

@@ -1,11 +1,14 @@
 """DeepSpeed's engine, configured: ZeRO at any stage, on GPUs or over gloo."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.artifacts import write_text
+from pipeline.errors import InputError
 from pipeline.settings import Sft
 
 
@@ -55,6 +58,45 @@ def build_engine(model: torch.nn.Module, sft: Sft, accumulation: int, bf16: bool
     return engine
 
 
+def save_progress(engine: Any, folder: Path, step: int) -> None:
+    """Save what the warm-up continues from (a collective). Only when it is whole does `latest` name it and its
+    predecessor go, so that a kill or a full disk at any moment leaves one that can be continued."""
+    import torch.distributed as dist
+
+    tag = f"step_{step:07d}"
+    try:
+        engine.save_checkpoint(str(folder), tag=tag, client_state={"step": step}, save_latest=False)
+    except Exception:
+        shutil.rmtree(folder / tag, ignore_errors=True)
+        raise
+    dist.barrier()
+    if dist.get_rank() == 0:
+        write_text(folder / "latest", tag)
+        for old in folder.iterdir():
+            if old.is_dir() and old.name != tag:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def load_progress(engine: Any, folder: Path) -> int:
+    """Go on from what `save_progress` left; returns its step, 0 where there is none. Raises InputError if it is damaged,
+    or was made by another number of ranks, over which ZeRO had cut the optimizer."""
+    latest = folder / "latest"
+    if not latest.exists():
+        return 0
+    error: Exception | None = None
+    try:
+        _, client = engine.load_checkpoint(str(folder))
+        if client is not None:
+            return int(client["step"])
+    except Exception as caught:
+        error = caught
+    why = str(error).strip().partition("\n")[0].partition(". ")[0] if error else "files are missing"
+    raise InputError(
+        f"{folder / latest.read_text().strip()} cannot be continued ({why}). Delete {folder} to start the warm-up anew, or "
+        "give as many devices as it was made with"
+    ) from error
+
+
 def whole_state(engine: Any) -> dict[str, torch.Tensor]:
     """All weights on the CPU of rank 0, gathered one by one under ZeRO 3 (a collective); {} on other ranks."""
     import deepspeed
@@ -71,8 +113,6 @@ def whole_state(engine: Any) -> dict[str, torch.Tensor]:
 
 def save_model(engine: Any, folder: Path, finish: Any) -> None:
     """Write the model as a Hugging Face folder that appears whole or not at all; `finish(folder)` adds the tokenizer."""
-    import shutil
-
     import torch.distributed as dist
 
     state = whole_state(engine)
