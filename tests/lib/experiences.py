@@ -5,15 +5,23 @@ import torch
 from pipeline.experience import Experience
 
 
-def random_experience(vocab_size: int, prompts: int = 3, group: int = 4, seed: int = 0, longest: int = 24) -> Experience:
-    """Groups of responses of 1 to `longest` tokens; advantages, bounds and log-probs drawn independently."""
+def random_experience(
+    vocab_size: int,
+    prompts: int = 3,
+    group: int = 4,
+    seed: int = 0,
+    longest: int = 24,
+    given_lengths: list[int] | None = None,
+) -> Experience:
+    """Groups of responses of 1 to `longest` tokens, or of `given_lengths` (which may be 0); advantages, bounds and
+    log-probs drawn independently."""
     g = torch.Generator().manual_seed(seed)
 
     def numbers(low: int, high: int, count: int) -> list[int]:
         return torch.randint(low, high, (count,), generator=g).tolist()
 
     count = prompts * group
-    lengths = torch.tensor(numbers(1, longest + 1, count))
+    lengths = torch.tensor(given_lengths or numbers(1, longest + 1, count))
     tokens = int(lengths.sum())
     rewards = torch.randint(0, 2, (prompts, group), generator=g).float()
     heads = [numbers(1, vocab_size, n) for n in numbers(2, 12, prompts)]

@@ -40,6 +40,9 @@ def hf_model(model: Model, seed: int = 0):
         "rms_norm_eps": model.norm_eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": model.rope.theta},
     }
+    if model.rope.scaling == "llama3":
+        numbers = model.rope.model_dump(exclude={"theta", "scaling"})
+        options["rope_parameters"] = {"rope_type": "llama3", "rope_theta": model.rope.theta, **numbers}
     if model.family != "qwen2":
         options["head_dim"] = model.head_dim
     if model.experts.count:

@@ -8,12 +8,15 @@ minibatch and w_t holds the minibatch's own denominator, which every rank works 
       hidden vectors; the head's max, sum-exp, target and entropy terms are combined over the vocabulary's shards.
     - Pipeline ranks (and their interleaved chunks) hold whole layers; a tied embedding's two gradients are added.
     - Packed rows see the same keys as padded ones: each sequence its own, causally.
+    - A rank or micro-batch without a response token adds exact zeros, and takes part in every collective.
     - A GSPO ratio needs a whole sequence: its detached sums cross context-parallel ranks, the gradient does not.
+Models: Qwen3 (q/k norms, tied embedding), Llama (untied, its rope stretched by numbers that are not Llama 3.1's) and
+Qwen3-MoE (experts cut over tensor- and over expert-parallel ranks). Micro-batches of one, two, four and all sequences.
 So log-probs agree with transformers to 1e-5, gradient norms and metrics to 1e-5 and 1e-4 relative, and parameters after a
 clipped AdamW step to 1e-5 relative of each tensor's norm. fp32 rounding alone remains; Adam's first step divides each
 gradient by its own size, which would turn a wrong sign or scale of any single parameter into an error of lr, 20 times more.
 
-Left out: bf16 (its rounding depends on the cut), more than 4 ranks, expert together with pipeline parallelism, dropout
+In bf16, whose rounding depends on the cut, one process is held to a few percent of fp32. Left out: more than 4 ranks, expert together with pipeline parallelism, dropout
 (none), and steps after the first, where Adam's memory is covered by the resume test of the RL stage.
 """
 
