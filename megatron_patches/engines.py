@@ -51,6 +51,15 @@ def sampling_of(settings: Settings, tokenizer, **changes) -> Sampling:
     return Sampling(**(options | changes))
 
 
+def evaluation_sampling(settings: Settings, tokenizer) -> tuple[Sampling, Sampling]:
+    """Greedy decoding, and sampling as `evaluate.*` says."""
+    chosen = settings.evaluate
+    return (
+        sampling_of(settings, tokenizer, temperature=0.0, top_p=1.0, top_k=0),
+        sampling_of(settings, tokenizer, temperature=chosen.temperature, top_p=chosen.top_p, top_k=0),
+    )
+
+
 def stop_tokens(tokenizer) -> tuple[int, ...]:
     """End of text, and the end-of-turn token of chat templates where the vocabulary has one."""
     ends = {tokenizer.eos_token_id}

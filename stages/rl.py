@@ -5,22 +5,26 @@ derives advantages and elastic bounds, and makes `rl.epochs * rl.minibatches` op
 from its last checkpoint with the same prompts, samples and minibatches that it would have had.
 """
 
+from typing import Any
+
 import torch
 
 from megatron_patches import checkpoint, session
 from megatron_patches.actor import Actor
-from megatron_patches.engines import build_engine, chosen_engine, sampling_of
+from megatron_patches.engines import build_engine, chosen_engine, evaluation_sampling, sampling_of
 from megatron_patches.policy import Policy
 from megatron_patches.policy_loss import MinibatchLoss, PolicyLoss, reduce_metrics
-from pipeline.data.prompts import load_prompts
+from pipeline.collector import Collector
+from pipeline.data.prompts import load_eval_prompts, load_prompts
 from pipeline.data.sampler import PromptSampler
 from pipeline.data.tokenizer import load as load_tokenizer
-from pipeline.experience import minibatches
+from pipeline.evaluation import curve_point, measure
+from pipeline.experience import Experience, minibatches
 from pipeline.grading import Grader
 from pipeline.judging import judge
 from pipeline.settings import Settings
 from pipeline.stage import StageRun, run_stage
-from pipeline.steps import collect_groups, gap_metrics, is_due, mean_metrics, rollout_metrics, samples_of
+from pipeline.steps import gap_metrics, is_due, mean_metrics, rollout_metrics, samples_of
 from pipeline.tracking import Tracker
 
 
@@ -30,43 +34,52 @@ def main(run: StageRun) -> dict:
     folder = session.source_folder(run)
     tokenizer = load_tokenizer(folder)
     sampler = PromptSampler(load_prompts(run, tokenizer), rl.prompts_per_step, settings.seed)
-    actor, done = load_actor(run, settings, sampler)
+    eval_sets = load_eval_prompts(run, tokenizer, settings.evaluate.limit) if rl.eval_every else {}
+    actor = Actor(settings)
+    done, state = load_actor(run, settings, actor)
     reference = load_reference(run, settings) if settings.algo.kl_coef else None
     engine = build_engine(settings, actor, tokenizer, str(folder))
     engine.sync(actor, done)
     loss = PolicyLoss(settings, sampled_elsewhere=chosen_engine(settings) != "native" or rl.async_depth > 0)
-    sampling = sampling_of(settings, tokenizer)
 
-    with Grader(settings) as grader, Tracker(run.root, total_steps=rl.steps, enabled=run.is_main) as tracker:
+    with (
+        Grader(settings) as grader,
+        Tracker(run.root, total_steps=rl.steps, enabled=run.is_main) as tracker,
+        Collector(settings, sampler, engine, grader, sampling_of(settings, tokenizer), tracker) as collector,
+    ):
         tracker.resume(done)
+        if state is not None:
+            collector.load_state_dict(state)
         for step in range(done + 1, rl.steps + 1):
-            groups, graded = collect_groups(settings, sampler, engine, grader, sampling, tracker)
-            experience, metrics = judge(settings.algo, groups, graded.rewards)
+            batch = collector.next()
+            if rl.async_depth and step < rl.steps:
+                collector.look_ahead()
+            experience, metrics = judge(settings.algo, batch.groups, batch.graded.rewards)
+            metrics |= collector.metrics(batch, version=step - 1)
             with tracker.phase("logprobs"):
                 experience.old_logp = actor.logprobs(experience)
                 if reference is not None:
                     experience.ref_logp = reference.logprobs(experience)
-            metrics |= gap_metrics(settings, experience)
+            metrics |= gap_metrics(settings, experience, same_weights=not metrics["rollout/version_lag_max"])
 
             with tracker.phase("update"):
-                updates: list[MinibatchLoss] = []
-                optim: list[dict[str, float]] = []
-                for epoch in range(rl.epochs):
-                    order_seed = (settings.seed * 1_000_003 + step) * 101 + epoch
-                    for chosen in minibatches(len(experience), rl.minibatches, order_seed):
-                        update, optimizer_metrics = actor.update(experience, chosen, loss)
-                        updates.append(update)
-                        optim.append(optimizer_metrics)
-                metrics |= reduce_metrics(updates) | mean_metrics(optim)
+                metrics |= update(settings, actor, experience, loss, step)
+            collector.wait()
             with tracker.phase("sync"):
                 metrics |= engine.sync(actor, step)
 
-            metrics |= rollout_metrics(groups, graded, grader)
-            tracker.samples(step, samples_of(groups, graded, experience, rl.sample_rollouts))
+            metrics |= rollout_metrics(batch, grader)
+            if is_due(step, rl.eval_every):
+                with tracker.phase("evaluate"):
+                    greedy, sampled = evaluation_sampling(settings, tokenizer)
+                    for name, prompts in eval_sets.items():
+                        statistics, _ = measure(settings, engine, grader, greedy, sampled, prompts)
+                        metrics |= curve_point(settings, name, statistics)
+            tracker.samples(step, samples_of(batch, experience, rl.sample_rollouts))
             stopping = run.should_stop()
             if stopping or is_due(step, rl.save_every) or step == rl.steps:
                 with tracker.phase("save"):
-                    save_actor(run, settings, actor, sampler, step)
+                    save_actor(run, settings, actor, collector, step)
             tracker.log(step, metrics)
             if stopping:
                 run.log(f"stopped after step {step}; the same command continues from there")
@@ -74,34 +87,44 @@ def main(run: StageRun) -> dict:
     return {"step": step if done < rl.steps else done}
 
 
-def load_actor(run: StageRun, settings: Settings, sampler: PromptSampler) -> tuple[Actor, int]:
-    """The actor at the run's newest checkpoint, or at the converted base; and how many steps it has made."""
-    actor = Actor(settings)
+def update(settings: Settings, actor: Actor, experience: Experience, loss: PolicyLoss, step: int) -> dict[str, Any]:
+    """`rl.epochs * rl.minibatches` optimizer steps on one batch; returns the metrics over all of them."""
+    done: list[MinibatchLoss] = []
+    optimizer: list[dict[str, float]] = []
+    for epoch in range(settings.rl.epochs):
+        order_seed = (settings.seed * 1_000_003 + step) * 101 + epoch
+        for chosen in minibatches(len(experience), settings.rl.minibatches, order_seed):
+            minibatch, optimizer_metrics = actor.update(experience, chosen, loss)
+            done.append(minibatch)
+            optimizer.append(optimizer_metrics)
+    return reduce_metrics(done) | mean_metrics(optimizer)
+
+
+def load_actor(run: StageRun, settings: Settings, actor: Actor) -> tuple[int, dict[str, Any] | None]:
+    """Fill `actor` from the run's newest checkpoint, or from the converted base. Returns how many steps it has made, and
+    the collector's state if it has made any."""
     root = run.root / "checkpoints"
     newest = checkpoint.latest_iteration(root) if root.is_dir() else None
     if newest is None:
         base, iteration = session.checkpoint_of(run, "before")
         checkpoint.load(base, iteration, actor.chunks, settings.model)
         actor.weights_changed()
-        return actor, 0
+        return 0, None
     common = checkpoint.load(root, newest, actor.chunks, settings.model, optimizer=actor.optimizer)
     actor.scheduler.load_state_dict(common["scheduler"])
-    sampler.load_state_dict(common["sampler"])
     run.log(f"continuing after step {newest} of {settings.rl.steps}")
-    return actor, newest
+    return newest, common["collector"]
 
 
-def save_actor(run: StageRun, settings: Settings, actor: Actor, sampler: PromptSampler, step: int) -> None:
-    common = {"scheduler": actor.scheduler.state_dict(), "sampler": sampler.state_dict()}
-    keep = settings.rl.keep_checkpoints
+def save_actor(run: StageRun, settings: Settings, actor: Actor, collector: Collector, step: int) -> None:
     checkpoint.save(
         run.root / "checkpoints",
         step,
         actor.chunks,
         settings.model,
         optimizer=actor.optimizer,
-        common=common,
-        keep=keep,
+        common={"scheduler": actor.scheduler.state_dict(), "collector": collector.state_dict()},
+        keep=settings.rl.keep_checkpoints,
     )
 
 

@@ -54,9 +54,6 @@ def main(run: StageRun) -> dict:
         Progress(len(prompts) * group_size, "rollout", "samples", done=done, enabled=run.is_main) as display,
     ):
 
-        def grade_early(rollout: Rollout) -> None:
-            grader.pool.submit([(rollout.text, rollout.prompt.gold)])  # its verdict waits in the pool's cache
-
         def show(now: GenerationProgress) -> None:
             # This copy's share stands for all; a wave is whole only when it is graded and written.
             guess = min(done + now.rows_done * copies, done + len(members) * group_size - 1)
@@ -64,7 +61,7 @@ def main(run: StageRun) -> dict:
 
         for wave in waves:
             members = [prompt for shard in wave for prompt in shards.members(shard)]
-            groups = engine.generate(members, group_size, sampling, on_finish=grade_early, on_progress=show)
+            groups = engine.generate(members, group_size, sampling, on_finish=grader.early, on_progress=show)
             graded = grader.grade(groups)
             if run.is_main:
                 write_wave(shards, wave, groups, graded)

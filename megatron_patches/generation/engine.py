@@ -11,11 +11,11 @@ from megatron.core.utils import unwrap_model
 from megatron_patches.generation.batch import Batch, Finished
 from megatron_patches.generation.cache import Cache
 from megatron_patches.generation.decoder import Decoder
-from megatron_patches.generation.packing import pack, unpack
 from megatron_patches.generation.replicas import Replicas
 from megatron_patches.generation.stopping import StopStrings
 from pipeline.errors import InputError, UsageError
 from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
+from pipeline.rollout.packing import pack, unpack
 from pipeline.settings import Settings
 
 PREFILL_TOKENS = 8192
@@ -42,6 +42,8 @@ class NativeEngine:
     Ranks that hold the same weights take shares of the prompts; tensor-parallel ranks decode together. The cache is
     kept between calls until `sleep`.
     """
+
+    independent = False
 
     def __init__(self, chunks: list[Any], settings: Settings, tokenizer: Any = None):
         """Raises UsageError under pipeline parallelism. `tokenizer` (transformers') makes the texts and finds stop

@@ -54,6 +54,10 @@ class Rollout:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+Groups = list[list[Rollout]]
+"""The rollouts of each prompt, in the order of the prompts."""
+
+
 @dataclass(frozen=True)
 class GenerationProgress:
     """How far one copy of the model has come with its share of a `generate`."""
@@ -81,6 +85,9 @@ class RolloutEngine(Protocol):
     all rollouts back, grouped by prompt in the order of `prompts`."""
 
     policy_version: int
+    independent: bool
+    """`generate` uses neither the actor's devices nor its process groups, so it may run in a thread while the actor
+    trains."""
 
     def generate(
         self,

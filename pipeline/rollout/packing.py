@@ -1,11 +1,13 @@
-"""Rollouts as a few arrays, for their way between ranks: as objects, pickling would cost more than sampling."""
+"""Rollouts as a few arrays, for their way between ranks and into checkpoints: as objects, pickling them would cost more
+than sampling."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from pipeline.rollout.interface import Prompt, Rollout
+from pipeline.errors import InputError
+from pipeline.rollout.interface import Groups, Prompt, Rollout
 
 Key = tuple[int, int]
 """Prompt index, sample index."""
@@ -46,3 +48,28 @@ def unpack(packed: dict[str, Any], prompts: list[Prompt], policy_version: int) -
                 text=text,
             ),
         )
+
+
+def pack_groups(groups: Groups) -> dict[str, Any]:
+    """A whole batch of equally large groups, prompts by their ids."""
+    rollouts = {(i, rollout.sample): rollout for i, group in enumerate(groups) for rollout in group}
+    return {
+        "ids": [group[0].prompt.id for group in groups],
+        "policy_version": groups[0][0].policy_version,
+        "rollouts": pack(rollouts),
+    }
+
+
+def unpack_groups(packed: dict[str, Any], prompts: dict[str, Prompt]) -> Groups:
+    """Inverse of `pack_groups`; `prompts` by id. Raises InputError where one of the batch's prompts is not among them."""
+    missing = [id for id in packed["ids"] if id not in prompts]
+    if missing:
+        raise InputError(
+            f"the checkpoint's next batch holds prompt {missing[0]!r}, which is not among the training prompts any more; "
+            "restore the preprocess stage's output, or take another name="
+        )
+    groups: Groups = [[] for _ in packed["ids"]]
+    members = [prompts[id] for id in packed["ids"]]
+    for (i, _), rollout in unpack(packed["rollouts"], members, packed["policy_version"]):
+        groups[i].append(rollout)
+    return groups
