@@ -100,4 +100,5 @@ def _counts(token: str) -> bool:
 
 def words(text: str) -> list[str]:
     """Words and numbers alone, in small letters: what n-grams are made of."""
-    return [word.replace(",", "") for word in _WORD.findall(text.casefold())]
+    found = (word.replace(",", "") for word in _WORD.findall(text.casefold()))
+    return ["frac" if word in ("dfrac", "tfrac", "cfrac") else word for word in found]

@@ -47,8 +47,8 @@ class Clean(Section):
     decontaminate_ngram: int = Field(13, ge=1)
     """A training problem sharing this many consecutive words with an evaluation problem is dropped."""
     decontaminate_common: int = Field(4, ge=0)
-    """Words in a row that more than this many training problems share are a phrase ("where m and n are relatively prime
-    positive integers. Find m+n"), and no evidence unless they are most of an evaluation problem; 0: always evidence."""
+    """Half so many words in a row that stand in more than this many other problems are a phrase ("where m and n are
+    relatively prime positive integers. Find m+n"), no evidence unless most of an evaluation problem; 0: always evidence."""
     max_problem_chars: int = Field(8_000, ge=1)
     """Longer training problems go into quarantine."""
 
