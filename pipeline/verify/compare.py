@@ -44,6 +44,10 @@ class Comparison:
     def layer(self) -> str:
         return self.scalars.layer
 
+    @property
+    def unread(self) -> str:
+        return self.scalars.unread
+
     def equal(self, a: Node, b: Node) -> bool:
         if isinstance(a, Named) or isinstance(b, Named):
             return self._named(a, b)

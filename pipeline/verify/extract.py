@@ -48,6 +48,7 @@ _CUE = re.compile(
     r"|[:=≈]|=>|⇒|→)[ \t]*\**[ \t]*",
     re.I,
 )
+_DENIED = re.compile(r"(?:\b(?:not|never|cannot)|n't|n’t)\s+$", re.I)
 _VALUE = re.compile(r"[$€£¥]?\s?[-+−]?(?:\d|\.\d|\\frac|\\sqrt|\\pi|\()")
 _LEADING_NUMBER = re.compile(r"[$€£¥]?\s?([-+−]?\d[\d,]*+(?:\.\d++)?+(?:\s?/\s?\d++)?+(?:\s?(?:\\?%|percent))?+)")
 _GLUED = re.compile(r"(?<=[\d)}])(and|or)(?=[A-Z(\\])")
@@ -300,6 +301,8 @@ def _stated_after_cue(sentence: str) -> Extraction | None:
     """The value right after the last `is`, `are`, `=` and the like, or None."""
     masked = _MATH.sub(lambda m: "\x01" * len(m.group()), sentence)
     for cue in reversed(list(_CUE.finditer(masked))):
+        if _DENIED.search(masked, max(0, cue.start() - 16), cue.start()):
+            return None
         rest = sentence[cue.end() :]
         if masked[cue.end() : cue.end() + 1] == "\x01":
             return _run_of_math(rest)

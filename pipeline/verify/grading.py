@@ -38,7 +38,7 @@ def grade_pair(response: str, gold: str, conventions: Conventions, ask: Ask) -> 
     """The verdict on `response`. Raises only what `ask` raises, and RecursionError or MemoryError."""
     found = extract(response, conventions.plain_response)
     if found.answer is None:
-        return Grade(False, None, "no final answer", "extract")
+        return Grade(False, None, "no final answer", "extract", unread="extract")
     if len(found.answer) > LONGEST_ANSWER:
         return Grade(False, None, "answer too long", "extract")
     if found.hedged:
@@ -55,7 +55,7 @@ def answers_equal(
     assert found.answer is not None
     given = clean(found.answer, found.prose)
     if not given:
-        return Grade(False, found.answer, "no final answer", "extract")
+        return Grade(False, found.answer, "no final answer", "extract", unread="extract")
     if key(given) == wanted_key:
         return Grade(True, found.answer, "equal", "string")
     left, right = parse_number(given), parse_number(wanted)
@@ -68,4 +68,4 @@ def answers_equal(
         for gold_reading in readings(wanted, several)
         for reading in readings(given, found.several)
     )
-    return Grade(same, found.answer, "equal" if same else "different", comparison.layer)
+    return Grade(same, found.answer, "equal" if same else "different", comparison.layer, unread=comparison.unread)

@@ -182,6 +182,8 @@ class VerifierPool:
             self._seconds += seconds
             for key, grade in zip(keys, grades, strict=True):
                 self._counts[f"layer_{grade.layer}"] += 1
+                if grade.unread:
+                    self._counts[f"unread_{grade.unread}"] += 1
                 self._counts["timeouts"] += grade.reason == "time-out"
                 self._counts["deaths"] += grade.reason == "worker died"
                 if self._cache_size and grade.reason != "worker died":
@@ -194,7 +196,9 @@ class VerifierPool:
             self._counts[name] += amount
 
     def metrics(self) -> dict[str, float]:
-        """Totals since the pool was made."""
+        """Totals since the pool was made: graded, cache_hits, timeouts, deaths, respawns, the workers' seconds, answers
+        by the layer that decided (`layer_string`, ...) and by the layer that could not read them (`unread_extract`,
+        `unread_grammar`, `unread_symbolic`)."""
         with self._lock:
             counts = dict(self._counts)
             seconds = self._seconds
@@ -204,6 +208,9 @@ class VerifierPool:
             "cache_hits": 0,
             "timeouts": 0,
             "deaths": 0,
+            "unread_extract": 0,
+            "unread_grammar": 0,
+            "unread_symbolic": 0,
             **counts,
             "respawns": respawns,
             "seconds": seconds,

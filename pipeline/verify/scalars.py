@@ -22,6 +22,7 @@ class Scalars:
     def __init__(self, conventions: Conventions, ask: Callable[[str, str, str], bool | None]) -> None:
         self.conventions = conventions
         self.layer = "string"
+        self.unread = ""
         self._ask = ask
         self._digits = conventions.rounded_digits
         self._trees: dict[str, syntax.Tree | None] = {}
@@ -98,6 +99,7 @@ class Scalars:
 
     def _unreadable(self, a: str, b: str) -> bool:
         """At least one is beyond our grammar; latex2sympy2 may know it."""
+        self.unread = self.unread or "grammar"
         if not _worth_asking(a) or not _worth_asking(b):
             return False
         return self.ask("equal", a, b) is True
@@ -129,7 +131,10 @@ class Scalars:
 
     def ask(self, question: str, a: str, b: str) -> bool | None:
         self.note("symbolic")
-        return self._ask(question, a, b)
+        verdict = self._ask(question, a, b)
+        if verdict is None:
+            self.unread = "symbolic"
+        return verdict
 
 
 def _hundredth(number: Number | None) -> Number | None:

@@ -18,6 +18,9 @@ class Grade:
     """extract, string, number, structure, symbolic, or pool."""
     seconds: float = 0.0
     """Time that the grading took in its process."""
+    unread: str = ""
+    """The deepest layer that could not read one of the sides: `extract` (no final answer), `grammar` (no expression of
+    ours), `symbolic` (not decided by latex2sympy2 and sympy either). Empty where all was read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class _Chunk:
         except Exception as error:  # a defect of ours must cost one answer, not the batch; metrics count it
             grade = Grade(False, None, f"error: {type(error).__name__}", "pool")
         seconds = time.perf_counter() - started
-        self.done.append([index, grade.correct, grade.extracted, grade.reason, grade.layer, seconds])
+        self.done.append([index, grade.correct, grade.extracted, grade.reason, grade.layer, seconds, grade.unread])
         return spoiled
 
 
