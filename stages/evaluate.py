@@ -33,8 +33,9 @@ def main(run: StageRun) -> dict:
             run.log(f"{name}: {len(prompts)} problems, greedy and {settings.evaluate.k} samples each")
             results[name], some = measure(settings, engine, grader, *evaluation_sampling(settings, tokenizer), prompts)
             samples += [{"set": name} | row for row in some]
-            shown = {key: value for key, value in results[name].items() if not key.endswith("_ci")}
-            run.log(f"{name}: " + "  ".join(f"{key} {value:.3f}" for key, value in shown.items() if key != "n"))
+            shown = ("greedy", f"avg@{settings.evaluate.k}", f"pass@{settings.evaluate.k}", "direct_share", "truncated")
+            figures = "  ".join(f"{key} {results[name][key]:.3f}" for key in shown)
+            run.log(f"{name}: {figures}  response_tokens {results[name]['response_tokens']:.1f}")
     if run.is_main:
         source = str(checkpoint.iteration_folder(root, iteration))
         write_json(
