@@ -41,7 +41,7 @@ Turn = Callable[[], float]
 
 
 def bench(settings: Settings) -> dict[str, Any]:
-    """Medians of `bench.repeats` rounds; on every rank, complete on rank 0."""
+    """Medians of `bench.repeats` rounds; empty on other ranks than 0."""
     torch.manual_seed(settings.seed)
     model = transformers_model()
     arrangements = _arrangements(settings, model.state_dict())
@@ -57,10 +57,13 @@ def bench(settings: Settings) -> dict[str, Any]:
                 work = {"model": folder, "prompts": [p.token_ids for p in prompts], "group": GROUP, "tokens": TOKENS}
                 turns["vllm"] = stack.enter_context(Peer(settings.bench.peer_python, PEER, work)).turn
         seconds = _in_turn(turns, settings.bench.repeats)
+    first = next(iter(arrangements))
+    growth = [_growth(*arrangements[first], count, settings.bench.repeats) for count in SEQUENCES]
+    if not main:
+        return {}
     made = PROMPTS * GROUP * TOKENS
     speed = {name: made / statistics.median(some) for name, some in seconds.items()}
     peers = [name for name in speed if name not in arrangements]
-    first = next(iter(arrangements))
     result = {
         "ranks": dist.get_world_size(),
         "tokens": made,
@@ -68,10 +71,9 @@ def bench(settings: Settings) -> dict[str, Any]:
         "tokens_per_second": speed,
         "times_as_fast_as": {peer: {name: speed[name] / speed[peer] for name in arrangements} for peer in peers},
         "growth_of": first,
-        "growth": [_growth(*arrangements[first], count, settings.bench.repeats) for count in SEQUENCES],
+        "growth": growth,
     }
-    if main:
-        print(_table(result), flush=True)
+    print(_table(result), flush=True)
     return result
 
 
