@@ -150,7 +150,8 @@ class Batch:
         left -= 1
         self.longest += 1
         stops = (tokens[:, None] == self.stop_ids).any(-1)
-        ended = (stops | (left == 0)).nonzero()[:, 0].tolist()
+        # One wait for the device a token: nonzero() would add another, for the size of its result.
+        ended = [row for row, over in enumerate((stops | (left == 0)).tolist()) if over]
         if self.stop_strings is not None:
             ended = sorted({*ended, *self._ended_by_string(tokens)})
         return ended or None

@@ -16,8 +16,11 @@ def mixture(layer: Any, x: torch.Tensor) -> torch.Tensor:
     """Megatron's MoELayer on [T, h] -> [T, h], summed over the ranks that share its experts."""
     weights, routing = layer.router(x[:, None])
     out = torch.zeros_like(x)
-    for number, expert in zip(layer.local_expert_indices, layer.experts.local_experts, strict=True):
-        rows = routing[:, number].nonzero()[:, 0]
+    # By expert, then by row: asking each expert for its rows would make a GPU wait once an expert.
+    chosen = routing[:, layer.local_expert_indices].t()
+    _, all_rows = chosen.nonzero(as_tuple=True)
+    shares = all_rows.split(chosen.sum(1).tolist())
+    for number, expert, rows in zip(layer.local_expert_indices, layer.experts.local_experts, shares, strict=True):
         if rows.numel() == 0:
             continue
         gate, up = F.linear(x[rows], expert.linear_fc1.weight).chunk(2, -1)

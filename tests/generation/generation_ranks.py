@@ -13,6 +13,7 @@ from tiny_models import FAMILIES, hf_model, hf_tensors, tiny_model
 from megatron_patches import parallel
 from megatron_patches.generation import NativeEngine
 from megatron_patches.generation.collectives import PART_BYTES, Ranks
+from megatron_patches.policy import Policy
 from megatron_patches.policy_model import build_chunks
 from megatron_patches.weights import load_hf
 
@@ -21,6 +22,7 @@ import torch  # isort: skip
 import torch.distributed as dist  # isort: skip
 
 from pipeline.errors import InputError, UsageError  # isort: skip
+from pipeline.experience import Experience  # isort: skip
 from pipeline.rollout.interface import Prompt, Rollout, Sampling  # isort: skip
 from pipeline.settings import Layout, Model, Rollout as RolloutSettings, Settings  # isort: skip
 
@@ -106,6 +108,7 @@ def check_independence(engine: NativeEngine, prompts: list[Prompt]) -> None:
         places = [prompts.index(prompt) for prompt in some]
         assert tokens_of(engine.generate(some, 4, MIXED)) == tokens_of([whole[i] for i in places])
     assert tokens_of(engine.generate(prompts, 2, MIXED)) == tokens_of([group[:2] for group in whole])
+    assert tokens_of(engine.generate(prompts[7:8], 1, MIXED)) == [whole[7][0].token_ids]  # alone
     settings = engine.settings
     per_token = engine.decoder.bytes_per_token() / 2**30
     limited = settings.rollout.model_copy(update={"max_concurrent": 3, "kv_memory_gib": per_token * 400})
@@ -120,6 +123,45 @@ def check_independence(engine: NativeEngine, prompts: list[Prompt]) -> None:
     later = engine.generate(prompts, 4, MIXED)
     assert tokens_of(later) != tokens_of(whole)
     assert {r.policy_version for r in flat(later)} == {engine.policy_version}
+
+
+def check_schedule(engine: NativeEngine, prompts: list[Prompt]) -> None:
+    """A prompt is computed once for its whole group, and no place is empty while a request waits."""
+    settings, decoder = engine.settings, engine.decoder
+    limited = settings.rollout.model_copy(update={"max_concurrent": 5})
+    engine.settings = settings.model_copy(update={"rollout": limited})
+    prefill, step = decoder.prefill, decoder.step
+    prefilled, rows = [], []
+    decoder.prefill = lambda ids: prefilled.append(len(ids)) or prefill(ids)  # type: ignore[method-assign]
+    decoder.step = lambda tokens, *rest: rows.append(len(tokens)) or step(tokens, *rest)  # type: ignore[method-assign]
+    made = tokens_of(engine.generate(prompts, 4, MIXED))
+    del decoder.prefill, decoder.step
+    engine.settings = settings
+    mine = [0] * engine.replicas.count
+    mine[engine.replicas.index] = sum(prefilled) * (engine.replicas.rank == 0)
+    shares: list = [None] * dist.get_world_size()
+    dist.all_gather_object(shares, mine)
+    assert sum(map(sum, shares)) == len(prompts)
+    if engine.replicas.count == 1:
+        assert sum(rows) == sum(map(len, made))  # no step was spent on a row that had ended
+    assert rows == sorted(rows, reverse=True)
+    assert rows[0] == 5
+
+
+def check_frequencies(hf, engine: NativeEngine, prompt: Prompt) -> None:
+    """Chi-square of first tokens against the exact distribution of transformers' logits."""
+    draws, how = 6000, Sampling(max_new_tokens=1, temperature=1.3, seed=1)
+    first = [tokens[0] for tokens in tokens_of(engine.generate([prompt], draws, how))]
+    with torch.no_grad():
+        expected = (hf(torch.tensor([prompt.token_ids])).logits[0, -1].double() / how.temperature).softmax(-1) * draws
+    counts = torch.bincount(torch.tensor(first), minlength=len(expected)).double()
+    often = expected >= 5
+    observed = torch.cat([counts[often], counts[~often].sum()[None]])
+    expected = torch.cat([expected[often], expected[~often].sum()[None]])
+    chi_square = float(((observed - expected) ** 2 / expected.clamp(min=1e-9)).sum())
+    freedom = len(expected) - 1
+    assert freedom > 20
+    assert chi_square < freedom + 4 * (2 * freedom) ** 0.5
 
 
 def check_callbacks(engine: NativeEngine, prompts: list[Prompt]) -> None:
@@ -194,20 +236,29 @@ def check_new_weights(model: Model, hf, engine: NativeEngine, prompts: list[Prom
 
 
 def check_bf16(layout: Layout) -> None:
-    """16-bit weights: the engine's log-probs are those of the same weights in fp32 up to 16-bit activations."""
+    """16-bit weights: the engine's log-probs are the actor's, and those of the same weights in fp32, up to 16-bit
+    activations."""
     model = tiny_model("qwen3", dtype="bf16")
     hf = hf_model(model).bfloat16()
-    engine = engine_of(hf, model, layout)
-    rollouts = flat(engine.generate(prompts_of(20, 20, 101), 2, replace(MIXED, stop_token_ids=())))
-    wide = hf.float()
-    gaps = torch.cat(
+    parallel.initialize(layout, seed=0)
+    settings = settings_of(model, layout)
+    policy = Policy(settings)
+    load_hf(policy.chunks, model, hf_tensors(hf).__getitem__)
+    how = replace(MIXED, stop_token_ids=(), temperature=1.0)
+    groups = NativeEngine(policy.chunks, settings).generate(prompts_of(20, 20, 101), 2, how)
+    rollouts = flat(groups)
+    raw = torch.tensor([x for r in rollouts for x in r.raw_logps])
+    wide = torch.cat(
         [
-            torch.tensor(r.raw_logps).double() - logps.gather(1, torch.tensor(r.token_ids)[:, None])[:, 0]
-            for r, logps in zip(rollouts, reference(wide, rollouts), strict=True)
+            logps.gather(1, torch.tensor(r.token_ids)[:, None])[:, 0]
+            for r, logps in zip(rollouts, reference(hf.float(), rollouts), strict=True)
         ]
     )
-    assert 0 < float(gaps.abs().mean()) < 0.02
-    assert abs(float(gaps.mean())) < 0.004  # no bias
+    actor = policy.logprobs(Experience.collect(groups, torch.zeros(20, 2)))
+    for other in (actor, wide):
+        gaps = raw.double() - other.double()
+        assert 0 < float(gaps.abs().mean()) < 0.02
+        assert abs(float(gaps.mean())) < 0.004  # no bias
 
 
 def check_collectives() -> None:
@@ -257,7 +308,7 @@ def main() -> None:
         tokens: dict[str, list[list[int]]] = {}
         for layout in layouts_of(model, size):
             engine = engine_of(hf, model, layout, max_concurrent=70)
-            check_greedy(hf, engine, many if name == "qwen2" else few)
+            check_greedy(hf, engine, few if tokens else many)
             check_sampling(hf, engine, few)
             tokens[str(layout)] = tokens_of(engine.generate(few, 2, MIXED))
         assert len({str(found) for found in tokens.values()}) == 1, f"{name}: layouts sample differently"
@@ -265,6 +316,8 @@ def main() -> None:
     hf = hf_model(model)
     checks: list[Callable[[NativeEngine], None]] = [
         lambda engine: check_independence(engine, few),
+        lambda engine: check_schedule(engine, few),
+        lambda engine: check_frequencies(hf, engine, few[0]),
         lambda engine: check_callbacks(engine, few),
         lambda engine: check_stop_strings(engine, few),
         lambda engine: check_new_weights(model, hf, engine, few),
