@@ -119,7 +119,8 @@ def prepare(inputs: PolicyLossInputs, config: Any = None) -> Batch:
         ValueError: shapes that do not fit, or something that the configured loss needs is missing.
     """
     config = as_config(config)
-    old_logp, mask = inputs.old_logp.detach().double(), inputs.mask.bool()
+    old_logp = inputs.old_logp.detach().double()
+    mask = torch.ones_like(old_logp, dtype=torch.bool) if inputs.mask is None else inputs.mask.bool()
     shape = old_logp.shape
     for name in ("logp", "mask", "ref_logp", "rollout_logp", "entropy", "sequence"):
         value = getattr(inputs, name)

@@ -1,6 +1,8 @@
 """What `policy_loss` takes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from torch import Tensor
 
@@ -23,8 +25,8 @@ class PolicyLossInputs:
     old_logp: Tensor
     """Policy that the update started from."""
     advantages: PerSample
-    mask: Tensor
-    """Nonzero on response tokens."""
+    mask: Tensor | None = None
+    """Nonzero on response tokens. None: every token is one."""
     eps_low: PerSample | None = None
     eps_high: PerSample | None = None
     """Clip bounds, from `clip_bounds` (or `elastic_bounds`). None: the configured loss's static ones."""
@@ -50,3 +52,14 @@ class PolicyLossInputs:
     T of rows `[B, T]`."""
     reduce: Reduce | None = None
     """Sums a tensor `[N]` over context-parallel ranks, for gspo's sequence ratio (and `lengths`, where not given)."""
+
+
+def as_inputs(given: Any) -> PolicyLossInputs:
+    """A PolicyLossInputs as it is; a mapping (unknown keys are a TypeError) or any object with its fields as one."""
+    if isinstance(given, PolicyLossInputs):
+        return given
+    if isinstance(given, Mapping):
+        return PolicyLossInputs(**given)
+    return PolicyLossInputs(
+        **{field.name: getattr(given, field.name) for field in fields(PolicyLossInputs) if hasattr(given, field.name)}
+    )

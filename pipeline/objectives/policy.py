@@ -1,6 +1,5 @@
 """The policy loss of a micro-batch, with what to log of it."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,12 +7,12 @@ from torch import Tensor
 
 from pipeline.objectives.batch import prepare, token_loss
 from pipeline.objectives.config import as_config
-from pipeline.objectives.inputs import PolicyLossInputs
+from pipeline.objectives.inputs import as_inputs
 from pipeline.objectives.metrics.sums import MetricSums
 from pipeline.objectives.metrics.token import token_metrics
 
 
-def policy_loss(inputs: PolicyLossInputs | Mapping[str, Any], config: Any = None) -> tuple[Tensor, MetricSums]:
+def policy_loss(inputs: Any, config: Any = None) -> tuple[Tensor, MetricSums]:
     """loss = sum_t weight_t * token_loss_t
 
         token_loss = pg * is_weight + kl_coef * kl(logp, ref_logp) - entropy_coef * entropy
@@ -22,7 +21,7 @@ def policy_loss(inputs: PolicyLossInputs | Mapping[str, Any], config: Any = None
     (`pipeline.objectives.aggregate`).
 
     Args:
-        inputs: the tokens of one micro-batch; a mapping holds the fields of PolicyLossInputs.
+        inputs: the tokens of one micro-batch: a PolicyLossInputs, or a mapping or any object with some of its fields.
         config: `pipeline.settings.Algo`, or as `pipeline.objectives.config.as_config` says.
 
     Returns:
@@ -30,8 +29,7 @@ def policy_loss(inputs: PolicyLossInputs | Mapping[str, Any], config: Any = None
         `inputs.denominator` is global; and the metrics' sums, which add up over micro-batches and ranks likewise.
     """
     config = as_config(config)
-    if not isinstance(inputs, PolicyLossInputs):
-        inputs = PolicyLossInputs(**inputs)
+    inputs = as_inputs(inputs)
     if inputs.logp is None:
         raise ValueError("policy_loss needs `logp`; only prepare() does without")
     tokens = prepare(inputs, config).tokens(inputs.logp, inputs.entropy)

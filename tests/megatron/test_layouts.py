@@ -16,8 +16,9 @@ So log-probs agree with transformers to 1e-5, gradient norms and metrics to 1e-5
 clipped AdamW step to 1e-5 relative of each tensor's norm. fp32 rounding alone remains; Adam's first step divides each
 gradient by its own size, which would turn a wrong sign or scale of any single parameter into an error of lr, 20 times more.
 
-In bf16, whose rounding depends on the cut, one process is held to a few percent of fp32. Left out: more than 4 ranks, expert together with pipeline parallelism, dropout
-(none), and steps after the first, where Adam's memory is covered by the resume test of the RL stage.
+In bf16, whose rounding depends on the cut, one process is held to a few percent of fp32. Left out: more than 4 ranks,
+expert together with pipeline parallelism, dropout (none), and steps after the first, where Adam's memory is covered by
+the resume test of the RL stage.
 """
 
 from pathlib import Path

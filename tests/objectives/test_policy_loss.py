@@ -1,6 +1,7 @@
 """The policy loss: hand-computed anchors, exactness without elasticity, and independence of how a batch lies."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,6 +127,18 @@ def test_without_bounds_the_static_ones_of_the_loss_hold(name, static):
     want = run(replace(inputs, eps_low=static[0], eps_high=static[1]), Algo(loss=name))
     assert torch.equal(run(inputs, Algo(loss=name))[0], want[0])
     assert torch.equal(policy_loss(vars(inputs), {"loss": name})[0], want[0])
+
+
+def test_inputs_may_be_a_mapping_or_any_object_and_fields_may_be_left_out():
+    fields = {"logp": torch.tensor([0.5, 1.0, 1.5]).log(), "old_logp": torch.zeros(3)}
+    fields["advantages"] = torch.tensor([1.0, -1.0, 2.0])  # no mask: every token counts; no bounds: the static ones
+    settings = {"eps_low": 0.2, "eps_high": 0.2}
+    for given in (fields, SimpleNamespace(**fields), PolicyLossInputs(**fields)):
+        for config in (settings, SimpleNamespace(**settings), Algo(**settings)):
+            assert policy_loss(given, config)[0].item() == pytest.approx(-0.633333, abs=1e-6)
+        assert policy_loss(given)[0].item() == pytest.approx((-0.5 + 1 - 2.56) / 3, abs=1e-6)  # eps_high 0.28
+    with pytest.raises(TypeError, match="advantage"):
+        policy_loss(fields | {"advantage": 1.0})
 
 
 @pytest.mark.parametrize("name", ALL)
