@@ -3,8 +3,8 @@
 A training problem is dropped where it is typed like an evaluation problem, or shares a run of `ngram` words with one. But
 competition problems are full of set phrases ("can be written as m/n, where m and n are relatively prime positive integers.
 Find m+n"), which say nothing about where a problem comes from. So a shared run is evidence only where half a run of it stands
-in few problems, training and evaluation together; or where shared runs cover most of an evaluation problem. Drawings in Asymptote
-are left out of the words: their code is alike everywhere.
+in few problems, training and evaluation together; or where shared runs cover most of an evaluation problem. Drawings in
+Asymptote are left out of the words: their code is alike everywhere.
 """
 
 import re

@@ -34,7 +34,7 @@ _LOOKS = frozenset(
 """Commands that change how a problem looks, not what it asks."""
 _ESCAPES = frozenset({r"\(", r"\)", r"\[", r"\]", r"\,", r"\;", r"\:", r"\!", r"\ ", "\\\\"})
 _PUNCTUATION = frozenset('.,;?"`~$')
-_ONE_IN_BRACES = re.compile(r"\{\s*([A-Za-z0-9])\s*\}")
+_ONE_IN_BRACES = re.compile(r"\{\s*([A-Za-z0-9]|\\[A-Za-z]+)\s*\}")
 _SHORT_FRACTION = re.compile(r"(\\[dtc]?frac)\s*(\d)\s*(\d)")
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[^\W\d_]+|\d+(?:,\d{3}(?!\d))*(?:\.\d+)?|\.\d+|[^\w\s]|_", re.S)
 _TITLE = re.compile(r"[A-Z][a-z]+")
@@ -53,8 +53,8 @@ _OPERATORS = frozenset(
 
 def clean(text: str) -> str:
     """Unicode NFC; control and zero-width characters gone; line ends `\\n`; runs of spaces one; at most one empty line."""
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = _CONTROL.sub("", text)
+    text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = unicodedata.normalize("NFC", text)  # last of the two: a control character can keep an accent from its letter
     text = _LINE_END.sub("\n", _LINE_SPACE.sub(" ", text))
     return _BLANK_LINES.sub("\n\n", text).strip()
 
@@ -89,13 +89,20 @@ def canonical(tokens: list[str]) -> str:
 
 
 def quantities(tokens: list[str]) -> tuple[str, ...]:
-    """The numbers (also as words), operators and one-letter names, sorted: where they differ, two problems are different."""
-    return tuple(sorted(_NUMBER_WORDS.get(token, token) for token in tokens if _counts(token)))
+    """The numbers (also as words) in their order, and the operators and one-letter names, sorted.
+
+    Where these differ, two problems are different problems, however alike their words.
+    """
+    numbers = [_NUMBER_WORDS.get(token, token) for token in tokens if _is_number(token)]
+    return (*numbers, *sorted(token for token in tokens if _is_sign(token)))
 
 
-def _counts(token: str) -> bool:
-    named = len(token) == 1 and token.isalpha() and token not in "aAI"  # those are words too
-    return named or token[0].isdigit() or token[0] == "." or token in _OPERATORS or token in _NUMBER_WORDS
+def _is_number(token: str) -> bool:
+    return token[0].isdigit() or (token[0] == "." and len(token) > 1) or token in _NUMBER_WORDS
+
+
+def _is_sign(token: str) -> bool:
+    return token in _OPERATORS or (len(token) == 1 and token.isalpha() and token not in "aAI")  # those are words too
 
 
 def words(text: str) -> list[str]:
