@@ -1,8 +1,11 @@
-"""Another project at the same work, in an environment of its own: benches give it a turn and read the seconds."""
+"""Another project at the same work, in an environment of its own: benches give it a turn and read what it took."""
 
 import json
 import os
 import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,34 @@ import torch
 import torch.distributed as dist
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Of doing some work once."""
+
+    seconds: float
+    processor_seconds: float
+    """Of all threads and ranks; unlike the clock it hardly grows when something else wants the cores."""
+
+    @classmethod
+    def of(cls, work: Callable[[], object]) -> "Cost":
+        """Of this rank alone."""
+        clock, processor = time.perf_counter(), time.process_time()
+        work()
+        return cls(time.perf_counter() - clock, time.process_time() - processor)
+
+    def of_world(self) -> "Cost":
+        """Of all ranks, each of which calls this: the longest by the clock, processor time summed."""
+        everywhere: list[Cost] = [self] * dist.get_world_size()
+        dist.all_gather_object(everywhere, self)
+        return Cost(max(c.seconds for c in everywhere), sum(c.processor_seconds for c in everywhere))
+
+
+NOTHING = Cost(0.0, 0.0)
+
+
 class Peer:
-    """`python script work`, which gets ready, does the work once whenever it reads a line, and answers `SECONDS <s>`.
+    """`python script work`, which gets ready, does the work once whenever it reads a line, and answers with
+    `SECONDS <by the clock> <of the processor>`.
 
     It has all cores of this world's ranks, which rest meanwhile. What else it prints goes to standard error.
     """
@@ -39,13 +68,13 @@ class Peer:
         except subprocess.TimeoutExpired:
             self.process.kill()
 
-    def turn(self) -> float:
-        """Seconds of doing the work once."""
+    def turn(self) -> Cost:
+        """Do the work once."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith("SECONDS "):
-                return float(line.split()[1])
+                return Cost(*map(float, line.split()[1:]))
         raise RuntimeError(f"the peer ended with code {self.process.wait()} before it had done its work; see above why")

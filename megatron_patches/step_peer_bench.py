@@ -20,7 +20,7 @@ from megatron_patches import parallel
 from megatron_patches.actor import Actor
 from megatron_patches.generation import NativeEngine
 from megatron_patches.generation.bench import GROUP, PROMPTS, SHAPE, TOKENS, random_prompts, transformers_model
-from megatron_patches.peer import Peer
+from megatron_patches.peer import NOTHING, Cost, Peer
 from megatron_patches.policy_loss import PolicyLoss, reduce_metrics
 from megatron_patches.weights import load_hf
 from pipeline.experience import minibatches
@@ -46,36 +46,35 @@ def bench(settings: Settings) -> dict[str, Any]:
     actor.weights_changed()
     engine = NativeEngine(actor.chunks, settings)
     phases: dict[str, list[float]] = {}
-    seconds: dict[str, list[float]] = {"ours": []}
-    main = dist.get_rank() == 0
+    turns: dict[str, Callable[[], Cost]] = {"ours": lambda: Cost.of(lambda: _step(settings, actor, engine, phases))}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        peer = None
         if settings.bench.peer_python:
-            seconds["trl"] = []
-            if main:
+            turns["trl"] = lambda: NOTHING
+            if dist.get_rank() == 0:
                 model.save_pretrained(folder)
                 work = {"model": folder, "prompts": [p.token_ids for p in random_prompts(PROMPTS)], "group": GROUP}
                 work |= {"tokens": TOKENS, "steps": settings.bench.repeats + WARM_UP, "lr": LR}
-                peer = stack.enter_context(Peer(settings.bench.peer_python, PEER, work))
-        for number in range(-WARM_UP, settings.bench.repeats):
-            taken = {"ours": _step(settings, actor, engine, phases if number >= 0 else {})}
-            if peer is not None:
-                taken["trl"] = peer.turn()
-            dist.barrier()
-            for name, some in taken.items():
-                seconds[name] += [some] if number >= 0 else []
-    result = {
+                turns["trl"] = stack.enter_context(Peer(settings.bench.peer_python, PEER, work)).turn
+        costs: dict[str, list[Cost]] = {name: [] for name in turns}
+        for _ in range(settings.bench.repeats + WARM_UP):
+            for name, turn in turns.items():
+                dist.barrier()
+                costs[name].append(turn().of_world())
+    costs = {name: some[WARM_UP:] for name, some in costs.items()}
+    result: dict[str, Any] = {
         "ranks": dist.get_world_size(),
         "tp": settings.layout.tp,
         "tokens": PROMPTS * GROUP * TOKENS,
-        "seconds": seconds,
-        "phases": {name: statistics.median(some) for name, some in phases.items()},
-        "median_seconds": {name: statistics.median(some) for name, some in seconds.items() if some},
+        "phases": {name: statistics.median(some[WARM_UP:]) for name, some in phases.items()},
     }
-    if main:
-        if "trl" in seconds:
-            ratios = [trl / ours for ours, trl in zip(seconds["ours"], seconds["trl"], strict=True)]
-            result["times_as_fast_as_trl"] = statistics.median(ratios)
+    for quantity in ("seconds", "processor_seconds"):
+        all_of = {name: [getattr(cost, quantity) for cost in some] for name, some in costs.items()}
+        result[quantity] = all_of
+        result[f"median_{quantity}"] = {name: statistics.median(some) for name, some in all_of.items()}
+        if "trl" in all_of:
+            ratios = [trl / ours for ours, trl in zip(all_of["ours"], all_of["trl"], strict=True)]
+            result[f"trl_over_ours_{quantity}"] = statistics.median(ratios)
+    if dist.get_rank() == 0:
         print(_table(result), flush=True)
     return result
 
@@ -90,8 +89,8 @@ def work_of(settings: Settings) -> Settings:
     return settings.model_copy(update={"model": SHAPE, "rl": rl, "layout": layout, "algo": algo})
 
 
-def _step(settings: Settings, actor: Actor, engine: NativeEngine, phases: dict[str, list[float]]) -> float:
-    """One step of stage=rl; returns its seconds and adds those of its phases."""
+def _step(settings: Settings, actor: Actor, engine: NativeEngine, phases: dict[str, list[float]]) -> None:
+    """One step of stage=rl; adds the seconds of its phases."""
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
         start = time.perf_counter()
@@ -99,8 +98,6 @@ def _step(settings: Settings, actor: Actor, engine: NativeEngine, phases: dict[s
         phases.setdefault(name, []).append(time.perf_counter() - start)
         return result
 
-    dist.barrier()
-    start = time.perf_counter()
     prompts = random_prompts(PROMPTS)
     groups = timed("generate", lambda: engine.generate(prompts, GROUP, Sampling(max_new_tokens=TOKENS)))
     experience, _ = timed("judge", lambda: judge(settings.algo, groups, _rewards(groups)))
@@ -113,8 +110,6 @@ def _step(settings: Settings, actor: Actor, engine: NativeEngine, phases: dict[s
 
     timed("update", update)
     engine.sync(actor, engine.policy_version + 1)
-    dist.barrier()
-    return time.perf_counter() - start
 
 
 def _rewards(groups: list[list[Rollout]]) -> torch.Tensor:
@@ -126,7 +121,9 @@ def _rewards(groups: list[list[Rollout]]) -> torch.Tensor:
 def _table(result: dict[str, Any]) -> str:
     lines = [f"one step of {result['tokens']:,} response tokens, {result['ranks']} ranks, tp {result['tp']}"]
     lines += [f"  {name:12}{seconds:8.3f} s" for name, seconds in result["phases"].items()]
-    lines += [f"{name:14}{seconds:8.3f} s" for name, seconds in result["median_seconds"].items()]
-    if "times_as_fast_as_trl" in result:
-        lines.append(f"ours is {result['times_as_fast_as_trl']:.2f} times as fast (median over pairs of steps)")
+    for name, seconds in result["median_seconds"].items():
+        lines.append(f"{name:14}{seconds:8.3f} s{result['median_processor_seconds'][name]:10.3f} s of the processor")
+    if "trl_over_ours_seconds" in result:
+        by_clock, by_processor = result["trl_over_ours_seconds"], result["trl_over_ours_processor_seconds"]
+        lines.append(f"TRL / ours, median over pairs of steps: {by_clock:.2f}, by processor time {by_processor:.2f}")
     return "\n".join(lines)

@@ -3,14 +3,13 @@ vLLM, on one small model and the same prompts; and how the cost grows with the n
 
 The native engine runs in every arrangement of the same cores: the preset's tensor parallelism, each rank a whole model,
 and one process with all threads, as its peers have them. All take turns, so that what else the machine does falls on
-each; medians are reported. Work: 8 prompts x 8 samples x 64 tokens, a Qwen2 of 4.3 million parameters, fp32, random
-weights.
+each; medians are reported, by the clock and by processor time over all ranks. Work: 8 prompts x 8 samples x 64 tokens,
+a Qwen2 of 4.3 million parameters, fp32, random weights.
 """
 
 import contextlib
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch.distributed as dist
 from megatron_patches import parallel
 from megatron_patches.generation.engine import NativeEngine
 from megatron_patches.generation.replicas import Replicas
-from megatron_patches.peer import Peer
+from megatron_patches.peer import NOTHING, Cost, Peer
 from megatron_patches.policy_model import build_chunks
 from megatron_patches.weights import load_hf
 from pipeline.rollout.interface import Prompt, Sampling
@@ -36,8 +35,8 @@ SHAPE = Model(
 PROMPTS, GROUP, TOKENS = 8, 8, 64
 SEQUENCES = (32, 64, 128, 256, 512)
 PEER = Path(__file__).with_name("vllm_peer.py")
-Turn = Callable[[], float]
-"""Runs the work once, on every rank; returns seconds, which count on rank 0."""
+Turn = Callable[[], Cost]
+"""Runs the work once; on a rank that rests, nothing."""
 
 
 def bench(settings: Settings) -> dict[str, Any]:
@@ -56,19 +55,21 @@ def bench(settings: Settings) -> dict[str, Any]:
                 model.save_pretrained(folder)
                 work = {"model": folder, "prompts": [p.token_ids for p in prompts], "group": GROUP, "tokens": TOKENS}
                 turns["vllm"] = stack.enter_context(Peer(settings.bench.peer_python, PEER, work)).turn
-        seconds = _in_turn(turns, settings.bench.repeats)
+        costs = _in_turn(turns, settings.bench.repeats)
     first = next(iter(arrangements))
     growth = [_growth(*arrangements[first], count, settings.bench.repeats) for count in SEQUENCES]
     if not main:
         return {}
     made = PROMPTS * GROUP * TOKENS
-    speed = {name: made / statistics.median(some) for name, some in seconds.items()}
+    speed = {name: made / statistics.median(c.seconds for c in some) for name, some in costs.items()}
+    processor = {name: statistics.median(c.processor_seconds for c in some) for name, some in costs.items()}
     peers = [name for name in speed if name not in arrangements]
     result = {
         "ranks": dist.get_world_size(),
         "tokens": made,
-        "seconds": seconds,
+        "seconds": {name: [c.seconds for c in some] for name, some in costs.items()},
         "tokens_per_second": speed,
+        "processor_us_per_token": {name: some / made * 1e6 for name, some in processor.items()},
         "times_as_fast_as": {peer: {name: speed[name] / speed[peer] for name in arrangements} for peer in peers},
         "growth_of": first,
         "growth": growth,
@@ -105,21 +106,20 @@ def random_prompts(count: int) -> list[Prompt]:
     return [Prompt(id=str(i), token_ids=some, gold="") for i, some in enumerate(ids)]
 
 
-def _in_turn(turns: dict[str, Turn], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each, every round in the same order, two rounds beforehand to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in turns}
+def _in_turn(turns: dict[str, Turn], repeats: int) -> dict[str, list[Cost]]:
+    """What each took, every round in the same order, two rounds beforehand to warm up."""
+    costs: dict[str, list[Cost]] = {name: [] for name in turns}
     for round_ in range(-2, repeats):
         for name, turn in turns.items():
             dist.barrier()
-            took = turn()
+            took = turn().of_world()
             if round_ >= 0:
-                seconds[name].append(took)
-    dist.barrier()
-    return seconds
+                costs[name].append(took)
+    return costs
 
 
-def _rest() -> float:
-    return 0.0
+def _rest() -> Cost:
+    return NOTHING
 
 
 @contextlib.contextmanager
@@ -130,21 +130,27 @@ def _threads(count: int) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def _native(engine: NativeEngine, threads: int, prompts: list[Prompt]) -> float:
+def _native(engine: NativeEngine, threads: int, prompts: list[Prompt]) -> Cost:
     if not threads:
         return _rest()
     with _threads(threads):
-        start = time.perf_counter()
-        engine.generate(prompts, GROUP, Sampling(max_new_tokens=TOKENS))
-        return time.perf_counter() - start
+        return Cost.of(lambda: engine.generate(prompts, GROUP, Sampling(max_new_tokens=TOKENS)))
 
 
 def _growth(engine: NativeEngine, threads: int, sequences: int, repeats: int) -> dict[str, float]:
-    """Median seconds for so many sequences, and microseconds a token."""
+    """Medians for so many sequences: seconds, and microseconds a token by the clock and of the processor."""
     prompts = random_prompts(sequences // GROUP)
     _native(engine, threads, prompts)
-    seconds = statistics.median(_native(engine, threads, prompts) for _ in range(repeats))
-    return {"sequences": sequences, "seconds": seconds, "us_per_token": seconds / (sequences * TOKENS) * 1e6}
+    costs = [_native(engine, threads, prompts).of_world() for _ in range(repeats)]
+    seconds = statistics.median(c.seconds for c in costs)
+    processor = statistics.median(c.processor_seconds for c in costs)
+    us = 1e6 / (sequences * TOKENS)
+    return {
+        "sequences": sequences,
+        "seconds": seconds,
+        "us_per_token": seconds * us,
+        "processor_us_per_token": processor * us,
+    }
 
 
 def transformers_model() -> Any:
@@ -161,7 +167,7 @@ def transformers_model() -> Any:
 
 
 @torch.no_grad()
-def _generate(model: Any, prompts: list[Prompt]) -> float:
+def _generate(model: Any, prompts: list[Prompt]) -> Cost:
     """transformers.generate on one left-padded batch, with all the machine's share of threads."""
     longest = max(len(prompt.token_ids) for prompt in prompts)
     ids = torch.zeros((len(prompts) * GROUP, longest), dtype=torch.int64)
@@ -173,20 +179,20 @@ def _generate(model: Any, prompts: list[Prompt]) -> float:
     ids, mask = ids.to(model.device), mask.to(model.device)
     length = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS}
     with _threads(torch.get_num_threads() * dist.get_world_size()):
-        start = time.perf_counter()
-        made = model.generate(ids, attention_mask=mask, do_sample=True, top_k=0, pad_token_id=0, **length)
-        seconds = time.perf_counter() - start
-    assert made.shape[1] == longest + TOKENS
-    return seconds
+        return Cost.of(
+            lambda: model.generate(ids, attention_mask=mask, do_sample=True, top_k=0, pad_token_id=0, **length)
+        )
 
 
 def _table(result: dict[str, Any]) -> str:
-    lines = [f"{result['ranks']} ranks, {result['tokens']} tokens"]
     peers = result["times_as_fast_as"]
-    lines[0] = f"{lines[0]:32}tokens/s" + "".join(f"{'x ' + peer:>16}" for peer in peers)
+    title = f"{result['ranks']} ranks, {result['tokens']} tokens"
+    lines = [f"{title:30}tokens/s  processor us/token" + "".join(f"{'x ' + peer:>16}" for peer in peers)]
     for name, speed in result["tokens_per_second"].items():
         times = "".join(f"{peers[peer][name]:16.2f}" for peer in peers if name in peers[peer])
-        lines.append(f"{name:32}{speed:8,.0f}{times}")
-    lines.append(f"{result['growth_of']}: sequences   seconds   us/token")
-    lines += [f"{g['sequences']:34}{g['seconds']:10.3f}{g['us_per_token']:11.1f}" for g in result["growth"]]
+        lines.append(f"{name:30}{speed:8,.0f}{result['processor_us_per_token'][name]:20.0f}{times}")
+    lines.append(f"{result['growth_of']}: sequences   seconds   us/token  processor us/token")
+    for row in result["growth"]:
+        cells = f"{row['seconds']:10.3f}{row['us_per_token']:11.1f}{row['processor_us_per_token']:20.1f}"
+        lines.append(f"{row['sequences']:34}{cells}")
     return "\n".join(lines)
