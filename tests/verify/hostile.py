@@ -16,31 +16,76 @@ def hostile_pairs(marker: Path) -> list[tuple[str, str]]:
 
 def _towers() -> list[tuple[str, str]]:
     bodies = [
-        "9^{9^9}", "9^{9^{9^9}}", "2^{2^{2^{2^{2^{2^2}}}}}", "10^{10^{10}}", "(10^{10})^{10^{10}}", "7^{7^7} \\mod 10", "x^{9^{9^9}}", "(1+x)^{10^9}",
-        "e^{e^{e^{e^{e^e}}}}", "\\sqrt{9^{9^9}}", "9^{9^9}-9^{9^9}+1", "\\frac{9^{9^9}}{9^{9^9}}", "(x+y+z)^{5000}", "0^{-9^{9^9}}", "1.5^{99999999}",
-        "\\left(\\frac{2}{3}\\right)^{10^{12}}", "9**9**9**9", "99^{99^{99}} \\bmod 7", "\\log_{2}(2^{2^{2^{30}}})", "(-1)^{10^{30}}\\cdot 2^{10^{9}}",
-        "\\sqrt[10^9]{2}", "2^{1/10^{12}}", "\\sin(10^{10^{10}})", "\\cos(9^{9^9})", "\\tan(10^{400})", "1e999999999", "1.0e-999999999", "10^{-10^{10}}",
-        "\\exp(\\exp(\\exp(\\exp(9))))", "i^{i^{i^{9^{9^9}}}}",
-    ]  # fmt: skip
+        "9^{9^9}",
+        "9^{9^{9^9}}",
+        "2^{2^{2^{2^{2^{2^2}}}}}",
+        "10^{10^{10}}",
+        "(10^{10})^{10^{10}}",
+        "7^{7^7} \\mod 10",
+        "x^{9^{9^9}}",
+        "(1+x)^{10^9}",
+        "e^{e^{e^{e^{e^e}}}}",
+        "\\sqrt{9^{9^9}}",
+        "9^{9^9}-9^{9^9}+1",
+        "\\frac{9^{9^9}}{9^{9^9}}",
+        "(x+y+z)^{5000}",
+        "0^{-9^{9^9}}",
+        "1.5^{99999999}",
+        "\\left(\\frac{2}{3}\\right)^{10^{12}}",
+        "9**9**9**9",
+        "99^{99^{99}} \\bmod 7",
+        "\\log_{2}(2^{2^{2^{30}}})",
+        "(-1)^{10^{30}}\\cdot 2^{10^{9}}",
+        "\\sqrt[10^9]{2}",
+        "2^{1/10^{12}}",
+        "\\sin(10^{10^{10}})",
+        "\\cos(9^{9^9})",
+        "\\tan(10^{400})",
+        "1e999999999",
+        "1.0e-999999999",
+        "10^{-10^{10}}",
+        "\\exp(\\exp(\\exp(\\exp(9))))",
+        "i^{i^{i^{9^{9^9}}}}",
+    ]
     return [(rf"\boxed{{{body}}}", gold) for body in bodies for gold in ("42", r"\sqrt{2}")]
 
 
 def _combinatorics() -> list[tuple[str, str]]:
     bodies = [
-        "(10^8)!", "10^8!", "99999999!", "((9!)!)!", r"\binom{10^9}{5\cdot10^8}", r"\binom{1000000000}{500000000}", r"\frac{(10^7)!}{(10^7-1)!}",
-        r"\binom{10^{20}}{10^{19}}", r"\gcd(2^{10^9}, 3^{10^9})", r"\text{lcm}(1..10^9)", "9!!!!!!!!!", r"\frac{100000000!}{99999999!}", r"\lfloor \pi \cdot 10^{100000} \rfloor",
+        "(10^8)!",
+        "10^8!",
+        "99999999!",
+        "((9!)!)!",
+        r"\binom{10^9}{5\cdot10^8}",
+        r"\binom{1000000000}{500000000}",
+        r"\frac{(10^7)!}{(10^7-1)!}",
+        r"\binom{10^{20}}{10^{19}}",
+        r"\gcd(2^{10^9}, 3^{10^9})",
+        r"\text{lcm}(1..10^9)",
+        "9!!!!!!!!!",
+        r"\frac{100000000!}{99999999!}",
+        r"\lfloor \pi \cdot 10^{100000} \rfloor",
         r"\max(10^{10^{10}}, 1)",
-    ]  # fmt: skip
+    ]
     return [(rf"\boxed{{{body}}}", gold) for body in bodies for gold in ("7", r"2\sqrt{3}")]
 
 
 def _sums() -> list[tuple[str, str]]:
     bodies = [
-        r"\sum_{k=1}^{10^{12}} \frac{1}{k}", r"\prod_{k=1}^{10^9} k", r"\int_0^{10^{10}} \sin(x^{x^x}) dx", r"\sum_{n=1}^{\infty} \frac{\sin(n^n)}{n!}",
-        r"\lim_{x \to 0} \frac{\sin(x^{100})}{x^{x^x}}", r"\int \int \int e^{x^{y^z}} dx", r"\begin{pmatrix}" + r"1 & 2 \\ " * 300 + r"\end{pmatrix}",
-        r"\begin{bmatrix}1 & 2 \\ 3 & 4\end{bmatrix}^{10^9}", r"\det\begin{pmatrix}" + " & ".join(["x"] * 40) + r"\end{pmatrix}",
-        r"\operatorname{zeros}(1000000000)", r"\operatorname{eye}(100000)", r"\operatorname{ones}(99999,99999)", r"\operatorname{diag}(1,2)",
-    ]  # fmt: skip
+        r"\sum_{k=1}^{10^{12}} \frac{1}{k}",
+        r"\prod_{k=1}^{10^9} k",
+        r"\int_0^{10^{10}} \sin(x^{x^x}) dx",
+        r"\sum_{n=1}^{\infty} \frac{\sin(n^n)}{n!}",
+        r"\lim_{x \to 0} \frac{\sin(x^{100})}{x^{x^x}}",
+        r"\int \int \int e^{x^{y^z}} dx",
+        r"\begin{pmatrix}" + r"1 & 2 \\ " * 300 + r"\end{pmatrix}",
+        r"\begin{bmatrix}1 & 2 \\ 3 & 4\end{bmatrix}^{10^9}",
+        r"\det\begin{pmatrix}" + " & ".join(["x"] * 40) + r"\end{pmatrix}",
+        r"\operatorname{zeros}(1000000000)",
+        r"\operatorname{eye}(100000)",
+        r"\operatorname{ones}(99999,99999)",
+        r"\operatorname{diag}(1,2)",
+    ]
     return [(rf"\boxed{{{body}}}", gold) for body in bodies for gold in ("1", r"\frac{\pi}{4}")]
 
 
@@ -130,28 +175,115 @@ def _patterns() -> list[tuple[str, str]]:
 
 
 def _bytes() -> list[tuple[str, str]]:
-    bodies = ["\0", "\0" * 5000, "4\0002", "\ud800", "\udfff" * 100, "\ud83d", "\u202e42", "\x1b[31m43", "４３", "٤٣", "\u0301" * 3000, "\ufffe", "\x7f", "\r\n\r", "NaN", "inf",
-              "-inf", "None", "True", "[]", "{}", "()", "..", "...", "-", "+", "\\", "\\\\", "{", "}", "$", "$$", "_", "^", "^^", "__", "&", "%"]  # fmt: skip
+    bodies = [
+        "\0",
+        "\0" * 5000,
+        "4\0002",
+        "\ud800",
+        "\udfff" * 100,
+        "\ud83d",
+        "\u202e42",
+        "\x1b[31m43",
+        "４３",
+        "٤٣",
+        "\u0301" * 3000,
+        "\ufffe",
+        "\x7f",
+        "\r\n\r",
+        "NaN",
+        "inf",
+        "-inf",
+        "None",
+        "True",
+        "[]",
+        "{}",
+        "()",
+        "..",
+        "...",
+        "-",
+        "+",
+        "\\",
+        "\\\\",
+        "{",
+        "}",
+        "$",
+        "$$",
+        "_",
+        "^",
+        "^^",
+        "__",
+        "&",
+        "%",
+    ]
     return [(rf"\boxed{{{body}}}", "42") for body in bodies] + [("\0" * 100_000, "42"), ("\ud800" * 100_000, "42")]
 
 
 def _injections(marker: Path) -> list[tuple[str, str]]:
     path = str(marker)
     codes = [
-        f"__import__('os').system('touch {path}')", f"open('{path}','w')", f"exec(\"open('{path}','w')\")", f"eval(\"open('{path}','w')\")",
-        "().__class__.__bases__[0].__subclasses__()", f"[].__class__.__base__.__subclasses__()[40]('{path}','w')", f"lambda: open('{path}','w')",
-        f"sympify(\"open('{path}','w')\")", f"parse_expr(\"open('{path}','w')\")", f"S(\"__import__('os').system('touch {path}')\")",
-        f"x.__class__.__init__.__globals__['os'].system('touch {path}')", "import os; os.abort()", "os._exit(0)", "raise SystemExit", "exit()", "quit()", "1 if True else 0",
-        "(lambda f: f(f))(lambda f: f(f))", "[x for x in range(10**12)]", f"Symbol('x').__init__.__globals__['__builtins__']['open']('{path}','w')",
-    ]  # fmt: skip
+        f"__import__('os').system('touch {path}')",
+        f"open('{path}','w')",
+        f"exec(\"open('{path}','w')\")",
+        f"eval(\"open('{path}','w')\")",
+        "().__class__.__bases__[0].__subclasses__()",
+        f"[].__class__.__base__.__subclasses__()[40]('{path}','w')",
+        f"lambda: open('{path}','w')",
+        f"sympify(\"open('{path}','w')\")",
+        f"parse_expr(\"open('{path}','w')\")",
+        f"S(\"__import__('os').system('touch {path}')\")",
+        f"x.__class__.__init__.__globals__['os'].system('touch {path}')",
+        "import os; os.abort()",
+        "os._exit(0)",
+        "raise SystemExit",
+        "exit()",
+        "quit()",
+        "1 if True else 0",
+        "(lambda f: f(f))(lambda f: f(f))",
+        "[x for x in range(10**12)]",
+        f"Symbol('x').__init__.__globals__['__builtins__']['open']('{path}','w')",
+    ]
     wrappers = [
-        "{}", r"\variable{{{}}}", r"\text{{{}}}", r"x = {}", r"\operatorname{{{}}}(1)", r"\mathit{{{}}}", r"\max({}, 1)", r"f({})", r"\frac{{{}}}{{1}}", r"a_{{{}}}",
-    ]  # fmt: skip
+        "{}",
+        r"\variable{{{}}}",
+        r"\text{{{}}}",
+        r"x = {}",
+        r"\operatorname{{{}}}(1)",
+        r"\mathit{{{}}}",
+        r"\max({}, 1)",
+        r"f({})",
+        r"\frac{{{}}}{{1}}",
+        r"a_{{{}}}",
+    ]
     return [(rf"\boxed{{{wrapper.format(code)}}}", "1") for code in codes for wrapper in wrappers[:3]] + [
         (rf"\boxed{{{wrapper.format(codes[0])}}}", r"x^{2}+\sqrt{2}") for wrapper in wrappers
     ]
 
 
 def _noise(rng: random.Random) -> str:
-    pieces = [r"\frac", "{", "}", "(", ")", "[", "^", "_", "9", "x", r"\sqrt", "!", ",", "=", "<", r"\pm", r"\cup", "|", r"\text", "&", r"\\", r"\begin{pmatrix}", "0", "."]
+    pieces = [
+        r"\frac",
+        "{",
+        "}",
+        "(",
+        ")",
+        "[",
+        "^",
+        "_",
+        "9",
+        "x",
+        r"\sqrt",
+        "!",
+        ",",
+        "=",
+        "<",
+        r"\pm",
+        r"\cup",
+        "|",
+        r"\text",
+        "&",
+        r"\\",
+        r"\begin{pmatrix}",
+        "0",
+        ".",
+    ]
     return "".join(rng.choice(pieces) for _ in range(rng.randint(1, 60)))
