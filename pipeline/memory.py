@@ -12,6 +12,8 @@ from pipeline.shapes import count, on_rank
 GIB = 2**30
 OVERHEAD_GIB = 2.5
 """CUDA context, NCCL buffers and allocator slack of one GPU rank."""
+HEAD_LOGITS_BYTES = 640 << 20
+"""What the policy head lets the logits of a chunk take where `rl.head_chunk_tokens` is not set."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Memory:
     activations: int
     """Of all micro-batches in flight."""
     head: int
-    """Logits of one chunk: the policy head holds no more of them."""
+    """Logits of one chunk, the most of them that the policy head holds, and the output weight's gradient."""
     logits_avoided: int
     """What whole fp32 logits and their gradient of one micro-batch would take."""
     generation: int
@@ -81,11 +83,19 @@ def estimate(settings: Settings, data_parallel: int, engine: str, on_gpu: bool) 
         optimizer=dense * state // shards + experts * state // expert_shards,
         reference=own * element if settings.algo.kl_coef > 0 else 0,
         activations=_activations(settings, tokens) * element,
-        head=3 * 4 * min(rl.head_chunk_tokens, tokens) * vocab,  # logits, probabilities, gradient
+        head=_head(rl.head_chunk_tokens, tokens, vocab, model.hidden_size, element),
         logits_avoided=2 * 4 * tokens * vocab,
         generation=int(budget * GIB),
         overhead=int(OVERHEAD_GIB * GIB) if on_gpu else 0,
     )
+
+
+def _head(chunk: int | None, tokens: int, vocab: int, hidden: int, element: int) -> int:
+    """Bytes of the policy head's fused mode: one chunk of fp32 logits, the gradient of the output weight `[vocab, hidden]`
+    until it is added to the buffer, and its fp32 sum where the weight is narrower."""
+    logits = 4 * min(chunk or tokens, tokens) * vocab
+    weight = vocab * hidden
+    return (logits if chunk else min(logits, HEAD_LOGITS_BYTES)) + weight * element + (4 * weight if element < 4 else 0)
 
 
 def _activations(settings: Settings, tokens: int) -> int:

@@ -227,7 +227,7 @@ def _memory_lines(settings: Settings) -> list[str]:
         (
             "policy head",
             memory.head,
-            f"{settings.rl.head_chunk_tokens} positions at a time; whole logits: {memory.logits_avoided / unit:.1f}",
+            f"a chunk of logits and the gradient; whole logits: {memory.logits_avoided / unit:.1f}",
         ),
         ("generation", memory.generation, "KV cache, at most" if engine(settings) == "native" else share),
     ]

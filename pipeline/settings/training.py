@@ -86,5 +86,5 @@ class Rl(Section):
     """Recompute every layer's activations in the backward pass."""
     token_head: Literal["auto", "recompute", "fused"] = "auto"
     """How the policy head forms its gradient; auto: fused wherever the loss is separable by token."""
-    head_chunk_tokens: int = Field(512, ge=1)
-    """Positions whose logits are held at once."""
+    head_chunk_tokens: int | None = Field(None, ge=1)
+    """Positions whose logits the policy head holds at once; none: what suits the device (docs/policy-head.md)."""
