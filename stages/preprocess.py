@@ -73,6 +73,7 @@ def from_files(run: StageRun) -> dict[str, Any]:
             train = intake.drop(train, index.contaminated(train, data.clean.decontaminate_common, progress.reach))
             examples = intake.drop(examples, index.contaminated(examples, data.clean.decontaminate_common))
 
+        check_something_left(run, intake, train, evaluation)
         words = tokenizer.prepare(settings, corpus([*train, *examples]), run.folder() / "tokenizer")
         most = settings.rollout.max_prompt_tokens
         with shown(len(train), "tokens of prompts") as progress:

@@ -7,7 +7,10 @@ from own_data import problems
 
 from pipeline.data.contamination import EvaluationIndex
 
-EVAL = "Ten friends share forty two apples among themselves so that each friend gets at least three of the apples. How many ways?"
+EVAL = (
+    "Ten friends share forty two apples among themselves so that each friend gets at least three of the apples. "
+    "How many ways?"
+)
 PHRASE = "can be written as $\\frac{m}{n}$ where $m$ and $n$ are relatively prime positive integers. Find $m+n$."
 NAMES = ["alpha", "beta", "gamma", "delta", "kappa", "sigma", "omega", "theta"]
 

@@ -16,6 +16,9 @@ LONG = (
 )
 
 
+COLORS = ["red", "blue", "green", "old", "new", "big", "small"]
+
+
 def base(**changes):
     return LONG.format(**({"n": 12, "m": 3, "day": "Monday"} | changes))
 
@@ -63,9 +66,7 @@ def test_other_answers_are_other_problems():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(
-        st.lists(st.sampled_from("red blue green old new big small".split()), min_size=9, max_size=16), max_size=14
-    ),
+    st.lists(st.lists(st.sampled_from(COLORS), min_size=9, max_size=16), max_size=14),
     st.sampled_from([0.3, 0.5, 0.7, 0.9]),
 )
 def test_the_index_finds_what_comparing_every_pair_finds(texts, threshold):
