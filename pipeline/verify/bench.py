@@ -108,7 +108,8 @@ def _pool(repeats: int) -> dict[str, Any]:
 def _peer(python: str, pairs: list[Pair], ours: dict[str, Any]) -> dict[str, Any]:
     """math-verify on the same rows, in its own interpreter. Raises RuntimeError with its message where it fails."""
     lines = "\n".join(json.dumps(pair) for pair in pairs)
-    done = subprocess.run([python, str(PEER)], input=lines, capture_output=True, text=True, check=False)
+    # -I: the folder of the script, whose `types` would hide the standard one, stays out of the import path
+    done = subprocess.run([python, "-I", str(PEER)], input=lines, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"bench.peer_python={python}: the peer failed; it needs math-verify:\n{done.stderr[-2000:]}")
     theirs = json.loads(done.stdout.splitlines()[-1])

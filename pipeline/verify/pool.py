@@ -27,10 +27,9 @@ def share_of_workers(workers: int, local_ranks: int) -> int:
 
 def _prepare(pair: Any) -> Pair | None:
     """The pair as it is sent, or None where it is not two strings."""
-    try:
-        response, gold = pair
-    except (TypeError, ValueError):
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         return None
+    response, gold = pair
     if not isinstance(response, str) or not isinstance(gold, str):
         return None
     return response[-TAIL_CHARACTERS:], gold[-LARGEST_GOLD:]

@@ -3,8 +3,9 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 
-from pipeline.verify import evaluate, syntax
+from pipeline.verify import algebra, evaluate, syntax
 from pipeline.verify.nodes import Scalar
 from pipeline.verify.normalize import key
 from pipeline.verify.numbers import Number, numbers_equal, parse_number, rounds_to
@@ -93,6 +94,8 @@ class Scalars:
         agreed = evaluate.agree(left, right)
         if agreed is False or (agreed is None and evaluate.has_value(left) != evaluate.has_value(right)):
             return False  # also a number against what overflows or is not defined anywhere
+        if algebra.equal(left, right):
+            return True
         verdict = self.ask("equal", a.text, b.text)
         # Where sympy cannot decide, agreement to nine digits at every place that was tried does.
         return (agreed is True and evaluate.agree_below_zero(left, right)) if verdict is None else verdict
@@ -126,6 +129,9 @@ class Scalars:
             ratio = evaluate.ratio(left, right)
             if ratio is None or (positive and not (abs(ratio.imag) < 1e-9 and ratio.real > 0)):
                 return False
+            factor = ("num", Fraction(ratio.real).limit_denominator(10_000))
+            if factor[1] and algebra.equal(left, ("mul", [factor, right])):
+                return True
         verdict = self.ask("proportional+" if positive else "proportional", a, b)
         return ratio is not None if verdict is None else verdict
 
@@ -144,8 +150,6 @@ def _hundredth(number: Number | None) -> Number | None:
 
 
 def _as_number(value: object) -> Number | None:
-    from fractions import Fraction
-
     return Number(value) if isinstance(value, Fraction) else None
 
 

@@ -24,7 +24,7 @@ DISAGREEMENTS = {
 
 
 def _rows(data: Path, name: str) -> list[dict]:
-    return [json.loads(line) for line in (data / "fixtures" / f"{name}.jsonl").read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in (data / "fixtures" / f"{name}.jsonl").read_text("utf-8").strip().split("\n")]
 
 
 def _pairs(rows: list[dict]) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ SETS = ["math_train", "math500", "gsm8k_train", "gsm8k_test", "aime24", "aime_19
 
 @pytest.mark.parametrize("name", SETS)
 def test_golds(pool: VerifierPool, data: Path, name: str) -> None:
-    lines = (data / "sets" / f"{name}.jsonl").read_text("utf-8").splitlines()
+    lines = (data / "sets" / f"{name}.jsonl").read_text("utf-8").strip().split("\n")
     golds = [gold for gold in dict.fromkeys(str(json.loads(line)["answer"]) for line in lines) if gold.strip()]
     for frame in (r"So it is \boxed{%s}.", "The final answer is $%s$."):
         pairs = [(frame.replace("%s", spelled), gold) for gold in golds for spelled in rewritings(gold)]

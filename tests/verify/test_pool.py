@@ -39,7 +39,7 @@ def test_any_input_gets_one_grade_each(pool: VerifierPool) -> None:
     grades = pool.grade_many(strange)
     assert len(grades) == len(strange)
     assert all(isinstance(grade, Grade) for grade in grades)
-    assert [k for k, grade in enumerate(grades) if grade.correct] in ([8, 16], [16], [9, 16], [8, 9, 16])
+    assert [k for k, grade in enumerate(grades) if grade.correct] == [10, 16]
     assert grades[0].reason == "not text"
     assert pool.grade_many([]) == []
 
@@ -107,9 +107,7 @@ def test_the_cache_knows_repeated_pairs() -> None:
 
 def test_metrics(pool: VerifierPool) -> None:
     before = pool.metrics()
-    pool.grade_many(
-        [("no answer is given in this long sentence at all", "123"), (r"\boxed{\frac{\oint}{2}+3}", "124.5")]
-    )
+    pool.grade_many([("It is hard to say what comes out of all this", "123"), (r"\boxed{\frac{\oint}{2}+3}", "124.5")])
     after = pool.metrics()
     assert after["unread_extract"] == before["unread_extract"] + 1
     assert (
