@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline.errors import InputError
 from pipeline.rollout.interface import Groups, Prompt, Rollout
@@ -31,7 +32,9 @@ def unpack(packed: dict[str, Any], prompts: list[Prompt], policy_version: int) -
     """Inverse of `pack`."""
     tokens, logps, raw_logps = (packed[name].tolist() for name in ("tokens", "logps", "raw_logps"))
     first = 0
-    rows = zip(packed["keys"].tolist(), packed["lengths"].tolist(), packed["stopped"], packed["texts"], strict=True)
+    rows = zip(
+        packed["keys"].tolist(), packed["lengths"].tolist(), packed["stopped"].tolist(), packed["texts"], strict=True
+    )
     for (prompt, sample), length, stopped, text in rows:
         part = slice(first, first + length)
         first += length
@@ -51,12 +54,16 @@ def unpack(packed: dict[str, Any], prompts: list[Prompt], policy_version: int) -
 
 
 def pack_groups(groups: Groups) -> dict[str, Any]:
-    """A whole batch of equally large groups, prompts by their ids."""
+    """A whole batch of equally large groups, prompts by their ids. Tensors, lists and numbers alone, which is all that a
+    checkpoint may hold: `torch.load` unpickles nothing else."""
     rollouts = {(i, rollout.sample): rollout for i, group in enumerate(groups) for rollout in group}
     return {
         "ids": [group[0].prompt.id for group in groups],
         "policy_version": groups[0][0].policy_version,
-        "rollouts": pack(rollouts),
+        "rollouts": {
+            name: torch.from_numpy(part) if isinstance(part, np.ndarray) else part
+            for name, part in pack(rollouts).items()
+        },
     }
 
 
