@@ -104,7 +104,9 @@ def _root(form: Form, degree: int) -> Form:
         value = -value
     # (a/b)^(1/n) = (a b^(n-1))^(1/n) / b
     radicand = value.numerator * value.denominator ** (degree - 1)
-    atoms = {("prime", prime): Fraction(count, degree) for prime, count in _factors(radicand).items()}
+    atoms: dict[Atom, Fraction] = {
+        ("prime", prime): Fraction(count, degree) for prime, count in _factors(radicand).items()
+    }
     if monomial:
         atoms[monomial[0][0]] = Fraction(1, degree)
     rest, coefficient = _settle(atoms)

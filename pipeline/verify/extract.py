@@ -21,8 +21,11 @@ _THINK_START = re.compile(r"<(?:think|thinking|thought|reasoning)>|<\|begin_of_t
 _TURN_END = re.compile(
     r"<\|im_end\|>|<\|im_start\|>\s*(?:user|system)|<\|endoftext\|>|<\|eot_id\|>|<\|end_of_text\|>|<\|eom_id\|>|</s>|<eos>|<end_of_turn>"
 )
+_SPECIAL = ("hink", "hought", "easoning", "HINK", "HOUGHT", "EASONING", "<|", "</s>", "<eos>", "<end_of_turn>", "◁")
+"""One of these is in every text that the three patterns above match somewhere (in sane spellings)."""
 _TAG = re.compile(r"<(/?)answer>", re.I)
 _BOX = re.compile(r"\\{1,4}(?:boxed|fbox|framebox)(?![A-Za-z])\s*(\{)?|\\.|[{}]", re.S)
+_FIRST_BOX = re.compile(r"\\{1,4}(?:boxed|fbox|framebox)(?![A-Za-z])")
 _MARKER = re.compile(
     r"####|(?:\bfinal\s+answer\b|\banswer\b|答案)[^\S\n]{0,3}(?:\*\*)?[^\S\n]{0,3}(?:(?:is|are|be|equals|为|是)\b(?:\s+(?:simply|therefore|thus|then|just|exactly|also))?"
     r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?"
@@ -101,9 +104,7 @@ def extract(response: str, plain_response: bool = True) -> Extraction:
         if tagged:
             return _tagged(tagged)
     boxes = find_boxes(text) if "box" in text else []
-    marker = None
-    for match in _MARKER.finditer(text):
-        marker = match
+    marker = _last_marker(text)
     if boxes and (marker is None or marker.start() < boxes[-1][0]):
         return _from_boxes(text, boxes)
     if marker is not None:
@@ -117,10 +118,23 @@ def extract(response: str, plain_response: bool = True) -> Extraction:
     return _unmarked(text) if plain_response else NOTHING
 
 
+def _last_marker(text: str) -> re.Match[str] | None:
+    """The last phrase that announces an answer. Looked for from the first of its words on: most of a response is
+    mathematics, and this pattern would be tried at every character of it."""
+    lower = text.lower()
+    places = [place for word in ("answer", "####", "答案") if (place := lower.find(word)) >= 0]
+    if not places:
+        return None
+    marker = None
+    for match in _MARKER.finditer(text, max(0, min(places) - 40) if len(lower) == len(text) else 0):
+        marker = match
+    return marker
+
+
 def visible(response: str) -> str:
     """What counts of a response: after its thinking, within its own turn."""
     text = response[-WINDOW:]
-    if "<" in text or "◁" in text:
+    if any(mark in text for mark in _SPECIAL):
         end = None
         for match in _THINK_END.finditer(text):
             end = match.end()
@@ -143,7 +157,10 @@ def find_boxes(text: str) -> list[tuple[int, int, str]]:
     boxes: list[tuple[int, int, str]] = []
     stack: list[tuple[int, int] | None] = []  # for each open brace: None, or the box's start and content's start
     inside = 0
-    for match in _BOX.finditer(text):
+    first = _FIRST_BOX.search(text)
+    if first is None:
+        return boxes
+    for match in _BOX.finditer(text, first.start()):
         token = match.group()
         if token[-1] == "{" and token != "\\{":
             is_box = len(token) > 1
@@ -189,9 +206,7 @@ def _tagged(tagged: list[str]) -> Extraction:
     if boxes:
         found = _from_boxes(inner, boxes)
     else:
-        marker = None
-        for match in _MARKER.finditer(inner):
-            marker = match
+        marker = _last_marker(inner)
         found = _from_marker(inner, marker) if marker is not None else Extraction(inner or None)
     return Extraction(found.answer, found.prose, found.hedged or differ, found.several)
 
