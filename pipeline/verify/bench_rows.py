@@ -38,7 +38,7 @@ def _story(rng: random.Random) -> Pair:
 
 def math_like(count: int, seed: int = 1) -> list[Pair]:
     r"""Derivations of about a thousand characters that end in a `\boxed{}`. The kinds are weighted about as the answers
-    of MATH are: three in four are plain numbers and fractions, one in twenty needs symbols."""
+    of MATH are: three in four are plain numbers and fractions, one in ten needs algebra, one in a hundred sympy."""
     rng = random.Random(seed)
     makers = [maker for maker, weight in _KINDS.items() for _ in range(weight)]
     rows = []
@@ -104,6 +104,11 @@ def _choice(rng: random.Random) -> Made:
     return rf"\text{{({a})}}", rf"\text{{{a}}}", b
 
 
+def _trigonometric(rng: random.Random) -> Made:
+    a = rng.randint(2, 40)
+    return rf"\cos 2x + {a}", rf"2\cos^2 x + {a - 1}", rf"\cos 2x - {a}"
+
+
 _KINDS: dict[Callable[[random.Random], Made], int] = {
-    _integer: 60, _fraction: 14, _radical: 6, _tuple: 5, _interval: 3, _polynomial: 5, _pi: 4, _choice: 3,
+    _integer: 60, _fraction: 14, _radical: 6, _tuple: 5, _interval: 3, _polynomial: 5, _pi: 4, _choice: 3, _trigonometric: 1,
 }  # fmt: skip
