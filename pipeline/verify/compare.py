@@ -24,6 +24,7 @@ from pipeline.verify.numbers import Number
 from pipeline.verify.scalars import Scalars
 from pipeline.verify.structure import read, without_points
 from pipeline.verify.types import Conventions
+from pipeline.verify.units import conflict
 
 MOST_ITEMS = 100
 """Longer lists are compared in their order only: every pair of items would be too many."""
@@ -113,7 +114,19 @@ class Comparison:
                 return True
         if "tuple" in (a.kind, b.kind) or not self._order_free(a, b) or max(len(left), len(right)) > MOST_ITEMS:
             return False
+        if "set" not in (a.kind, b.kind) and len(left) == len(right) and all(isinstance(x, Scalar) for x in left):
+            return self._matched(left, right)
         return self._covered(left, right) and self._covered(right, left)
+
+    def _matched(self, left: list[Node], right: list[Node]) -> bool:
+        """One to one: `1, 2, 2` is not `1, 1, 2`."""
+        rest = list(right)
+        for x in left:
+            found = next((k for k, y in enumerate(rest) if self.equal(x, y)), None)
+            if found is None:
+                return False
+            del rest[found]
+        return not rest
 
     def _item_equal(self, x: Node, y: Node) -> bool:
         return self.equal(x, y)
@@ -218,7 +231,7 @@ class Comparison:
         ratio, other = (a, b) if isinstance(a, Ratio) else (b, a)
         assert isinstance(ratio, Ratio)
         if isinstance(other, Ratio):
-            if len(ratio.items) != len(other.items):
+            if len(ratio.items) != len(other.items) or conflict(ratio.unit, other.unit):
                 return False
             if any(len(item) == 2 and item[0] == "0" for item in [*ratio.items[1:], *other.items[1:]]):  # a time of day
                 return [key(item) for item in ratio.items] == [key(item) for item in other.items]

@@ -78,6 +78,8 @@ class Ratio:
     """`7:32`, and also `12:30`."""
 
     items: list[str]
+    unit: str = ""
+    """am or pm."""
 
 
 @dataclass(slots=True)

@@ -25,6 +25,10 @@ _SPACE = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z(){}\[\]$%,;:!])")
 _SIZED = re.compile(r"\\(?:left|right)(?![A-Za-z])")
 _POWER = re.compile(r"(?<=[\w)])\s?\*\*\s?(?=[\w(\-])")
+_ORDINAL = re.compile(
+    r"(?<=\d)(?:\^\s*\{\s*\\(?:text|textrm|mathrm|mbox)\s*\{(?:st|nd|rd|th)\}\s*\}|(?:\\(?:text|textrm|mathrm|mbox)\s*\{"
+    r"(?:st|nd|rd|th)\})|\^\s*\{(?:st|nd|rd|th)\}|(?:st|nd|rd|th)(?![A-Za-z])(?=\}?$))"
+)
 _CHOOSE = re.compile(r"\{([^{}\\]*)\\choose(?![A-Za-z])([^{}\\]*)\}")
 _PERCENT = re.compile(r"(?<=[\d}\s)])\s*(?:per\s?cent(?:age)?s?|pct\.?)(?![A-Za-z])", re.I)
 
@@ -48,6 +52,8 @@ def clean(answer: str, prose: bool = False) -> str:
         answer = _POWER.sub("^", answer)
     if "\\choose" in answer:
         answer = _CHOOSE.sub(r"\\binom{\1}{\2}", answer)
+    if answer.endswith(("h}", "d}", "t}", "h", "d", "t", "}}")):
+        answer = _ORDINAL.sub("", answer)
     answer = _tokens(answer)
     if "\\frac" in answer or "\\sqrt" in answer or "\\binom" in answer:
         answer = brace_arguments(answer)

@@ -36,6 +36,9 @@ _BASE = re.compile(
 _RATIO = re.compile(r"\s*:\s*")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _CHOICE = re.compile(r"\(\s*([A-Z])\s*\)\s*[.:]?\s*(\S.*)", re.S)
+_RANGE_END = re.compile(r"\s*,\s*[A-Za-z]\s*\\in\s*\\mathbb\{[ZN]\}(?:\s*[\^_]\s*\S+)?$")
+"""`k \\in \\mathbb{Z}` after a family of solutions says what k is."""
+_CASES = re.compile(r"\\begin\s*\{cases\}([^&]*)\\end\s*\{cases\}", re.S)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z\s'-]*")
 _LONG_WORD = re.compile(r"[A-Za-z]{3}")
@@ -83,10 +86,14 @@ def read(text: str, depth: int = 0) -> Node:
         stripped, percent, unit = strip_units(text)
         if stripped != text and (number := parse_number(stripped)) is not None:
             return Scalar(stripped, number, percent, unit)
+    if "\\mathbb" in text and "," in text:
+        text = _RANGE_END.sub("", text)
     if "\\begin" in text:
         match = _ENVIRONMENT.fullmatch(text)
         if match and "\\begin" not in match.group(2) and match.group(1) != "vmatrix":
             return _matrix(match.group(2), depth)
+        if system := _CASES.fullmatch(text):  # equations that hold together
+            text = ", ".join(row.strip(" ,") for row in system.group(1).split("\\\\") if row.strip(" ,"))
     joined = _JOINERS.sub(" , ", text) if "and" in text.lower() or "or" in text.lower() else text
     if _is_words(text):
         return _words(text, joined)
@@ -256,7 +263,10 @@ def _leaf(text: str) -> Node:
             return Scalar(stripped, number, percent, unit)
         inner, bracket = peel(stripped)
         if bracket == "()" or (":" in stripped):
-            return read(inner if bracket == "()" else stripped, DEEPEST - 1)
+            node = read(inner if bracket == "()" else stripped, DEEPEST - 1)
+            if isinstance(node, Ratio):
+                node.unit = unit
+            return node
         return _scalar(stripped, percent, unit)
     return _scalar(text)
 

@@ -18,6 +18,22 @@ _SPELLINGS = {
 _NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings.split()}
 _SINGLE = {"m", "g", "s", "h", "l", "L"}
 _LOOSE = {"square", "sq", "cubic", "cu", "per", "of", "units", "unit", "sq."}
+_QUALIFIERS = {
+    "or",
+    "more",
+    "less",
+    "fewer",
+    "least",
+    "most",
+    "over",
+    "under",
+    "above",
+    "below",
+    "between",
+    "not",
+    "to",
+}
+"""Words that say that the number before them is not the answer itself."""
 _CURRENCY = re.compile(r"(?:\\(dollar|euro|pounds|yen|rupee)|(?:US|USD|Rs\.?))(?![A-Za-z])\s*")
 _TEXT_UNIT = re.compile(r"\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*(?:\{\s*-?\d\s*\}|\d))?\s*$")
 _DEGREE = re.compile(r"\s*\\degree\s*(?:C|F)?\s*$")
@@ -44,7 +60,7 @@ def strip_units(text: str) -> tuple[str, bool, str]:
             percent = True
         elif (match := _DEGREE.search(text)) and not _ANGLE_OF.search(text):
             unit = unit or "degree"
-        elif (match := _TEXT_UNIT.search(text)) and match.start() > 0:
+        elif (match := _TEXT_UNIT.search(text)) and match.start() > 0 and _is_unit(match.group(1)):
             unit = _canonical(match.group(1)) + unit
         elif match := _CURRENCY_END.search(text):
             unit = match.group(1)
@@ -57,6 +73,10 @@ def strip_units(text: str) -> tuple[str, bool, str]:
         text = text[: match.start()].rstrip(" ,")
 
 
+def _is_unit(words: str) -> bool:
+    return _QUALIFIERS.isdisjoint(words.lower().split())
+
+
 def _plain_words(text: str) -> re.Match[str] | None:
     """Words after a number, where they cannot be a product of variables."""
     if not text or not (text[-1].isalpha() or text[-1] in ".}0123456789)"):
@@ -67,6 +87,8 @@ def _plain_words(text: str) -> re.Match[str] | None:
     ):
         return None
     words = re.split(r"[\s/]+", match.group(1))
+    if not _QUALIFIERS.isdisjoint(word.lower() for word in words):
+        return None
     spaced = text[match.start() : match.start() + 1].isspace()
     if all(word.lower().rstrip(".") in _NAMES or word.lower() in _LOOSE for word in words):
         if len(words) == 1 and len(words[0]) == 1 and not (words[0] in _SINGLE and _is_numeral(text[: match.start()])):
@@ -82,7 +104,7 @@ def _plain_words(text: str) -> re.Match[str] | None:
 
 
 def _is_numeral(text: str) -> bool:
-    return bool(re.fullmatch(r"[-+]?[\d.,]+\s*", text))
+    return bool(re.fullmatch(r"[-+]?[\d.,]+(?:\s*\\cdot\s*10\s*\^\s*(?:\{\s*-?\d+\s*\}|\d))?\s*", text))
 
 
 def _canonical(words: str) -> str:
