@@ -11,7 +11,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.verify.extract import extract, find_boxes, visible
+from pipeline.verify.boxes import find_boxes
+from pipeline.verify.extract import extract
+from pipeline.verify.response import visible
 from pipeline.verify.types import Grade
 
 
