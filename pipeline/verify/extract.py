@@ -27,7 +27,7 @@ _TAG = re.compile(r"<(/?)answer>", re.I)
 _MARKER = re.compile(
     r"####|(?:\bfinal\s+answer\b|\banswer\b|答案)[^\S\n]{0,3}(?:\*\*)?[^\S\n]{0,3}(?:(?:is|are|be|equals|为|是)\b(?:\s+(?:simply|therefore|thus|then|just|exactly|also))?"
     r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?"
-    r"|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
+    r"|\bcorrect\s+(?:option|choice)\s+is\b\s*:?|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
     re.I,
 )
 _STRONG = re.compile(r"####|final", re.I)
@@ -65,7 +65,11 @@ def _last_marker(text: str) -> re.Match[str] | None:
     """The last phrase that announces an answer. Looked for from the first of its words on: most of a response is
     mathematics, and this pattern would be tried at every character of it."""
     lower = text.lower()
-    places = [place for word in ("answer", "####", "答案") if (place := lower.find(word)) >= 0]
+    places = [
+        place
+        for word in ("answer", "####", "答案", "correct option is", "correct choice is")
+        if (place := lower.find(word)) >= 0
+    ]
     if not places:
         return None
     marker = None

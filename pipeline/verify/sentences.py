@@ -14,6 +14,11 @@ CUE = re.compile(
     r"|[:=≈]|=>|⇒|→)[ \t]*\**[ \t]*",
     re.I,
 )
+_REASON = re.compile(r",?\s+(?:because|since|which|whereas|as\s+(?:we|it|the|there))\b", re.I)
+"""What follows explains the answer, and is no part of it."""
+_OPTION = re.compile(r"(?:the\s+)?(?:option|choice)\s+(\(?[A-Z]\)?)(?![A-Za-z])", re.I)
+_GLOSS = re.compile(r"([$€£]?[-+]?\d[\d,./]*(?:\s?\\?%)?)\s*\([A-Za-z][A-Za-z\s-]*\)")
+"""`12 (twelve)`."""
 _DENIED = re.compile(r"(?:\b(?:not|never|cannot)|n't|n’t)\s+$", re.I)
 _VALUE = re.compile(r"[$€£¥]?\s?[-+−]?(?:\d|\.\d|\\frac|\\sqrt|\\pi|\()")
 _LEADING_NUMBER = re.compile(r"[$€£¥]?\s?([-+−]?\d[\d,]*+(?:\.\d++)?+(?:\s?/\s?\d++)?+(?:\s?(?:\\?%|percent))?+)")
@@ -54,6 +59,13 @@ def in_sentence(sentence: str) -> Extraction:
     sentence = sentence.strip().strip("*_").strip()
     if not sentence:
         return NOTHING
+    clause = _REASON.search(sentence)
+    if clause and clause.start() > 0 and "box" not in sentence[clause.start() :]:
+        sentence = sentence[: clause.start()]
+    if option := _OPTION.match(sentence):
+        return Extraction(option.group(1))
+    if gloss := _GLOSS.fullmatch(sentence):
+        sentence = gloss.group(1)
     boxes = find_boxes(sentence) if "box" in sentence else []
     if boxes:
         return from_boxes(sentence, boxes)

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from pipeline.verify import evaluate, printing, syntax
+from pipeline.verify.scan import find_top
 from pipeline.verify.sealing import seal
 
 LONGEST = 1200
@@ -17,6 +18,13 @@ LONGEST = 1200
 _LETTER_COMMANDS = re.compile(r"\\(?:variable|mathit|operatorname|bm|text)(?![A-Za-z])")
 _MOST_TERMS = 60
 """sympy operations above this count are compared by value and expansion only: `simplify` would take minutes."""
+
+_TWO_NUMBERS = re.compile(r"\d[\s'~]+\d|\.\.|'|~")
+"""It takes `12 13` for a product, and reads past marks that it does not know."""
+_END = -1
+"""ANTLR's token type for the end of the input."""
+_streams: list[Any] = []
+"""The token stream of the last reading: its grammar does not ask that all of the input be read."""
 
 _l2s: Any = None
 _sympy: Any = None
@@ -32,6 +40,13 @@ def load() -> None:
 
     _l2s, _sympy = latex2sympy2, sympy
     seal(sympy, latex2sympy2)
+    make_stream = latex2sympy2.CommonTokenStream
+
+    def remembered(lexer: Any) -> Any:
+        _streams.append(make_stream(lexer))
+        return _streams[-1]
+
+    latex2sympy2.CommonTokenStream = remembered
     for sample in _SAMPLES:
         _read(sample)
 
@@ -52,8 +67,11 @@ _SAMPLES = [
 
 def _read(latex: str) -> Any:
     """latex2sympy2's reading, or None. Its module state is laid anew first."""
-    if len(latex) > LONGEST or _LETTER_COMMANDS.search(latex):
+    if len(latex) > LONGEST or _LETTER_COMMANDS.search(latex) or _TWO_NUMBERS.search(latex):
         return None
+    if "=" in latex and find_top(latex, {"="}):  # `x = 12` would come back as 12
+        return None
+    _streams.clear()
     _l2s.variances = {}
     _l2s.var = {}
     _l2s.VARIABLE_VALUES = {}
@@ -63,7 +81,9 @@ def _read(latex: str) -> Any:
         raise
     except Exception:  # its grammar raises bare Exception for every input that it does not know
         return None
-    if isinstance(found, (list, tuple, dict, str)) or found is None:
+    if isinstance(found, (list, tuple, dict, str, _sympy.logic.boolalg.Boolean)) or found is None:
+        return None
+    if not _streams or _streams.pop().LA(1) != _END:  # it stopped early: `12 \\ 13` is not 12
         return None
     return found
 

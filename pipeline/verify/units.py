@@ -17,7 +17,7 @@ _SPELLINGS = {
 """Each unit's one name, and how it is written."""
 _NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings.split()}
 _SINGLE = {"m", "g", "s", "h", "l", "L"}
-_LOOSE = {"square", "sq", "cubic", "cu", "per", "of", "units", "unit", "sq."}
+_LOOSE = {"square", "sq", "cubic", "cu", "per", "of", "a", "an", "the", "units", "unit", "sq."}
 _QUALIFIERS = {
     "or",
     "more",
