@@ -246,6 +246,8 @@ class _Parser:
         name = self.take()[1:]
         if name == "frac":
             above, below = self.group("{", "}"), self.group("{", "}")
+            if above == ("sym", "d") and below[0] == "mul" and below[1][0] == above:
+                raise SyntaxError("a derivative")
             return ("mul", [above, ("pow", below, ("num", Fraction(-1)))])
         if name == "binom":
             return ("fn", "binom", [self.group("{", "}"), self.group("{", "}")])
