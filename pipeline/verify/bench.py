@@ -67,6 +67,7 @@ def _in_process(pairs: list[Pair], repeats: int) -> dict[str, Any]:
     passes = []
     for _ in range(repeats):
         gold_answer.cache_clear()
+        symbolic.forget()
         started = time.process_time()
         for k, (response, gold) in enumerate(pairs):
             before = time.perf_counter()

@@ -2,53 +2,32 @@ r"""The last layer: latex2sympy2 reads, sympy decides. Runs in workers only: bot
 
 No string that came from a model is ever evaluated as Python: `load` closes the ways of both libraries to do so
 (sealing.py), and the worker's audit hook (jail.py) refuses to compile any source text at all.
-latex2sympy2 also keeps global state that an input can spoil (`x = 3` binds x, `dx` overwrites the table of
-variables), so the state is laid anew before every reading.
 """
 
-import re
 from typing import Any
 
-from pipeline.verify import evaluate, printing, syntax
-from pipeline.verify.scan import find_top
+from pipeline.verify import evaluate, printing, reader, syntax
 from pipeline.verify.sealing import seal
 
-LONGEST = 1200
-"""Characters of one side; ANTLR's look-ahead is worse than linear."""
-_LETTER_COMMANDS = re.compile(r"\\(?:variable|mathit|operatorname|bm|text)(?![A-Za-z])")
 _MOST_TERMS = 60
 """sympy operations above this count are compared by value and expansion only: `simplify` would take minutes."""
 
-_TWO_NUMBERS = re.compile(r"\d[\s'~]+\d|\.\.|'|~")
-"""It takes `12 13` for a product, and reads past marks that it does not know."""
-_END = -1
-"""ANTLR's token type for the end of the input."""
-_streams: list[Any] = []
-"""The token stream of the last reading: its grammar does not ask that all of the input be read."""
-
-_l2s: Any = None
 _sympy: Any = None
 
 
 def load() -> None:
     """Import both libraries, close their ways to `eval`, and warm the grammar's tables (shared by all forks)."""
-    global _l2s, _sympy
-    if _l2s is not None:
+    global _sympy
+    if _sympy is not None:
         return
     import latex2sympy2
     import sympy
 
-    _l2s, _sympy = latex2sympy2, sympy
+    _sympy = sympy
     seal(sympy, latex2sympy2)
-    make_stream = latex2sympy2.CommonTokenStream
-
-    def remembered(lexer: Any) -> Any:
-        _streams.append(make_stream(lexer))
-        return _streams[-1]
-
-    latex2sympy2.CommonTokenStream = remembered
+    reader.attach(latex2sympy2)
     for sample in _SAMPLES:
-        _read(sample)
+        reader.read(sample)
 
 
 _SAMPLES = [
@@ -65,27 +44,9 @@ _SAMPLES = [
 ]
 
 
-def _read(latex: str) -> Any:
-    """latex2sympy2's reading, or None. Its module state is laid anew first."""
-    if len(latex) > LONGEST or _LETTER_COMMANDS.search(latex) or _TWO_NUMBERS.search(latex):
-        return None
-    if "=" in latex and find_top(latex, {"="}):  # `x = 12` would come back as 12
-        return None
-    _streams.clear()
-    _l2s.variances = {}
-    _l2s.var = {}
-    _l2s.VARIABLE_VALUES = {}
-    try:
-        found = _l2s.latex2sympy(latex)
-    except (MemoryError, RecursionError):
-        raise
-    except Exception:  # its grammar raises bare Exception for every input that it does not know
-        return None
-    if isinstance(found, (list, tuple, dict, str, _sympy.logic.boolalg.Boolean)) or found is None:
-        return None
-    if not _streams or _streams.pop().LA(1) != _END:  # it stopped early: `12 \\ 13` is not 12
-        return None
-    return found
+def forget() -> None:
+    """Drop the remembered readings (for measurements, whose rows repeat)."""
+    reader.read.cache_clear()
 
 
 def read(cleaned: str) -> Any:
@@ -95,9 +56,9 @@ def read(cleaned: str) -> Any:
         spelled = printing.latex(evaluate.with_real_roots(syntax.parse(cleaned)))
     except (SyntaxError, RecursionError):
         spelled = cleaned
-    found = _read(spelled)
+    found = reader.read(spelled)
     if found is None and spelled != cleaned:
-        found = _read(cleaned)
+        found = reader.read(cleaned)
     return found
 
 
@@ -129,6 +90,10 @@ def _is_zero(a: Any, b: Any) -> bool | None:
         return True
     expanded = _sympy.expand(difference)
     if expanded == 0:
+        return True
+    # Most identities fall to exponentials in a few milliseconds; `simplify` takes fifty.
+    trigonometric = _sympy.functions.elementary.trigonometric.TrigonometricFunction
+    if expanded.has(trigonometric) and _sympy.expand(expanded.rewrite(_sympy.exp)) == 0:
         return True
     if not expanded.free_symbols:
         value = _value(expanded)

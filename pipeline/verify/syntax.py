@@ -19,6 +19,7 @@ MOST_TOKENS = 600
 _LEX = re.compile(
     r"\s*(?:(?P<num>\d+(?:\.\d+)?|\.\d+)|(?P<cmd>\\[A-Za-z]+)|(?P<esc>\\.)|(?P<let>[A-Za-z])|(?P<op>\S))", re.S
 )
+_OF_SEVERAL = re.compile(r"\\(?:gcd|lcm|max|min)(?![A-Za-z])")
 GREEK = {
     "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa",
     "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma",
@@ -45,7 +46,8 @@ def parse(latex: str) -> Tree:
 
 class _Parser:
     def __init__(self, latex: str) -> None:
-        latex = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", latex)
+        if not _OF_SEVERAL.search(latex):  # `\gcd(830,450)` has two arguments
+            latex = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", latex)
         self.tokens: list[str] = []
         for match in _LEX.finditer(latex):
             self.tokens.append(match.group().strip())
