@@ -23,10 +23,7 @@ def start(run: StageRun) -> Settings:
     """
     config = source_folder(run) / "config.json"
     if not config.exists():
-        raise InputError(
-            f"{config.parent.parent} holds no converted model. Make it: bash run.sh stage=convert "
-            f"model={run.settings.model_name} name={run.settings.name}"
-        )
+        raise InputError(f"{config.parent.parent} holds no converted model. Make it: {run.command('convert')}")
     join(run)
     return with_vocabulary(run.settings, config)
 
@@ -68,9 +65,7 @@ def checkpoint_of(run: StageRun, which: str) -> tuple[Path, int]:
     iteration = checkpoint.latest_iteration(root) if root.is_dir() else None
     if iteration is None:
         remedy = (
-            f"make it: bash run.sh stage={stage} model={run.settings.model_name} name={run.settings.name}"
-            if stage
-            else "name a folder that holds latest_checkpointed_iteration.txt"
+            f"make it: {run.command(stage)}" if stage else "name a folder that holds latest_checkpointed_iteration.txt"
         )
         raise InputError(f"{root} holds no Megatron checkpoint; {remedy}")
     return root, iteration

@@ -158,17 +158,22 @@ class Job:
         return self.stage.name + (f" ({self.variant})" if self.variant else "")
 
     @property
+    def chosen_checkpoint(self) -> str | None:
+        """What evaluate or export were told to read: before, after, or a folder."""
+        chosen = {"evaluate": self.settings.evaluate.checkpoint, "export": self.settings.export.checkpoint}
+        return chosen.get(self.stage.name)
+
+    @property
     def after(self) -> tuple[str, ...]:
         """Earlier stages that this job reads, under its settings."""
         names = list(self.stage.after)
-        source = {"evaluate": self.settings.evaluate.checkpoint, "export": self.settings.export.checkpoint}
-        origin = source.get(self.stage.name)
+        origin = self.chosen_checkpoint
         if self.stage.name == "evaluate" and origin == "after":
             names = ["preprocess", "rl"]
         elif self.stage.name == "evaluate" and origin != "before":
-            names = ["preprocess"]
+            names = ["preprocess", "convert"]  # whose config and tokenizer a folder of the user's is read with
         elif self.stage.name == "export" and origin != "after":
-            names = ["convert"] if origin == "before" else []
+            names = ["convert"]
         if self.stage.name == "rl" and (self.settings.rl.min_pass_rate, self.settings.rl.max_pass_rate) != (None, None):
             names.append("rollout")
         if "sft" in names and not self.settings.sft.enabled:

@@ -23,7 +23,7 @@ from pipeline.config import compose
 from pipeline.errors import UsageError, UserError
 from pipeline.launch import command, config_path
 from pipeline.settings import Settings
-from pipeline.stage import explain
+from pipeline.stage import AGAIN, explain
 
 ROOT = door.ROOT
 
@@ -106,11 +106,11 @@ def run_job(job: Job, words: list[str]) -> int:
         _say(f"{job.label}: runs on node 0 alone")
         return 0
     manifests.require(job, root, _again(words))
-    with _alone(root / job.stage.name, settings):
-        return _run_alone(job, root)
+    with _alone(root / job.stage.name, job):
+        return _run_alone(job, root, _again(words))
 
 
-def _run_alone(job: Job, root: Path) -> int:
+def _run_alone(job: Job, root: Path, again: str) -> int:
     """The rest of `run_job`, while no other process runs this stage of this run."""
     from pipeline import summary, supervise
 
@@ -132,9 +132,9 @@ def _run_alone(job: Job, root: Path) -> int:
     size = 1 if job.launcher == "plain" else settings.cluster.devices_per_node
     ranks = range(settings.cluster.node_rank * size, (settings.cluster.node_rank + 1) * size)
     started = time.monotonic()
-    ending = supervise.run(
-        command(job, root, settings.cluster.node_rank), ROOT, root / job.stage.name, ranks, job.stage.stops
-    )
+    start = command(job, root, settings.cluster.node_rank)
+    start.env[AGAIN] = again
+    ending = supervise.run(start, ROOT, root / job.stage.name, ranks, job.stage.stops)
     seconds = time.monotonic() - started
     if ending.stopped:
         _say(f"{job.label}: stopped after {seconds:.0f} s; the same command continues")
@@ -152,12 +152,13 @@ def _run_alone(job: Job, root: Path) -> int:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, settings: Settings) -> Iterator[None]:
+def _alone(folder: Path, job: Job) -> Iterator[None]:
     """Holds this node's lock on a stage's folder; the kernel frees it however the process ends.
 
     Raises:
         UsageError: the same stage of the same run is running, or the folder cannot be written to.
     """
+    settings = job.settings
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / f"lock.node{settings.cluster.node_rank}", "w")  # noqa: SIM115
@@ -170,7 +171,7 @@ def _alone(folder: Path, settings: Settings) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                f"stage={settings.stage} of name={settings.name} is running already, in another process. Wait for it, or"
+                f"stage={job.stage.name} of name={settings.name} is running already, in another process. Wait for it, or"
                 " give name=... for a run beside it."
             ) from None
         except OSError:

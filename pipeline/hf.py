@@ -153,9 +153,7 @@ def start_folder(run: StageRun) -> Path:
     if settings.sft.enabled:
         folder = run.root / "sft" / "hf"
         if not (folder / "config.json").exists():
-            raise InputError(
-                f"{folder} is not there; make it: bash run.sh stage=sft model={settings.model_name} name={settings.name}"
-            )
+            raise InputError(f"{folder} is not there; make it: {run.command('sft')}")
         return folder
     return base_folder(run)
 

@@ -14,9 +14,12 @@ from typing import Any
 
 from pipeline.artifacts import read_json, write_json
 from pipeline.catalog import HARMLESS, IRRELEVANT, Job
+from pipeline.door import nearest
 from pipeline.errors import InputError, UsageError
 from pipeline.settings import Settings
 
+WORDS = ("before", "after")
+"""Checkpoints of the run itself: the converted base, and the newest of the training."""
 WHOLE_FILE = 256 << 20
 """Larger files are hashed by size, modification time, first and last MiB: hashing a 70B model would take minutes."""
 
@@ -113,10 +116,9 @@ def state_of(job: Job, root: Path) -> State:
     )
     if reads_model and job.settings.model.path:
         inputs[job.settings.model.path] = fingerprint(Path(job.settings.model.path))
-    if job.stage.name in ("evaluate", "export"):
-        source = (job.settings.evaluate if job.stage.name == "evaluate" else job.settings.export).checkpoint
-        if source not in ("before", "after"):
-            inputs[source] = fingerprint(Path(source))
+    source = job.chosen_checkpoint
+    if source is not None and source not in WORDS:
+        inputs[source] = fingerprint(Path(source))
     loss_file = (job.settings.algo.import_path or "").rpartition(":")[0]
     if job.stage.name == "rl" and loss_file.endswith(".py"):
         inputs[loss_file] = fingerprint(Path(loss_file))
@@ -208,7 +210,15 @@ def prepare(job: Job, root: Path, state: State) -> list[str]:
 
 
 def require(job: Job, root: Path, command: str) -> None:
-    """Raises `InputError` if a stage that this job reads has not finished; `command` has `{stage}` for its name."""
+    """Raises `InputError` if a stage that this job reads has not finished, or a checkpoint of the user's is not there;
+    `command` has `{stage}` for the stage's name."""
+    chosen = job.chosen_checkpoint
+    if chosen is not None and chosen not in WORDS and not Path(chosen).is_dir():
+        key = f"{job.stage.name}.checkpoint"
+        guess = nearest(chosen, WORDS) if "/" not in chosen else None
+        hint = f" Did you mean {key}={guess}?" if guess else ""
+        text = f"{key}={chosen}: there is no such folder.{hint} Allowed: {', '.join(WORDS)}, or a checkpoint folder."
+        raise UsageError(text) if guess else InputError(text)
     for name in job.after:
         manifest = load(root, name)
         if manifest is None:

@@ -30,6 +30,8 @@ SPARE_FOLDER = "ETR_SPARE_FOLDER"
 """Environment variable: where those files go when the run's disk takes no more: a folder of this node's own."""
 STOP_FILE = "ETR_STOP_FILE"
 """Environment variable: file whose existence asks the stage to finish its step, save, and return."""
+AGAIN = "ETR_AGAIN"
+"""Environment variable: the command line that started the run, with `{stage}` in the place of its stage."""
 PARENT = "ETR_PARENT"
 """Environment variable: process id of the launcher; a rank whose launcher died while it was starting ends at once."""
 
@@ -66,6 +68,11 @@ class StageRun:
         path = self.root / (stage or self.settings.stage)
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def command(self, stage: str) -> str:
+        """What to type to run another stage of this run, for error messages."""
+        own = f"bash run.sh stage={{stage}} model={self.settings.model_name} name={self.settings.name}"
+        return os.environ.get(AGAIN, own).format(stage=stage)
 
     def log(self, text: str) -> None:
         """Print on rank 0."""

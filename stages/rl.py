@@ -77,10 +77,10 @@ def main(run: StageRun) -> dict:
                         metrics |= curve_point(settings, name, statistics)
             tracker.samples(step, samples_of(batch, experience, rl.sample_rollouts))
             stopping = run.should_stop()
+            tracker.log(step, metrics)  # first: a kill after the save must not cost the row, one before it is undone
             if stopping or is_due(step, rl.save_every) or step == rl.steps:
-                with tracker.phase("save"):
+                with tracker.phase("save"):  # counts towards the next step's row
                     save_actor(run, settings, actor, collector, step)
-            tracker.log(step, metrics)
             if stopping:
                 run.log(f"stopped after step {step}; the same command continues from there")
                 break

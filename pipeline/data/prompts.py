@@ -19,7 +19,7 @@ def read_prompts(file: Path, run: StageRun, tokenizer: Any, limit: int | None = 
         ids = encode_prompt(row["problem"], run.settings.data, tokenizer)
         prompts.append(Prompt(id=str(row["id"]), token_ids=ids, gold=str(row["answer"]), text=row["problem"]))
     if not prompts:
-        raise InputError(f"{file} holds no problems; make it again: {_command(run)}")
+        raise InputError(f"{file} holds no problems; make it again: {run.command('preprocess')}")
     return prompts
 
 
@@ -49,10 +49,6 @@ def load_eval_prompts(run: StageRun, tokenizer: Any, limit: int | None = None) -
     if not files:
         raise InputError(
             f"{run.root / 'preprocess' / 'eval'} holds no evaluation set; give one as data.eval_path.<name>=<file> and run "
-            f"{_command(run)}"
+            f"{run.command('preprocess')}"
         )
     return {file.stem: read_prompts(file, run, tokenizer, limit) for file in files}
-
-
-def _command(run: StageRun) -> str:
-    return f"bash run.sh stage=preprocess model={run.settings.model_name} name={run.settings.name}"
