@@ -76,9 +76,10 @@ class Grader:
 
     def _verdicts(self, wanted: dict[bytes, Rollout]) -> dict[bytes, Grade]:
         """The grade of every wanted response, on every rank: those begun early wherever that was, the rest shared out."""
-        began, self._early = self._early, {}
+        # Others may be of the batch that is being sampled ahead, in another thread: they stay.
+        began = {key: future for key in wanted if (future := self._early.pop(key, None)) is not None}
         known: dict[bytes, Grade] = {}
-        for part in _share({key: future.result()[0] for key, future in began.items() if key in wanted}):
+        for part in _share({key: future.result()[0] for key, future in began.items()}):
             known |= part
         missing = [key for key in wanted if key not in known]
         if missing:  # the same list on every rank, so all meet in the exchange or none does
