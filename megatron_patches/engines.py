@@ -31,6 +31,10 @@ def build_engine(settings: Settings, policy: Policy, tokenizer, folder: str) -> 
     """The configured engine, sampling from `policy`'s weights. `folder` holds the model's config and tokenizer."""
     if chosen_engine(settings) == "native":
         return NativeEngine(policy.chunks, settings, tokenizer)
+    if settings.rollout.mode == "standalone":
+        from megatron_patches.vllm_standalone import StandaloneVllmEngine
+
+        return StandaloneVllmEngine(settings, policy, tokenizer, folder)
     from megatron_patches.vllm_engine import VllmEngine
 
     return VllmEngine(settings, policy, tokenizer, folder)

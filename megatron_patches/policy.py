@@ -33,15 +33,15 @@ class Policy:
         if self.config.bf16:
             self.chunks = [Float16Module(self.config, chunk) for chunk in self.chunks]
 
-    def logprobs(self, experience: Experience) -> torch.Tensor:
-        """Log-prob of every response token at the sampling temperature, fp32 `[T]` on the CPU, on every rank."""
+    def logprobs(self, experience: Experience, temperature: float | None = None) -> torch.Tensor:
+        """Log-prob of every response token, fp32 `[T]` on the CPU, on every rank; at the sampling temperature, unless
+        another is given."""
         results: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def step(micro: MicroBatch) -> tuple[Head, Callable]:
             def head(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-                logp, _ = token_logprobs(
-                    flat(hidden), weight, micro.targets, need_entropy=False, **self.head_options(micro)
-                )
+                options = self.head_options(micro) | ({} if temperature is None else {"temperature": temperature})
+                logp, _ = token_logprobs(flat(hidden), weight, micro.targets, need_entropy=False, **options)
                 return logp[micro.index]
 
             def collect(logp: torch.Tensor):

@@ -14,6 +14,11 @@ class Rollout(Section):
     """native: the actor's own modules; vllm: a colocated or standalone vLLM. auto: vllm on GPUs where it is installed
     or PP > 1, native otherwise."""
     mode: Literal["colocated", "standalone"] = "colocated"
+    """colocated: vLLM shares the actor's ranks; standalone: vLLM servers on machines of their own (docs/rollout.md)."""
+    server_address: str = "127.0.0.1:29600"
+    """standalone: host and port at which the trainer's first rank awaits the servers."""
+    server_ranks: int = Field(1, ge=1)
+    """standalone: server processes (GPUs) in all."""
     max_prompt_tokens: int = Field(1024, ge=1)
     max_new_tokens: int = Field(3072, ge=1)
     temperature: float = Field(1.0, ge=0)
@@ -25,13 +30,13 @@ class Rollout(Section):
     max_concurrent: int = Field(256, ge=1)
     """Sequences decoded at once by one native engine."""
     kv_memory_gib: float = Field(8.0, gt=0)
-    """Most memory of the native engine's KV cache on one rank."""
+    """Most memory of the KV cache on one rank: of the native engine, and of vLLM on a CPU."""
     gap_limit: float = Field(1.05, gt=1)
     """Largest mean exp|engine log-prob - actor log-prob| before the run stops."""
     gpu_memory_share: float = Field(0.6, gt=0, lt=1)
     """Share of a GPU that vLLM may take while it generates."""
     sync_bucket_mib: float = Field(128.0, gt=0)
-    """Bytes of weights sent to vLLM at once."""
+    """Weights sent to vLLM at once; a sync takes up to twice this memory on every rank."""
     offline_group_size: int = Field(8, ge=1)
     """stage=rollout: responses for each prompt."""
     offline_shard_prompts: int = Field(64, ge=1)

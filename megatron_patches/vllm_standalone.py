@@ -1,0 +1,158 @@
+"""vLLM engines on machines of their own: the trainer's end."""
+
+import atexit
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch.distributed as dist
+
+from megatron_patches import parallel
+from megatron_patches.policy import Policy
+from megatron_patches.sync_check import SyncCheck
+from megatron_patches.vllm_engine import MIB, options_of, rollout_of
+from megatron_patches.weights.buckets import BucketSender
+from pipeline.errors import UsageError, UserError
+from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
+from pipeline.rollout.vllm.core import Request, Timer
+from pipeline.rollout.vllm.limits import check_requests
+from pipeline.rollout.vllm.link import Link, parse_address
+from pipeline.rollout.vllm.meter import Meter
+from pipeline.settings import Settings
+
+
+class ServerError(UserError):
+    """A vLLM server failed."""
+
+
+class StandaloneVllmEngine:
+    """Commands `rollout.server_ranks` server ranks, in engines of `layout.rollout_tp`. Rank 0 of the world speaks with
+    them; the other ranks take part in gathering the weights and receive the rollouts."""
+
+    independent = True
+
+    def __init__(self, settings: Settings, policy: Policy, tokenizer: Any, folder: str):
+        """Waits for the servers. Raises UsageError for an address or a number of ranks that cannot be, InputError when
+        the servers do not come."""
+        rollout = settings.rollout
+        self.settings, self.tokenizer = settings, tokenizer
+        self.policy_version = 0
+        parse_address(rollout.server_address)
+        size = settings.layout.rollout_tp or settings.layout.tp
+        if rollout.server_ranks % size:
+            raise UsageError(
+                f"rollout.server_ranks={rollout.server_ranks} cannot be cut into engines of layout.rollout_tp={size} ranks"
+            )
+        self.engines = rollout.server_ranks // size
+        self.group = dist.new_group(backend="gloo")
+        """For the rollouts' way to the other ranks, beside whatever the actor does meanwhile."""
+        self.sender = BucketSender(policy.chunks, settings.model, int(rollout.sync_bucket_mib * MIB))
+        self.check = SyncCheck(settings, self._score, self._checksums)
+        self.link: Link | None = None
+        if dist.get_rank() == 0:
+            self.link = Link.open(
+                rollout.server_address, 0, rollout.server_ranks + 1, parallel.device(), settings.cluster.timeout_minutes
+            )
+            atexit.register(self.close)
+        self._do("build", options_of(settings, folder, size, tokenizer is not None))
+
+    def generate(
+        self,
+        prompts: list[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        *,
+        on_finish: Callable[[Rollout], None] | None = None,
+        on_progress: Callable[[GenerationProgress], None] | None = None,
+    ) -> list[list[Rollout]]:
+        """As the interface says; rank 0 alone calls `on_finish` and `on_progress`."""
+        check_requests(self.settings, prompts, sampling)
+        made: dict[tuple[int, int], Rollout] = {}
+        meter = Meter(len(prompts) * group_size, on_progress if self.link is not None else None)
+
+        def receive(response: Any) -> None:
+            rollout = rollout_of(self.tokenizer, prompts[response.prompt], response, self.policy_version)
+            made[response.prompt, response.sample] = rollout
+            meter.row()
+            meter.step(meter.tokens + len(response.token_ids))
+            if on_finish is not None:
+                on_finish(rollout)
+
+        loads = [0] * self.engines
+        shares: list[list[Request]] = [[] for _ in loads]
+        for i in sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].token_ids), i)):
+            lightest = loads.index(min(loads))
+            shares[lightest].append(Request(i, prompts[i].id, prompts[i].token_ids))
+            loads[lightest] += len(prompts[i].token_ids) + sampling.max_new_tokens // 2
+        self._do("generate", shares, group_size, sampling, self.policy_version, receive=receive)
+        meter.report()
+        everywhere: list[Any] = [None]
+        if self.link is not None:
+            everywhere = [[[made[i, sample] for sample in range(group_size)] for i in range(len(prompts))]]
+        dist.broadcast_object_list(everywhere, src=0, group=self.group)
+        self.check.remember(everywhere[0])
+        return everywhere[0]
+
+    def sync(self, actor: Policy, policy_version: int) -> dict[str, float]:
+        """Send the weights; raises GapError as the colocated engine does."""
+        timer = Timer()
+        if self.link is not None:
+            self.link.tell(("sync",))
+        for name, first, tensor in self.sender:
+            if self.link is not None:
+                self.link.tell((name, first, tuple(tensor.shape), tensor.dtype))
+                self.link.weights(tensor.contiguous())
+        if self.link is not None:
+            self.link.tell(None)
+            self._wait()
+        self.policy_version = policy_version
+        metrics = {"seconds/sync": timer.lap(), "sync/gib": self.sender.sent_bytes / 2**30}
+        metrics |= self.check.compare(actor, policy_version)
+        return metrics | {"seconds/sync_check": timer.lap()}
+
+    def sleep(self) -> None:
+        """Nothing: the servers' memory is their own."""
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None:
+        """Send the servers home."""
+        link, self.link = self.link, None
+        if link is not None:
+            with suppress(RuntimeError):
+                link.tell(("stop",))
+
+    def _do(self, *command: Any, receive: Callable[[Any], None] | None = None) -> list[Any]:
+        """The servers' results, on rank 0."""
+        if self.link is None:
+            return []
+        self.link.tell(command)
+        return self._wait(receive)
+
+    def _wait(self, receive: Callable[[Any], None] | None = None) -> list[Any]:
+        """Until every server rank is done."""
+        assert self.link is not None
+        results: dict[int, Any] = {}
+        waiting = self.link.size - 1
+        while waiting:
+            rank, (kind, content) = self.link.hear()
+            if kind == "done":
+                waiting -= 1
+            elif kind == "result":
+                results[rank] = content
+            elif kind == "response" and receive is not None:
+                receive(content)
+            else:
+                raise ServerError(f"the vLLM server's rank {rank - 1} failed:\n{content}")
+        return [results[rank] for rank in sorted(results)]
+
+    def _everywhere(self, results: list[Any]) -> list[Any]:
+        box: list[Any] = [results]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def _score(self, sequences: list[list[int]]) -> list[list[list[float]]]:
+        return self._everywhere(self._do("score", sequences))
+
+    def _checksums(self) -> list[Any]:
+        return self._everywhere(self._do("checksums"))

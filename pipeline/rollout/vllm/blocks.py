@@ -1,0 +1,139 @@
+"""Where a Hugging Face tensor lies in this rank's vLLM parameters.
+
+vLLM stacks query, key and value, and the MLP's gate and up, and cuts each by the engine's tensor-parallel rank. Whole
+tensors go through vLLM's own loaders. This module is for what those cannot do: a tensor that arrives in pieces, and the
+comparison of what an engine holds with what it was sent. Experts are stacked in forms that differ by kernel; they are
+left out here.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+PARTS = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+"""vLLM's stacked layers and what they are made of, in order."""
+PRIME = 8191
+"""Weights of a checksum run from 1 to this and again: rows that have changed places show."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """This rank's part of one Hugging Face tensor, whole along every dimension but `dim`."""
+
+    parameter: torch.Tensor
+    """The view in vLLM's parameter."""
+    dim: int
+    """Dimension along which the tensor is cut."""
+    first: int
+    """Index along `dim` in the whole tensor at which this rank's part begins."""
+
+    def of(self, whole: torch.Tensor) -> torch.Tensor:
+        """This rank's part of the whole tensor."""
+        return whole.narrow(self.dim, self.first, self.parameter.shape[self.dim])
+
+    def write(self, first: int, rows: torch.Tensor) -> None:
+        """Copy what belongs to this rank of the whole tensor's rows `first` on."""
+        if self.dim == 1:
+            self.parameter[first : first + rows.shape[0]].copy_(self.of(rows))
+            return
+        begin = max(first, self.first)
+        end = min(first + rows.shape[0], self.first + self.parameter.shape[0])
+        if begin < end:
+            self.parameter[begin - self.first : end - self.first].copy_(rows[begin - first : end - first])
+
+
+def find(model: torch.nn.Module) -> dict[str, Block]:
+    """Blocks by the name of the Hugging Face tensor."""
+    from vllm.model_executor.layers.linear import (
+        MergedColumnParallelLinear,
+        QKVParallelLinear,
+        RowParallelLinear,
+    )
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+    found: dict[str, Block] = {}
+    owned: set[str] = set()
+    for path, layer in model.named_modules():
+        stem, _, last = path.rpartition(".")
+        module: Any = layer
+        if isinstance(layer, QKVParallelLinear):
+            kv_rank = module.tp_rank // module.num_kv_head_replicas
+            widths = [module.num_heads * module.head_size, *[module.num_kv_heads * module.head_size] * 2]
+            _stacked(found, module, stem, PARTS[last], widths, [module.tp_rank, kv_rank, kv_rank])
+        elif isinstance(layer, MergedColumnParallelLinear) and last in PARTS:
+            widths = [size // module.tp_size for size in module.output_sizes]
+            _stacked(found, module, stem, PARTS[last], widths, [module.tp_rank] * len(widths))
+        elif isinstance(layer, RowParallelLinear):
+            weight = module.weight.data
+            found[f"{path}.weight"] = Block(weight, 1, module.tp_rank * weight.shape[1])
+        elif isinstance(layer, VocabParallelEmbedding):
+            indices = module.shard_indices
+            count = indices.org_vocab_end_index - indices.org_vocab_start_index
+            found[f"{path}.weight"] = Block(module.weight.data[:count], 0, indices.org_vocab_start_index)
+        else:
+            continue
+        owned.add(path)
+    for name, parameter in model.named_parameters():
+        path = name.rpartition(".")[0]
+        if path not in owned and "experts" not in name and name not in found:
+            found[name] = Block(parameter.data, 0, 0)
+    return found
+
+
+def _stacked(
+    found: dict[str, Block], module: Any, stem: str, parts: tuple[str, ...], widths: list[int], ranks: list[int]
+) -> None:
+    for kind in ("weight", "bias"):
+        parameter = getattr(module, kind, None)
+        if parameter is None:
+            continue
+        at = 0
+        for part, width, rank in zip(parts, widths, ranks, strict=True):
+            found[f"{stem}.{part}.{kind}"] = Block(parameter.data[at : at + width], 0, rank * width)
+            at += width
+
+
+def checksum(tensor: torch.Tensor) -> float:
+    """A weighted sum in fp64 that tells tensors of equal numbers in another order apart."""
+    flat = tensor.detach().reshape(-1)
+    total = 0.0
+    for part in flat.split(PRIME * 512):  # fp64 copies of a few MB at most
+        weights = torch.arange(part.shape[0], device=part.device) % PRIME + 1
+        total += float(part.double() @ weights.double())
+    return total
+
+
+Checksums = dict[str, tuple[int, int, int, float]]
+"""By Hugging Face tensor: the block's dim, first index and length, and its checksum."""
+
+
+def checksums(model: torch.nn.Module) -> Checksums:
+    """Of all blocks of this rank."""
+    return {
+        name: (block.dim, block.first, block.parameter.shape[block.dim], checksum(block.parameter))
+        for name, block in find(model).items()
+    }
+
+
+def worst(holdings: list[Checksums], sent: Iterable[tuple[str, torch.Tensor]]) -> tuple[str | None, float]:
+    """The tensor whose blocks differ most from what was sent, and by how much; None where all are equal.
+
+    `sent` is read to its end: it may be a collective.
+    """
+    name, difference = None, 0.0
+    for key, tensor in sent:
+        for held in holdings:
+            if key not in held:
+                continue
+            dim, first, length, found = held[key]
+            expected = tensor.narrow(dim, first, length)
+            size = checksum(expected.abs()) or 1.0
+            here = abs(found - checksum(expected)) / size
+            if here > difference or here != here:
+                name, difference = key, here
+    return name, difference

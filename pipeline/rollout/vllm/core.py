@@ -1,0 +1,255 @@
+"""One shard of one vLLM engine, in this process: its requests, its weights, its memory.
+
+The ranks of an engine run it in step (executor `external_launcher`): each makes the same scheduling decisions from the
+same requests and reads the same logits, so each has all results.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import UsageError
+from pipeline.rollout.interface import Sampling
+from pipeline.rollout.streams import request_key
+from pipeline.rollout.vllm import blocks, environment, sampler
+
+Piece = tuple[str, int | None, torch.Tensor]
+"""A Hugging Face tensor's name and the tensor, whole (None) or its rows from an index on."""
+POSITIVE = 2**63 - 1
+"""Seeds of vLLM are not negative: -1 would mean none."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an engine is built with."""
+
+    folder: str
+    """Config and tokenizer of the model; weights, if there are any, are not read."""
+    tp: int
+    dtype: str
+    """`float32` or `bfloat16`."""
+    max_tokens: int
+    """Longest prompt and response together."""
+    max_concurrent: int
+    kv_bytes: int
+    """Memory of the KV cache on a CPU."""
+    gpu_memory_share: float
+    has_tokenizer: bool = True
+
+
+@dataclass(frozen=True)
+class Request:
+    """`samples` responses to one prompt."""
+
+    prompt: int
+    """The caller's number of the prompt."""
+    id: str
+    """What the random streams know the prompt by."""
+    token_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Response:
+    """One finished response."""
+
+    prompt: int
+    sample: int
+    token_ids: list[int]
+    logps: list[float]
+    raw_logps: list[float]
+    stopped: bool
+
+
+class EngineCore:
+    """vLLM's engine with random weights, until they are loaded."""
+
+    def __init__(self, options: Options):
+        environment.prepare()
+        from vllm import LLM
+
+        self.options = options
+        self.on_gpu = torch.cuda.is_available()
+        special: dict[str, Any] = {"gpu_memory_utilization": options.gpu_memory_share, "enable_sleep_mode": True}
+        if not self.on_gpu:
+            # Explicit, so that vLLM does not measure: it would count what the other ranks hold as well.
+            special = {"kv_cache_memory_bytes": options.kv_bytes, "enforce_eager": True}
+        threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+        with torch.random.fork_rng(devices=[]):  # the trainer's random stream is not the engine's
+            self.llm = LLM(
+                model=str(Path(options.folder)),
+                skip_tokenizer_init=not options.has_tokenizer,
+                load_format="dummy",
+                tensor_parallel_size=options.tp,
+                distributed_executor_backend="external_launcher",
+                dtype=options.dtype,  # type: ignore[arg-type]
+                max_model_len=options.max_tokens,
+                max_num_seqs=options.max_concurrent,
+                # Whole prompts at once: a cut one would draw from its random stream more than once.
+                enable_chunked_prefill=False,
+                max_num_batched_tokens=max(options.max_tokens, 8192),
+                async_scheduling=False,  # ranks would run apart
+                logprobs_mode="processed_logprobs",
+                disable_log_stats=True,
+                generation_config="vllm",
+                seed=0,
+                **special,
+            )
+        torch.set_num_threads = set_threads  # the CPU worker replaces it by a warning
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        self.engine = self.llm.llm_engine
+        sampler.install(self.runner.sampler)
+        self._calls = 0
+        self._asleep = False
+
+    @property
+    def runner(self) -> Any:
+        """The worker's model runner."""
+        worker = self.engine.model_executor.driver_worker
+        return getattr(worker, "worker", worker).model_runner
+
+    @property
+    def model(self) -> torch.nn.Module:
+        return self.runner.model
+
+    # Generation ------------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        requests: list[Request],
+        samples: int,
+        sampling: Sampling,
+        policy_version: int,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Iterator[Response]:
+        """Responses as they end. `on_step` hears after every step how many tokens there are.
+
+        Raises UsageError for stop strings without a tokenizer.
+        """
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        if sampling.stop and not self.options.has_tokenizer:
+            raise UsageError(f"rollout.stop={list(sampling.stop)}: stop strings need the engine's tokenizer")
+        self._calls += 1
+        exact = sampling.temperature == 1 and sampling.top_p == 1 and sampling.top_k == 0
+        twofold = not exact and sampling.temperature > 0
+        where: dict[str, tuple[int, int]] = {}
+        stops = set(sampling.stop_token_ids)
+        for request in requests:
+            for sample in range(samples):
+                name = f"{self._calls}-{request.prompt}-{sample}"
+                where[name] = (request.prompt, sample)
+                params = SamplingParams(
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    top_k=sampling.top_k,
+                    seed=request_key(sampling.seed, request.id, sample, policy_version) & POSITIVE,
+                    stop=list(sampling.stop) or None,
+                    include_stop_str_in_output=True,
+                    stop_token_ids=list(sampling.stop_token_ids) or None,
+                    ignore_eos=True,  # the stop tokens say what ends a response
+                    max_tokens=sampling.max_new_tokens,
+                    logprobs=1 if twofold else 0,
+                    flat_logprobs=True,
+                    detokenize=bool(sampling.stop),
+                    skip_special_tokens=False,
+                    output_kind=RequestOutputKind.FINAL_ONLY,
+                )
+                self.engine.add_request(name, {"prompt_token_ids": request.token_ids}, params)
+        ended = 0
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            while self.engine.has_unfinished_requests():
+                for output in list[Any](self.engine.step()):
+                    if not output.finished:
+                        continue
+                    prompt, sample = where[output.request_id]
+                    result: Any = output.outputs[0]
+                    tokens = list(result.token_ids)
+                    logps, raw = self._logps(result.logprobs, len(tokens), sampling, twofold)
+                    stopped = result.finish_reason == "stop" or tokens[-1] in stops
+                    ended += len(tokens)
+                    yield Response(prompt, sample, tokens, logps, raw, stopped)
+                if on_step is not None:
+                    on_step(ended + self._unfinished_tokens())
+
+    def _logps(self, flat: Any, count: int, sampling: Sampling, twofold: bool) -> tuple[list[float], list[float]]:
+        values, starts = flat.logprobs, flat.start_indices[:count]
+        first = [values[i] for i in starts]
+        if sampling.temperature == 0:
+            return [0.0] * count, first
+        return first, [values[i + 1] for i in starts] if twofold else first
+
+    def _unfinished_tokens(self) -> int:
+        states = self.engine.output_processor.request_states.values()
+        return sum(state.detokenizer.num_output_tokens() for state in states if state.detokenizer is not None)
+
+    def score(self, sequences: list[list[int]]) -> list[list[float]]:
+        """Log-prob under the raw policy of every token but the first of each sequence."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            prompts: Any = [{"prompt_token_ids": ids} for ids in sequences]
+            outputs: Any = self.llm.generate(prompts, params, use_tqdm=False)
+        return [
+            [row[token].logprob for row, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
+            for output, ids in zip(outputs, sequences, strict=True)
+        ]
+
+    # Weights ---------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def load(self, pieces: Iterable[Piece]) -> None:
+        """Write the pieces in place as they come; vLLM's loaders take this rank's part of each whole tensor.
+
+        Raises KeyError for a part of a tensor that vLLM keeps in another form than rows.
+        """
+        places = blocks.find(self.model)
+
+        def whole() -> Iterator[tuple[str, torch.Tensor]]:
+            for name, first, rows in pieces:
+                if first is None:
+                    yield name, rows
+                else:
+                    places[name].write(first, rows)
+
+        self.model.load_weights(whole())  # type: ignore[operator]
+
+    def weights_changed(self) -> None:
+        """What was cached under other weights is worthless."""
+        self.llm.reset_prefix_cache()
+
+    # Memory ----------------------------------------------------------------------------------------------------------
+
+    def sleep(self) -> None:
+        """Give back KV cache and weights (GPU; a CPU engine keeps both). They are sent again before the next use."""
+        if self.on_gpu and not self._asleep:
+            self.llm.sleep(level=2)
+        self._asleep = True
+
+    def wake(self, what: str) -> None:
+        """`weights` before they are loaded, then `kv_cache`, when the memory that the loading took is free again."""
+        if self.on_gpu and self._asleep:
+            self.llm.wake_up(tags=[what])
+        if what == "kv_cache":
+            self._asleep = False
+
+    @property
+    def asleep(self) -> bool:
+        return self._asleep
+
+
+class Timer:
+    """Seconds of the pieces of a sync."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        seconds, self.start = now - self.start, now
+        return seconds

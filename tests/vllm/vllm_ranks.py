@@ -1,0 +1,96 @@
+"""Run by test_vllm_engine.py on real ranks: weights on their way from every layout of the actor to every one of the engine.
+
+argv: actor's TP, engine's TP.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from tiny_models import hf_model, hf_tensors, tiny_model
+
+from megatron_patches import parallel
+from megatron_patches.policy import Policy
+from megatron_patches.vllm_engine import VllmEngine
+from megatron_patches.weights import load_hf
+
+import torch  # isort: skip
+import torch.distributed as dist  # isort: skip
+
+from pipeline.hf import config_of  # isort: skip
+from pipeline.rollout.interface import Prompt, Rollout, Sampling  # isort: skip
+from pipeline.settings import Layout, Model, Rollout as RolloutSettings, Settings  # isort: skip
+
+UPDATES = 5
+PLAIN = Sampling(max_new_tokens=12, seed=3)
+
+
+def settings_of(model: Model, layout: Layout, **rollout) -> Settings:
+    names = {f"{kind}_name": "test" for kind in ("model", "algo", "data", "cluster")}
+    options = {"max_prompt_tokens": 32, "max_new_tokens": 32, "kv_memory_gib": 0.05, "max_concurrent": 32} | rollout
+    return Settings(stage="rl", name="test", model=model, layout=layout, rollout=RolloutSettings(**options), **names)
+
+
+def folder_of(model: Model, rank: int = 0) -> str:
+    """A folder with the config alone, as the convert stage leaves it."""
+    folder = Path(tempfile.mkdtemp())
+    config = config_of(model).to_dict() | {"architectures": [type(hf_model(model)).__name__]}
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def prompts_of(count: int, vocabulary: int) -> list[Prompt]:
+    generator = torch.Generator().manual_seed(count)
+    lengths = torch.randint(1, 20, (count,), generator=generator).tolist()
+    ids = [torch.randint(0, vocabulary, (n,), generator=generator).tolist() for n in lengths]
+    return [Prompt(id=f"p{i}", token_ids=some, gold="") for i, some in enumerate(ids)]
+
+
+@torch.no_grad()
+def reference(hf, rollouts: list[Rollout]) -> list[torch.Tensor]:
+    """fp64 log-softmax rows [response, V] that transformers gives each response."""
+    rows = []
+    for r in rollouts:
+        logps = hf(torch.tensor([r.prompt.token_ids + r.token_ids])).logits[0].double().log_softmax(-1)
+        rows.append(logps[len(r.prompt.token_ids) - 1 : -1])
+    return rows
+
+
+def largest_gap(hf, groups: list[list[Rollout]]) -> float:
+    """Between the engine's log-probs of its own tokens and those of transformers."""
+    rollouts = [r for group in groups for r in group]
+    return max(
+        float((torch.tensor(r.raw_logps) - rows.gather(1, torch.tensor(r.token_ids)[:, None])[:, 0]).abs().max())
+        for r, rows in zip(rollouts, reference(hf, rollouts), strict=True)
+    )
+
+
+def check(layout: Layout, tied: bool, bucket_mib: float) -> None:
+    model = tiny_model("qwen2", tie_word_embeddings=tied, hidden_size=128, head_dim=32)  # what vLLM can on a CPU
+    settings = settings_of(model, layout, sync_bucket_mib=bucket_mib)
+    parallel.initialize(layout, seed=0)
+    policy = Policy(settings)
+    engine = VllmEngine(settings, policy, None, folder_of(model))
+    prompts = prompts_of(6, model.vocab_size)
+    for update in range(UPDATES):
+        hf = hf_model(model, seed=update)
+        load_hf(policy.chunks, model, hf_tensors(hf).__getitem__)
+        metrics = engine.sync(policy, update)
+        gap = largest_gap(hf, engine.generate(prompts, 2, PLAIN))
+        assert metrics["gap/sync_max"] < 1e-5, metrics
+        assert gap < 1e-5, gap
+        if dist.get_rank() == 0:
+            print(f"tied={tied} update {update}: actor {metrics['gap/sync_max']:.1e} transformers {gap:.1e}", metrics)
+
+
+def main() -> None:
+    actor_tp, engine_tp = map(int, sys.argv[1:])
+    layout = Layout(tp=actor_tp, rollout_tp=engine_tp)
+    for tied, bucket_mib in ((True, 128.0), (False, 0.01)):
+        check(layout, tied, bucket_mib)
+    parallel.finish()
+
+
+if __name__ == "__main__":
+    main()
