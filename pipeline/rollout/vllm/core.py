@@ -102,6 +102,8 @@ class EngineCore:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         self.engine = self.llm.llm_engine
+        # At exit vLLM would take down process groups that the trainer has already left.
+        self.engine.engine_core._finalizer.detach()  # type: ignore[attr-defined]
         sampler.install(self.runner.sampler)
         self._calls = 0
         self._asleep = False

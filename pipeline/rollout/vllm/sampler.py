@@ -13,6 +13,8 @@ import torch
 def install(sampler: Any) -> None:
     """Make vLLM's `sampler` (v1/sample/sampler.py:20 of 0.32.0) also return raw log-probs. Its mode has to be
     `processed_logprobs`."""
+    if not torch.cuda.is_available():
+        _stay_eager()
     assert sampler.logprobs_mode == "processed_logprobs", sampler.logprobs_mode
     parent = type(sampler)
 
@@ -36,3 +38,11 @@ def install(sampler: Any) -> None:
             return output
 
     sampler.__class__ = TwofoldSampler
+
+
+def _stay_eager() -> None:
+    """Leave the rank of a sampled token to plain torch: compiling that one line takes a CPU 40 s, and nobody reads ranks."""
+    from vllm.v1.sample import sampler as module
+
+    compiled = module.batched_count_greater_than
+    module.batched_count_greater_than = getattr(compiled, "_torchdynamo_orig_callable", compiled)
