@@ -5,7 +5,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from megatron_patches.generation.packing import pack, unpack
+from pipeline.rollout.packing import pack, unpack
 from megatron_patches.generation.replicas import Replicas
 from megatron_patches.policy import Policy
 from megatron_patches.sync_check import SyncCheck, gathered
