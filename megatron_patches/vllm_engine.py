@@ -5,13 +5,13 @@ from typing import Any
 
 import torch.distributed as dist
 
-from pipeline.rollout.packing import pack, unpack
 from megatron_patches.generation.replicas import Replicas
 from megatron_patches.policy import Policy
 from megatron_patches.sync_check import SyncCheck, gathered
 from megatron_patches.weights.buckets import BucketSender
 from pipeline.errors import UsageError
 from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
+from pipeline.rollout.packing import pack, unpack
 from pipeline.rollout.vllm.blocks import checksums
 from pipeline.rollout.vllm.core import EngineCore, Options, Request, Response, Timer
 from pipeline.rollout.vllm.limits import check_requests, row_budget
