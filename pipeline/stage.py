@@ -6,6 +6,7 @@ rank under torchrun or DeepSpeed's launcher. Launchers turn every failure into e
 *outcome file* that says how it ended; `pipeline.launch` reads them.
 """
 
+import atexit
 import errno
 import faulthandler
 import os
@@ -122,6 +123,12 @@ def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
         os._exit(code)
     _record({"code": 0, "result": result or {}, "stopped": _stopped}, started)
     _leave_process_group()
+    if "vllm" in sys.modules:
+        # Its bindings would print a page about what they leak as the interpreter goes down.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     sys.exit(0)
 
 
