@@ -4,7 +4,6 @@
 finding out that 40 heads do not go into 16 parts.
 """
 
-import importlib.util
 import shlex
 from pathlib import Path
 
@@ -29,12 +28,13 @@ def data_parallel(settings: Settings) -> int:
 
 
 def engine(settings: Settings) -> str:
-    """The rollout engine that `auto` means here: vLLM on GPUs and wherever it is installed and needed."""
+    """The rollout engine that `auto` means: vLLM on GPUs, where run.sh installs it, and wherever there are pipeline stages,
+    which the native engine cannot cross."""
     if settings.rollout.engine != "auto":
         return settings.rollout.engine
     if settings.cluster.device == "cuda":
         return "vllm"
-    return "vllm" if settings.layout.pp > 1 and importlib.util.find_spec("vllm") else "native"
+    return "vllm" if settings.layout.pp > 1 else "native"
 
 
 def check(settings: Settings) -> None:

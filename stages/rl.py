@@ -54,6 +54,8 @@ def main(run: StageRun) -> dict:
             batch = collector.next()
             if rl.async_depth and step < rl.steps:
                 collector.look_ahead()
+            if not engine.independent:
+                engine.sleep()  # the update needs the memory; sync wakes it
             experience, metrics = judge(settings.algo, batch.groups, batch.graded.rewards)
             metrics |= collector.metrics(batch, version=step - 1)
             with tracker.phase("logprobs"):
