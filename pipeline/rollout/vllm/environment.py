@@ -2,8 +2,12 @@
 
 import importlib.util
 import os
+import secrets
+from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
 SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in this process, where its weights can be written
@@ -37,3 +41,38 @@ def prepare() -> None:
         import vllm._custom_ops as operators
 
         operators._supports_onednn = False
+        _name_shared_memory()
+
+
+def _name_shared_memory() -> None:
+    """Give this world's shared memory a name of its own, and let nothing of it outlast the processes. A collective.
+
+    vLLM 0.32.0 (distributed/device_communicators/cpu_communicator.py:235) names the memory of its CPU ranks after the port of
+    its rendezvous, which an engine that joins an existing world has none of: two runs on one machine, or one after a
+    killed one, would meet at the same name and fail.
+    """
+    from vllm.distributed.device_communicators import cpu_communicator
+
+    token = [secrets.token_hex(6)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(token, src=0)
+    parent = cpu_communicator._CPUSHMDistributed
+    if hasattr(parent, "etr_token"):
+        parent.etr_token = token[0]
+        return
+
+    class NamedMemory(parent):  # type: ignore[misc, valid-type]
+        etr_token = token[0]
+
+        @staticmethod
+        def make_group_name(communicator: Any) -> str:
+            name = parent.make_group_name(communicator).replace("/", "")  # of `env://`
+            return f"etr-{NamedMemory.etr_token}{name}"
+
+        def _init_cpu_shm(self) -> int:
+            handle = super()._init_cpu_shm()
+            # Every rank has it mapped by now: without its name it goes when the last of them ends, however it ends.
+            Path("/dev/shm", f"{self.group_name}_{self.communicator.rank}").unlink(missing_ok=True)
+            return handle
+
+    cpu_communicator._CPUSHMDistributed = NamedMemory
