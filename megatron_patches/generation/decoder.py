@@ -16,6 +16,7 @@ from megatron_patches.generation.attention import cached_attention, prompt_atten
 from megatron_patches.generation.cache import Cache
 from megatron_patches.generation.collectives import Ranks
 from megatron_patches.generation.experts import mixture
+from megatron_patches.generation.products import Products
 
 
 class Decoder:
@@ -30,6 +31,8 @@ class Decoder:
         self.layers = list(chunk.decoder.layers)
         self.dtype: torch.dtype = config.params_dtype
         self.device = chunk.embedding.word_embeddings.weight.device
+        size = sum(parameter.nbytes for parameter in chunk.parameters())
+        self.products = Products(self.device, self.dtype, size)
         self.ranks = Ranks(parallel_state.get_tensor_model_parallel_group(), self.device, timeout_s)
         self.tp = self.ranks.size
         self.d: int = config.kv_channels
@@ -100,7 +103,7 @@ class Decoder:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Normed [T, h] -> rotated queries [T, g, n/g, d] and [T, g, 2d] (rotated key, then value)."""
         linear = attention.linear_qkv
-        mixed = F.linear(x, linear.weight, linear.bias)
+        mixed = self.products(x, linear.weight, linear.bias)
         per_head = self.n // self.g
         if (
             self.ranks_per_head > 1
@@ -126,14 +129,14 @@ class Decoder:
         normed = layer.pre_mlp_layernorm(x)
         if hasattr(layer.mlp, "router"):
             return x + mixture(layer.mlp, normed)
-        gate, up = F.linear(normed, layer.mlp.linear_fc1.weight).chunk(2, -1)
+        gate, up = self.products(normed, layer.mlp.linear_fc1.weight).chunk(2, -1)
         return self._add_row_parallel(x, F.silu(gate).mul_(up), layer.mlp.linear_fc2.weight)
 
     def _add_row_parallel(self, x: torch.Tensor, part: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """x + sum over ranks of part @ weight.T."""
         if self.tp == 1 and x.dtype == torch.float32:  # in bf16 round the product first, as the actor's forward does
-            return torch.addmm(x, part, weight.t())
-        return self.ranks.sum(F.linear(part, weight)).add_(x)
+            return self.products.add(x, part, weight)
+        return self.ranks.sum(self.products(part, weight)).add_(x)
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """int64 [T] -> [T, h]."""
@@ -148,7 +151,8 @@ class Decoder:
         chunk = self.chunk
         tied = chunk.share_embeddings_and_output_weights
         weight = chunk.shared_embedding_or_output_weight() if tied else chunk.output_layer.weight
-        return self.ranks.gather(product_fp32(x, weight))[:, : self.vocab_size]
+        logits = self.products(x, weight) if self.products.packs else product_fp32(x, weight)
+        return self.ranks.gather(logits)[:, : self.vocab_size]
 
     def _reach(self, length: int) -> None:
         """Have rope tables for positions below `length`."""

@@ -91,6 +91,7 @@ class NativeEngine:
                 on_finish(rollout)
             meter.row()
 
+        self.decoder.products.begin()
         if mine:
             Batch(
                 self.decoder,
@@ -102,6 +103,7 @@ class NativeEngine:
                 plan.prefill_tokens,
                 plan.stop_strings,
             ).run(finish, meter.step)
+        self.decoder.products.end()
         meter.report()
         if self.replicas.count > 1:
             shares = self.replicas.gather(pack(made))
