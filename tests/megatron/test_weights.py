@@ -12,8 +12,9 @@ import pytest
 from ranks import run_ranks
 
 SCRIPT = Path(__file__).with_name("weights_ranks.py")
+MODELS = "qwen2,qwen2-tied,qwen3,qwen3-untied,llama,llama-tied,qwen3_moe"
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_every_family_round_trips(world_size, tmp_path):
-    run_ranks(world_size, SCRIPT, tmp_path, "qwen2,qwen3,llama,qwen3_moe", timeout=180)
+    run_ranks(world_size, SCRIPT, tmp_path, MODELS, timeout=180)

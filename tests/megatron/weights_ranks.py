@@ -20,7 +20,8 @@ def logits_of(chunks, ids: torch.Tensor) -> torch.Tensor:
 
 
 def check(family: str, layouts: list, folder: Path) -> None:
-    model = tiny_model(family)
+    name, _, tying = family.partition("-")
+    model = tiny_model(name, **({"tie_word_embeddings": tying == "tied"} if tying else {}))
     hf = hf_model(model)
     published = hf_tensors(hf)
     ids = torch.randint(0, model.vocab_size, (3, 24), generator=torch.Generator().manual_seed(1))
@@ -54,7 +55,7 @@ def main() -> None:
     size = dist.get_world_size()
     layouts = [Layout()] if size == 1 else [Layout(tp=2), Layout(tp=2, sp=True), Layout(pp=2), Layout()]
     for family in families:
-        extra = [Layout(ep=2)] if size == 2 and FAMILIES[family].get("experts") else []
+        extra = [Layout(ep=2)] if size == 2 and FAMILIES[family.partition("-")[0]].get("experts") else []
         check(family, layouts + extra, folder)
     parallel.finish()
 

@@ -21,6 +21,16 @@ def rows(file: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in read_jsonl(file)]
 
 
+def assert_transformers_loads(folder: Path) -> None:
+    """As it is: every weight finds its place and none is made up; the tokenizer comes along."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, info = AutoModelForCausalLM.from_pretrained(str(folder), output_loading_info=True)
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    ids = AutoTokenizer.from_pretrained(str(folder))("3+4-2=", return_tensors="pt").input_ids
+    assert model(ids).logits.shape == (1, ids.shape[1], model.config.vocab_size)
+
+
 def steps_done(file: Path) -> int:
     return sum(1 for _ in read_jsonl(file)) if file.exists() else 0
 
@@ -81,6 +91,7 @@ def test_rl_ends_the_same_after_ctrl_c_a_dead_rank_and_a_killed_machine(house):
     assert_same_weights(straight / "export" / "hf", broken / "export" / "hf")
     with pytest.raises(AssertionError):  # it did learn something that could have differed
         assert_same_weights(straight / "export" / "hf", house.root() / "sft" / "hf")
+    assert_transformers_loads(straight / "export" / "hf")
 
 
 def test_the_warm_up_ends_the_same_after_a_killed_machine(house):
