@@ -22,7 +22,7 @@ STAGES = {
     "export": "Megatron checkpoint to Hugging Face weights",
     "report": "one HTML file with curves and sample rollouts",
     "plan": "print the layout, the memory estimate and every command; run nothing",
-    "bench": "measurements (what=policy_head|objective|verifier|rollout|step)",
+    "bench": "measurements (what=policy_head|objective|verifier|rollout|step|step_peer)",
     "doctor": "versions, devices, patches: is this machine ready?",
     "test": "run the test suite",
 }
