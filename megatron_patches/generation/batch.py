@@ -69,6 +69,8 @@ class Batch:
         self.longest = 0
         slots, most = cache.slots, sampling.max_new_tokens
         self.state = torch.zeros((4, slots), dtype=torch.int64, device=self.device)
+        self.one_token = torch.tensor([[1], [1], [-1]], device=self.device)
+        """What a token adds to position, cursor and the tokens left."""
         self.requests: list[Request] = []
         self.records: list[int] = []
         """Of each live row, the line of the record tensors it writes to; lines do not move when rows do."""
@@ -145,9 +147,7 @@ class Batch:
         if chosen.raw_logps is not chosen.logps:
             self.logps[1].view(-1).index_copy_(0, cursor, chosen.raw_logps)
         token.copy_(tokens)
-        position += 1
-        cursor += 1
-        left -= 1
+        self.state[POSITION:, : self.rows] += self.one_token
         self.longest += 1
         stops = (tokens[:, None] == self.stop_ids).any(-1)
         # One wait for the device a token: nonzero() would add another, for the size of its result.

@@ -2,8 +2,7 @@
 
 GPTModel.forward wants an inference context, CUDA kernels for mixed lengths, and a module call with autograd hooks for
 every projection. Here each projection is one matrix product with the module's own weight, so that a step of a small
-model costs its arithmetic and not Python; sequence parallelism does not touch this path. Weights are read anew for each
-`generate`, so an optimizer step in between needs nothing.
+model costs its arithmetic and not Python; sequence parallelism does not touch this path.
 """
 
 from typing import Any
@@ -16,6 +15,7 @@ from megatron_patches.generation.attention import cached_attention, prompt_atten
 from megatron_patches.generation.cache import Cache
 from megatron_patches.generation.collectives import Ranks
 from megatron_patches.generation.experts import mixture
+from megatron_patches.generation.layers import Layer, Norm
 from megatron_patches.generation.products import Products
 
 
@@ -28,7 +28,7 @@ class Decoder:
     def __init__(self, chunk: Any, vocab_size: int, timeout_s: float = 1800.0):
         config = chunk.config
         self.chunk, self.vocab_size = chunk, vocab_size
-        self.layers = list(chunk.decoder.layers)
+        self.layer_count = len(chunk.decoder.layers)
         self.dtype: torch.dtype = config.params_dtype
         self.device = chunk.embedding.word_embeddings.weight.device
         size = sum(parameter.nbytes for parameter in chunk.parameters())
@@ -41,15 +41,27 @@ class Decoder:
         self.ranks_per_head = max(self.tp // config.num_query_groups, 1)
         """Ranks that share one key/value head; more than one when tp exceeds the number of those heads."""
         self.cos, self.sin = self._rope_tables(1)
+        self.layers: list[Layer] = []
 
-    @property
-    def kv_width(self) -> int:
-        """Numbers that one position of one key/value head puts into the cache (key and value)."""
-        return 2 * self.d
+    def begin(self) -> None:
+        """Take the weights as they are now, unless they were taken before: they stay so until `forget`."""
+        if self.layers:
+            return
+        self.layers = [Layer.of(module) for module in self.chunk.decoder.layers]
+        self.final_norm = Norm(self.chunk.decoder.final_layernorm)
+        tied = self.chunk.share_embeddings_and_output_weights
+        self.vocabulary: torch.Tensor = (
+            self.chunk.shared_embedding_or_output_weight() if tied else self.chunk.output_layer.weight
+        )
+
+    def forget(self) -> None:
+        """The weights change: have what was made of them made anew by the next `begin`."""
+        self.layers = []
+        self.products.forget()
 
     def bytes_per_token(self) -> int:
         """Cache bytes of one position on this rank."""
-        return len(self.layers) * self.g * self.kv_width * self.dtype.itemsize
+        return self.layer_count * self.g * 2 * self.d * self.dtype.itemsize
 
     # One token a row -------------------------------------------------------------------------------------------------
 
@@ -60,16 +72,16 @@ class Decoder:
         """
         rows = tokens.shape[0]
         self._reach(longest)
-        cos, sin = self.cos[positions], self.sin[positions]
+        cos, sin = self._rotation(self.cos[positions], self.sin[positions])
         bias = cache.bias(positions, longest)
         places = cache.places(positions)
         x = self._embed(tokens)
-        for number, layer in enumerate(self.layers):
-            q, kv = self._query_key_value(layer.self_attention, norm(layer.input_layernorm, x), cos, sin)
+        cached = cache.read(rows, longest)
+        for number, (layer, (keys, values)) in enumerate(zip(self.layers, cached, strict=True)):
+            q, kv = self._query_key_value(layer, x, cos, sin)
             cache.write(number, places, kv)
-            keys, values = cache.read(number, rows, longest)
             x = self._rest_of_layer(layer, x, cached_attention(q, keys, values, bias))
-        return self._logits(norm(self.chunk.decoder.final_layernorm, x))
+        return self._logits(self.final_norm(x))
 
     def agree(self, tokens: torch.Tensor) -> torch.Tensor:
         """The same tokens on every tensor-parallel rank. On CPU they are already; cumulated sums on CUDA do not promise
@@ -79,19 +91,17 @@ class Decoder:
     # Whole prompts ---------------------------------------------------------------------------------------------------
 
     def prefill(self, ids: torch.Tensor) -> torch.Tensor:
-        """Right-padded prompts int64 [B, L] -> their keys and values [layers, B, g, L, 2d]; padding gives numbers that
-        nobody reads."""
+        """Right-padded prompts int64 [B, L] -> their keys and values [layers, B, g, 2, L, d]; padding gives numbers
+        that nobody reads."""
         batch, length = ids.shape
         self._reach(length)
-        cos, sin = (table[:length].repeat(batch, 1, 1) for table in (self.cos, self.sin))
-        stash = torch.empty(
-            (len(self.layers), batch, self.g, length, self.kv_width), dtype=self.dtype, device=self.device
-        )
+        cos, sin = self._rotation(*(table[:length].repeat(batch, 1, 1) for table in (self.cos, self.sin)))
+        stash = torch.empty((self.layer_count, batch, self.g, 2, length, self.d), dtype=self.dtype, device=self.device)
         x = self._embed(ids.flatten())
         for number, layer in enumerate(self.layers):
-            q, kv = self._query_key_value(layer.self_attention, norm(layer.input_layernorm, x), cos, sin)
-            stash[number] = kv.view(batch, length, self.g, self.kv_width).transpose(1, 2)
-            if number + 1 < len(self.layers):  # of the last layer only keys and values are wanted
+            q, kv = self._query_key_value(layer, x, cos, sin)
+            stash[number] = kv.view(batch, length, self.g, 2, self.d).permute(0, 2, 3, 1, 4)
+            if number + 1 < self.layer_count:  # of the last layer only keys and values are wanted
                 out = prompt_attention(q.reshape(batch, length, self.n, self.d), stash[number])
                 x = self._rest_of_layer(layer, x, out.reshape(batch * length, -1))
         return stash
@@ -99,11 +109,10 @@ class Decoder:
     # Parts -----------------------------------------------------------------------------------------------------------
 
     def _query_key_value(
-        self, attention: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+        self, layer: Layer, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normed [T, h] -> rotated queries [T, g, n/g, d] and [T, g, 2d] (rotated key, then value)."""
-        linear = attention.linear_qkv
-        mixed = self.products(x, linear.weight, linear.bias)
+        """[T, h] -> rotated queries [T, g, n/g, d] and [T, g, 2, d] (rotated key, then value)."""
+        mixed = self.products(layer.input_norm(x), layer.qkv, layer.qkv_bias)
         per_head = self.n // self.g
         if (
             self.ranks_per_head > 1
@@ -114,23 +123,25 @@ class Decoder:
             mixed = torch.cat([mixed[:, :, first : first + per_head], mixed[:, :, -2:]], 2)
         else:
             mixed = mixed.view(x.shape[0], self.g, per_head + 2, self.d)
-        if attention.q_layernorm is not None:
-            q, k = attention.q_layernorm(mixed[:, :, :per_head]), attention.k_layernorm(mixed[:, :, per_head:-1])
-            rotating = torch.cat([q, k], 2)
-        else:
-            rotating = mixed[:, :, :-1]
-        # sin carries rotate_half's sign, so swapping the halves is a roll.
-        rotated = torch.addcmul(rotating * cos[:, None], rotating.roll(self.d // 2, -1), sin[:, None])
-        kv = torch.cat([rotated[:, :, -1], mixed[:, :, -1]], -1)
-        return rotated[:, :, :-1], kv
+        if layer.q_norm is not None:
+            q, k = layer.q_norm(mixed[:, :, :per_head]), layer.k_norm(mixed[:, :, per_head:-1])
+            mixed = torch.cat([q, k, mixed[:, :, -1:]], 2)
+        rotated = torch.addcmul(mixed * cos, mixed.roll(self.d // 2, -1), sin)
+        return rotated[:, :, :per_head], rotated[:, :, per_head:]
 
-    def _rest_of_layer(self, layer: Any, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        x = self._add_row_parallel(x, attended, layer.self_attention.linear_proj.weight)
-        normed = norm(layer.pre_mlp_layernorm, x)
-        if hasattr(layer.mlp, "router"):
-            return x + mixture(layer.mlp, normed)
-        gate, up = self.products(normed, layer.mlp.linear_fc1.weight).chunk(2, -1)
-        return self._add_row_parallel(x, F.silu(gate).mul_(up), layer.mlp.linear_fc2.weight)
+    def _rotation(self, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and signed sin [T, 1, d] -> factors [T, 1, n/g + 2, d] that turn queries and key and leave the value."""
+        turning = (-1, self.n // self.g + 1, -1)
+        cos = torch.cat([cos.expand(turning), torch.ones_like(cos)], 1)
+        return cos[:, None], torch.cat([sin.expand(turning), torch.zeros_like(sin)], 1)[:, None]
+
+    def _rest_of_layer(self, layer: Layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        x = self._add_row_parallel(x, attended, layer.proj)
+        normed = layer.mlp_norm(x)
+        if layer.fc1 is None or layer.fc2 is None:
+            return x + mixture(layer.experts, normed)
+        gate, up = self.products(normed, layer.fc1).chunk(2, -1)
+        return self._add_row_parallel(x, F.silu(gate).mul_(up), layer.fc2)
 
     def _add_row_parallel(self, x: torch.Tensor, part: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """x + sum over ranks of part @ weight.T."""
@@ -148,10 +159,8 @@ class Decoder:
         return self.ranks.sum(embedding.weight[local.where(here, 0)] * here[:, None])
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        chunk = self.chunk
-        tied = chunk.share_embeddings_and_output_weights
-        weight = chunk.shared_embedding_or_output_weight() if tied else chunk.output_layer.weight
-        logits = self.products(x, weight) if self.products.packs else product_fp32(x, weight)
+        multiply = self.products if self.products.packs else product_fp32
+        logits = multiply(x, self.vocabulary)
         return self.ranks.gather(logits)[:, : self.vocab_size]
 
     def _reach(self, length: int) -> None:
@@ -160,7 +169,8 @@ class Decoder:
             self.cos, self.sin = self._rope_tables(max(length, 2 * self.cos.shape[0]))
 
     def _rope_tables(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and signed sin, [length, 1, d] in the model's dtype, angles in fp32 as upstream has them."""
+        """cos and sin, [length, 1, d] in the model's dtype, angles in fp32 as upstream has them. sin carries
+        rotate_half's sign, so that swapping the halves is a roll."""
         inv_freq = self.chunk.rotary_pos_emb.inv_freq.to(self.device)
         angles = torch.outer(torch.arange(length, device=self.device, dtype=inv_freq.dtype), inv_freq)
         cos, sin = angles.cos(), angles.sin()
@@ -177,11 +187,3 @@ def product_fp32(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return torch.mm(x, weight.t(), out_dtype=torch.float32)
     wide = x.float()
     return torch.cat([F.linear(wide, tile.float()) for tile in weight.split(8192)], -1)
-
-
-def norm(module: Any, x: torch.Tensor) -> torch.Tensor:
-    """The module's RMSNorm of x [T, h]; in fp32 by five small kernels, where torch's own makes eight on a CPU."""
-    if x.dtype != torch.float32 or x.is_cuda:
-        return module(x)
-    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().mul_(1.0 / x.shape[-1])
-    return (x * mean_square.add_(module.eps).rsqrt_()).mul_(module.weight)

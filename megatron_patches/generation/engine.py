@@ -40,7 +40,8 @@ class NativeEngine:
     """Samples from the present weights of `chunks` (wrapped or not), on every rank of the world in step.
 
     Ranks that hold the same weights take shares of the prompts; tensor-parallel ranks decode together. The cache is
-    kept between calls until `sleep`.
+    kept between calls until `sleep`; small models' weights are packed for the processor until the next `sync`, without
+    which a `generate` after an update would sample from the old ones.
     """
 
     independent = False
@@ -91,7 +92,7 @@ class NativeEngine:
                 on_finish(rollout)
             meter.row()
 
-        self.decoder.products.begin()
+        self.decoder.begin()
         if mine:
             Batch(
                 self.decoder,
@@ -103,7 +104,6 @@ class NativeEngine:
                 plan.prefill_tokens,
                 plan.stop_strings,
             ).run(finish, meter.step)
-        self.decoder.products.end()
         meter.report()
         if self.replicas.count > 1:
             shares = self.replicas.gather(pack(made))
@@ -111,12 +111,14 @@ class NativeEngine:
         return [[made[i, sample] for sample in range(group_size)] for i in range(len(prompts))]
 
     def sync(self, actor: Any, policy_version: int) -> dict[str, float]:
-        """The actor's weights are the engine's: only the version moves."""
+        """The actor's weights are the engine's: only the version moves, and what was packed of the old ones goes."""
+        self.decoder.forget()
         self.policy_version = policy_version
         return {"seconds/sync": 0.0}
 
     def sleep(self) -> None:
-        """Give the cache back."""
+        """Give the cache and packed weights back."""
+        self.decoder.forget()
         self._cache = None
 
     def wake(self) -> None:
@@ -163,9 +165,7 @@ class NativeEngine:
         cache, decoder = self._cache, self.decoder
         if cache is None or cache.slots != slots or cache.length < length or cache.length > 2 * length:
             self._cache = cache = None  # free the old one before the new one is made
-            self._cache = Cache(
-                len(decoder.layers), slots, decoder.g, length, decoder.kv_width, decoder.dtype, decoder.device
-            )
+            self._cache = Cache(decoder.layer_count, slots, decoder.g, length, decoder.d, decoder.dtype, decoder.device)
         assert self._cache is not None
         return self._cache
 

@@ -5,8 +5,8 @@ into the order that its kernel reads. oneDNN takes weights that are in that orde
 GFLOP/s with 32 rows of the bench's model, 34 instead of 21 with 8 rows. It also gives a row the same bits whatever rows
 are beside it.
 
-Packed weights are a copy, so there is one only while a `generate` runs, only in fp32 on a CPU, and only of models of at most
-`MOST_BYTES` a rank. Everything else multiplies with the module's parameter itself.
+Packed weights are a copy, so there is one only from the first product to `forget`, only in fp32 on a CPU, and only of models
+of at most `MOST_BYTES` a rank. Everything else multiplies with the module's parameter itself.
 """
 
 import torch
@@ -19,7 +19,7 @@ ROWS = 64
 
 
 class Products:
-    """x @ weight.T for weights that stay as they are from `begin` to `end`."""
+    """x @ weight.T for weights that stay as they are until `forget`."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, weight_bytes: int):
         usable = device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
@@ -27,11 +27,9 @@ class Products:
         self._packed: dict[int, torch.Tensor] = {}
         """By the parameter's address, which is its own as long as the model lives."""
 
-    def begin(self) -> None:
-        """Weights may have changed: pack each anew when it is first used."""
+    def forget(self) -> None:
+        """Weights change: pack each anew when it is next used."""
         self._packed.clear()
-
-    end = begin
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """x [T, k] @ weight [n, k].T (+ bias [n]) -> [T, n]."""

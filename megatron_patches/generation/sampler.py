@@ -14,7 +14,7 @@ GOLDEN = -0x61C8864680B583EB  # 2^64 / golden ratio, odd: the counter's stride i
 MIX_1, MIX_2 = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # its finaliser's multipliers, as signed 64-bit numbers
 UNIFORM_BITS = 48  # few enough that u * total stays below total after rounding to fp64
 CANDIDATES = 1024  # tokens that the filters look at first: top-p sets are rarely larger
-BLOCK = 1024  # vocabulary entries of one block of the two-level inverse CDF
+BLOCK = 128  # vocabulary entries of one block of the two-level inverse CDF
 
 
 def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
@@ -61,9 +61,10 @@ def sample(logits: torch.Tensor, u: torch.Tensor, how: Sampling) -> Sampled:
         tokens = _take(order, place)
         logps = (_take(weights, place).double().log() - total.log()).float()
     else:
-        top = scaled.amax(-1, keepdim=True)
-        tokens, total = inverse_cdf((scaled - top).exp_(), u)
-        logps = _take(scaled, tokens) - (top[:, 0] + total.log().float())
+        weights = scaled.softmax(-1)
+        tokens, total = inverse_cdf(weights, u)
+        # softmax divides by a sum in fp32; `total` is what that sum missed.
+        logps = _take(scaled, tokens) - scaled.amax(-1) + (weights.amax(-1) / total).log().float()
         if how.temperature == 1:
             return Sampled(tokens, logps, logps)
     return Sampled(tokens, logps, _take(logits, tokens) - logits.logsumexp(-1))
@@ -105,23 +106,24 @@ def inverse_cdf(weights: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, t
     """The index at which the cumulated weights first exceed u * total, int64 [R], and the total, fp64 [R].
 
     weights fp32 [R, V] >= 0, u fp64 [R] in [0, 1). An entry of weight 0 is never chosen: the cumulated sum does not
-    rise there. Long rows are summed in blocks first, so that only one block a row is cumulated in fp64.
+    rise there. Long rows are summed in blocks first (in fp32, each to 1e-7 of itself), so that only one block a row is
+    cumulated in fp64.
     """
     rows, size = weights.shape
-    if size <= 2 * BLOCK:
+    if size <= 8 * BLOCK:
         cdf = weights.cumsum(-1, dtype=torch.float64)
         total = cdf[:, -1]
         return (cdf <= (u * total)[:, None]).sum(-1), total
     padded = torch.nn.functional.pad(weights, (0, -size % BLOCK)).view(rows, -1, BLOCK)
-    sums = padded.sum(-1, dtype=torch.float64)
-    block_cdf = sums.cumsum(-1)
+    sums = padded.sum(-1)
+    block_cdf = sums.cumsum(-1, dtype=torch.float64)
     total = block_cdf[:, -1]
     target = u * total
     block = (block_cdf <= target[:, None]).sum(-1)
     inside = padded[torch.arange(rows, device=weights.device), block].cumsum(-1, dtype=torch.float64)
     rest = target - (_take(block_cdf, block) - _take(sums, block))
-    # Summed in another order, the block's own total may lie an ulp below the share of u that fell into it.
-    rest = torch.minimum(rest, inside[:, -1] * (1 - 1e-12))
+    # The block's own total may lie below the share of u that fell into it: it was rounded, and summed in another order.
+    rest = torch.minimum(rest, inside[:, -1] * (1 - 1e-12)).clamp_(min=0)
     return block * BLOCK + (inside <= rest[:, None]).sum(-1), total
 
 
