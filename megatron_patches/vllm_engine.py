@@ -10,15 +10,15 @@ from megatron_patches.policy import Policy
 from megatron_patches.sync_check import SyncCheck, gathered
 from megatron_patches.weights.buckets import BucketSender
 from pipeline.errors import UsageError
+from pipeline.rollout.gathering import Gathering
 from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
-from pipeline.rollout.packing import pack, unpack
+from pipeline.rollout.requests import check_requests, row_budget
 from pipeline.rollout.vllm.blocks import checksums
-from pipeline.rollout.vllm.core import EngineCore, Options, Request, Response, Timer
-from pipeline.rollout.vllm.limits import check_requests, row_budget
-from pipeline.rollout.vllm.meter import Meter
+from pipeline.rollout.vllm.core import EngineCore, Options, Request, Timer
 from pipeline.settings import Settings
 
 MIB = 2**20
+BUILT_FOR = "vLLM's limit, rollout.max_prompt_tokens + rollout.max_new_tokens or the model's context,"
 
 
 class VllmEngine:
@@ -67,26 +67,26 @@ class VllmEngine:
             InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
             UsageError: prompt and response exceed the model's context, or there are stop strings and no tokenizer.
         """
-        check_requests(self.settings, prompts, sampling)
+        check_requests(self.settings, prompts, sampling, row_budget(self.settings), BUILT_FOR)
         if self.core.asleep or not self._synced:
             raise RuntimeError("the vLLM engine has no weights: call sync(actor, version) before generate")
-        costs = [len(prompt.token_ids) + sampling.max_new_tokens // 2 for prompt in prompts]
-        mine = self.replicas.share(costs)[self.replicas.index]
+        mine = self.replicas.share(prompts, sampling)
         requests = [Request(i, prompts[i].id, prompts[i].token_ids) for i in mine]
-        made: dict[tuple[int, int], Rollout] = {}
-        meter = Meter(len(mine) * group_size, on_progress if self.replicas.rank == 0 else None)
-        for response in self.core.generate(requests, group_size, sampling, self.policy_version, meter.step):
-            rollout = rollout_of(self.tokenizer, prompts[response.prompt], response, self.policy_version)
-            made[response.prompt, response.sample] = rollout
-            number = response.prompt * group_size + response.sample
-            meter.row()
-            if on_finish is not None and number % self.replicas.size == self.replicas.rank:
-                on_finish(rollout)
-        meter.report()
-        if self.replicas.count > 1:
-            shares = self.replicas.gather(pack(made))
-            made = {key: rollout for share in shares for key, rollout in unpack(share, prompts, self.policy_version)}
-        groups = [[made[i, sample] for sample in range(group_size)] for i in range(len(prompts))]
+        gathering = Gathering(
+            prompts,
+            group_size,
+            self.policy_version,
+            self.tokenizer,
+            expected=len(mine) * group_size,
+            on_finish=on_finish,
+            on_progress=on_progress,
+            rank=self.replicas.rank,
+            size=self.replicas.size,
+        )
+        reach = gathering.meter.reach
+        for response in self.core.generate(requests, group_size, sampling, self.policy_version, reach):
+            gathering.add(response)
+        groups = gathering.groups(self.replicas.gather if self.replicas.count > 1 else None)
         self.check.remember(groups)
         return groups
 
@@ -114,21 +114,6 @@ class VllmEngine:
 
     def wake(self) -> None:
         """Nothing yet: weights and KV cache come back with the next `sync`, weights first."""
-
-
-def rollout_of(tokenizer: Any, prompt: Prompt, response: Response, policy_version: int) -> Rollout:
-    """An engine's response as the interface has it."""
-    text = "" if tokenizer is None else tokenizer.decode(response.token_ids, skip_special_tokens=True)
-    return Rollout(
-        prompt=prompt,
-        sample=response.sample,
-        token_ids=response.token_ids,
-        logps=response.logps,
-        raw_logps=response.raw_logps,
-        finish_reason="stop" if response.stopped else "length",
-        policy_version=policy_version,
-        text=text,
-    )
 
 
 def options_of(settings: Settings, folder: str, tp: int, has_tokenizer: bool) -> Options:

@@ -10,14 +10,14 @@ import torch.distributed as dist
 from megatron_patches import parallel
 from megatron_patches.policy import Policy
 from megatron_patches.sync_check import SyncCheck
-from megatron_patches.vllm_engine import MIB, options_of, rollout_of
+from megatron_patches.vllm_engine import BUILT_FOR, MIB, options_of
 from megatron_patches.weights.buckets import BucketSender
 from pipeline.errors import UsageError, UserError
+from pipeline.rollout.gathering import Gathering, Response
 from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
+from pipeline.rollout.requests import check_requests, row_budget, shares_of
 from pipeline.rollout.vllm.core import Request, Timer
-from pipeline.rollout.vllm.limits import check_requests
 from pipeline.rollout.vllm.link import Link, parse_address
-from pipeline.rollout.vllm.meter import Meter
 from pipeline.settings import Settings
 
 
@@ -66,32 +66,36 @@ class StandaloneVllmEngine:
         on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> list[list[Rollout]]:
         """As the interface says; rank 0 alone calls `on_finish` and `on_progress`."""
-        check_requests(self.settings, prompts, sampling)
-        made: dict[tuple[int, int], Rollout] = {}
-        meter = Meter(len(prompts) * group_size, on_progress if self.link is not None else None)
+        check_requests(self.settings, prompts, sampling, row_budget(self.settings), BUILT_FOR)
+        here = self.link is not None
+        gathering = Gathering(
+            prompts,
+            group_size,
+            self.policy_version,
+            self.tokenizer,
+            expected=len(prompts) * group_size,
+            on_finish=on_finish,
+            on_progress=on_progress if here else None,
+        )
 
-        def receive(response: Any) -> None:
-            rollout = rollout_of(self.tokenizer, prompts[response.prompt], response, self.policy_version)
-            made[response.prompt, response.sample] = rollout
-            meter.row()
-            meter.step(meter.tokens + len(response.token_ids))
-            if on_finish is not None:
-                on_finish(rollout)
+        def receive(response: Response) -> None:
+            gathering.meter.add(len(response.token_ids))
+            gathering.add(response)
 
-        loads = [0] * self.engines
-        shares: list[list[Request]] = [[] for _ in loads]
-        for i in sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].token_ids), i)):
-            lightest = loads.index(min(loads))
-            shares[lightest].append(Request(i, prompts[i].id, prompts[i].token_ids))
-            loads[lightest] += len(prompts[i].token_ids) + sampling.max_new_tokens // 2
+        shares = [
+            [Request(i, prompts[i].id, prompts[i].token_ids) for i in share]
+            for share in shares_of(prompts, sampling, self.engines)
+        ]
         self._do("generate", shares, group_size, sampling, self.policy_version, receive=receive)
-        meter.report()
-        everywhere: list[Any] = [None]
-        if self.link is not None:
-            everywhere = [[[made[i, sample] for sample in range(group_size)] for i in range(len(prompts))]]
-        dist.broadcast_object_list(everywhere, src=0, group=self.group)
-        self.check.remember(everywhere[0])
-        return everywhere[0]
+        groups = gathering.groups(self._from_main if dist.get_world_size() > 1 else None)
+        self.check.remember(groups)
+        return groups
+
+    def _from_main(self, mine: Any) -> list[Any]:
+        """Rank 0's, on every rank."""
+        box = [mine]
+        dist.broadcast_object_list(box, src=0, group=self.group)
+        return box
 
     def sync(self, actor: Policy, policy_version: int) -> dict[str, float]:
         """Send the weights; raises GapError as the colocated engine does."""

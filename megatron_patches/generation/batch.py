@@ -14,6 +14,7 @@ from megatron_patches.generation.cache import Cache
 from megatron_patches.generation.decoder import Decoder
 from megatron_patches.generation.sampler import sample, uniforms
 from megatron_patches.generation.stopping import StopStrings
+from pipeline.rollout.gathering import Response
 from pipeline.rollout.interface import Prompt, Sampling
 from pipeline.rollout.streams import request_key
 
@@ -28,18 +29,6 @@ class Request:
     prompt: int
     """Index into the engine's list of prompts."""
     sample: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A response that has ended."""
-
-    request: Request
-    tokens: list[int]
-    logps: list[float]
-    raw_logps: list[float]
-    stopped: bool
-    """False: it ran into max_new_tokens."""
 
 
 class Batch:
@@ -80,7 +69,7 @@ class Batch:
         self.uniforms = torch.zeros((slots, most), dtype=torch.float64, device=self.device)
         self.stop_ids = torch.tensor(sampling.stop_token_ids, dtype=torch.int64, device=self.device)
 
-    def run(self, on_finish: Callable[[Finished], None], on_step: Callable[[int], None]) -> None:
+    def run(self, on_finish: Callable[[Response], None], on_step: Callable[[int], None]) -> None:
         """Until nothing is left. `on_step` hears how many tokens the step made."""
         while True:
             self._admit()
@@ -171,7 +160,7 @@ class Batch:
 
     # Ending ----------------------------------------------------------------------------------------------------------
 
-    def _remove(self, ended: list[int]) -> list[Finished]:
+    def _remove(self, ended: list[int]) -> list[Response]:
         """Take the rows out and close the gaps with the last rows."""
         records = [self.records[row] for row in ended]
         made = (self.sampling.max_new_tokens - self.state[LEFT, ended]).tolist()
@@ -186,7 +175,10 @@ class Batch:
             n = made[i]
             # A row that also ran out of tokens with a stop token as its last one has stopped.
             stopped = n < self.sampling.max_new_tokens or last[i] in stop_ids or self._string_at(records[i], n)
-            finished.append(Finished(self.requests[row], tokens[i][:n], logps[0][i][:n], raw[i][:n], stopped))
+            request = self.requests[row]
+            finished.append(
+                Response(request.prompt, request.sample, tokens[i][:n], logps[0][i][:n], raw[i][:n], stopped)
+            )
         self.free_records += records
         self._close_gaps(ended)
         return finished

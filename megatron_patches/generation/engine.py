@@ -1,6 +1,5 @@
 """The native rollout engine: `pipeline.rollout.interface.RolloutEngine` on the actor's own modules."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,20 +7,19 @@ from typing import Any
 import torch
 from megatron.core.utils import unwrap_model
 
-from megatron_patches.generation.batch import Batch, Finished
+from megatron_patches.generation.batch import Batch
 from megatron_patches.generation.cache import Cache
 from megatron_patches.generation.decoder import Decoder
 from megatron_patches.generation.replicas import Replicas
 from megatron_patches.generation.stopping import StopStrings
-from pipeline.errors import InputError, UsageError
+from pipeline.errors import UsageError
+from pipeline.rollout.gathering import Gathering
 from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
-from pipeline.rollout.packing import pack, unpack
+from pipeline.rollout.requests import check_requests
 from pipeline.settings import Settings
 
 PREFILL_TOKENS = 8192
 """Most prompt tokens computed at once: enough to keep any device busy, few enough for their activations."""
-PROGRESS_SECONDS = 0.2
-"""Shortest time between two progress reports."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +75,21 @@ class NativeEngine:
             UsageError: prompt and response exceed the model's context, rollout.kv_memory_gib holds no row, or there are
                 stop strings and no tokenizer.
         """
-        self._check(prompts, sampling)
+        context = self.settings.model.max_position_embeddings
+        check_requests(self.settings, prompts, sampling, context, "the model's context")
         plan = self._plan(prompts, sampling)
-        costs = [len(prompt.token_ids) + sampling.max_new_tokens // 2 for prompt in prompts]
-        mine = self.replicas.share(costs)[self.replicas.index]
-        made: dict[tuple[int, int], Rollout] = {}
-        meter = _Meter(len(mine) * group_size, on_progress if self.replicas.rank == 0 else None)
-
-        def finish(ended: Finished) -> None:
-            rollout = self._rollout(prompts[ended.request.prompt], ended)
-            made[ended.request.prompt, ended.request.sample] = rollout
-            number = ended.request.prompt * group_size + ended.request.sample
-            if on_finish is not None and number % self.replicas.size == self.replicas.rank:
-                on_finish(rollout)
-            meter.row()
-
+        mine = self.replicas.share(prompts, sampling)
+        gathering = Gathering(
+            prompts,
+            group_size,
+            self.policy_version,
+            self.tokenizer,
+            expected=len(mine) * group_size,
+            on_finish=on_finish,
+            on_progress=on_progress,
+            rank=self.replicas.rank,
+            size=self.replicas.size,
+        )
         self.decoder.begin()
         if mine:
             Batch(
@@ -103,12 +101,8 @@ class NativeEngine:
                 self.policy_version,
                 plan.prefill_tokens,
                 plan.stop_strings,
-            ).run(finish, meter.step)
-        meter.report()
-        if self.replicas.count > 1:
-            shares = self.replicas.gather(pack(made))
-            made = {key: rollout for share in shares for key, rollout in unpack(share, prompts, self.policy_version)}
-        return [[made[i, sample] for sample in range(group_size)] for i in range(len(prompts))]
+            ).run(gathering.add, gathering.meter.add)
+        return gathering.groups(self.replicas.gather if self.replicas.count > 1 else None)
 
     def sync(self, actor: Any, policy_version: int) -> dict[str, float]:
         """The actor's weights are the engine's: only the version moves, and what was packed of the old ones goes."""
@@ -123,26 +117,6 @@ class NativeEngine:
 
     def wake(self) -> None:
         """Nothing to do: the cache is made by the next `generate`."""
-
-    def _check(self, prompts: list[Prompt], sampling: Sampling) -> None:
-        rollout, context = self.settings.rollout, self.settings.model.max_position_embeddings
-        if sampling.max_new_tokens < 1:
-            raise UsageError(f"rollout.max_new_tokens={sampling.max_new_tokens}: at least 1 is needed")
-        for prompt in prompts:
-            length = len(prompt.token_ids)
-            if not length:
-                raise InputError(f"prompt {prompt.id!r} has no tokens; remove its problem or give it a text")
-            if length > rollout.max_prompt_tokens:
-                raise InputError(
-                    f"prompt {prompt.id!r} has {length} tokens, rollout.max_prompt_tokens allows "
-                    f"{rollout.max_prompt_tokens}: raise it, or drop the problem (data.clean.max_problem_chars)"
-                )
-            if length + sampling.max_new_tokens > context:
-                raise UsageError(
-                    f"prompt {prompt.id!r} has {length} tokens and rollout.max_new_tokens={sampling.max_new_tokens}; "
-                    f"together they exceed the model's context of {context} tokens. Lower rollout.max_new_tokens to "
-                    f"{max(context - length, 0)}, or rollout.max_prompt_tokens to {context - sampling.max_new_tokens}"
-                )
 
     def _plan(self, prompts: list[Prompt], sampling: Sampling) -> _Plan:
         """The cache's shape. From all prompts, not this replica's share: every rank must find the same, so that none
@@ -177,38 +151,3 @@ class NativeEngine:
                 sampling.stop, self.tokenizer, self.decoder.vocab_size, self.decoder.device
             )
         return self._stop_strings
-
-    def _rollout(self, prompt: Prompt, ended: Finished) -> Rollout:
-        text = "" if self.tokenizer is None else self.tokenizer.decode(ended.tokens, skip_special_tokens=True)
-        return Rollout(
-            prompt=prompt,
-            sample=ended.request.sample,
-            token_ids=ended.tokens,
-            logps=ended.logps,
-            raw_logps=ended.raw_logps,
-            finish_reason="stop" if ended.stopped else "length",
-            policy_version=self.policy_version,
-            text=text,
-        )
-
-
-class _Meter:
-    """Counts rows and tokens and reports them, not too often."""
-
-    def __init__(self, rows_total: int, report: Callable[[GenerationProgress], None] | None):
-        self.total, self.sink = rows_total, report
-        self.rows = self.tokens = 0
-        self.start = self.last = time.perf_counter()
-
-    def row(self) -> None:
-        self.rows += 1
-
-    def step(self, tokens: int) -> None:
-        self.tokens += tokens
-        if self.sink is not None and time.perf_counter() - self.last > PROGRESS_SECONDS:
-            self.report()
-
-    def report(self) -> None:
-        self.last = time.perf_counter()
-        if self.sink is not None:
-            self.sink(GenerationProgress(self.rows, self.total, self.tokens, self.last - self.start))

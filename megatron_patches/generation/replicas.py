@@ -8,6 +8,8 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from pipeline.errors import UsageError
+from pipeline.rollout.interface import Prompt, Sampling
+from pipeline.rollout.requests import shares_of
 
 
 @dataclass(frozen=True)
@@ -42,21 +44,12 @@ class Replicas:
         index, rank = divmod(dist.get_rank(), size)
         return cls(dist.get_world_size() // size, index, size, rank)
 
-    def share(self, costs: list[int]) -> list[list[int]]:
-        """Indices of `costs` for each replica, about equally heavy (longest first, to the lightest); the same on every
-        rank."""
-        shares: list[list[int]] = [[] for _ in range(self.count)]
-        loads = [0] * self.count
-        for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-            lightest = loads.index(min(loads))
-            shares[lightest].append(i)
-            loads[lightest] += costs[i]
-        return shares
+    def share(self, prompts: list[Prompt], sampling: Sampling) -> list[int]:
+        """Indices of the prompts that this rank's replica samples."""
+        return shares_of(prompts, sampling, self.count)[self.index]
 
     def gather(self, mine: Any) -> list[Any]:
         """What every replica's first rank holds, on every rank, in the order of replicas (a collective of all)."""
-        if self.count == 1:
-            return [mine]
         gathered: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(gathered, mine if self.rank == 0 else None)
         return [part for part in gathered if part is not None]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import UsageError
+from pipeline.rollout.gathering import Response
 from pipeline.rollout.interface import Sampling
 from pipeline.rollout.streams import request_key
 from pipeline.rollout.vllm import blocks, environment, sampler
@@ -50,18 +51,6 @@ class Request:
     id: str
     """What the random streams know the prompt by."""
     token_ids: list[int]
-
-
-@dataclass(frozen=True)
-class Response:
-    """One finished response."""
-
-    prompt: int
-    sample: int
-    token_ids: list[int]
-    logps: list[float]
-    raw_logps: list[float]
-    stopped: bool
 
 
 class EngineCore:

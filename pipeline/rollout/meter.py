@@ -18,10 +18,15 @@ class Meter:
         self.start = self.last = time.perf_counter()
 
     def row(self) -> None:
+        """One more response has ended."""
         self.rows += 1
 
-    def step(self, tokens: int) -> None:
-        """There are `tokens` by now."""
+    def add(self, tokens: int) -> None:
+        """There are so many tokens more."""
+        self.reach(self.tokens + tokens)
+
+    def reach(self, tokens: int) -> None:
+        """There are so many tokens by now."""
         self.tokens = tokens
         if self.sink is not None and time.perf_counter() - self.last > SECONDS:
             self.report()

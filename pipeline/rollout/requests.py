@@ -1,0 +1,52 @@
+"""What an engine can be asked for, and which of its copies does what; every rank finds the same, so that none waits for
+one that raised."""
+
+from pipeline.errors import InputError, UsageError
+from pipeline.rollout.interface import Prompt, Sampling
+from pipeline.settings import Settings
+
+
+def row_budget(settings: Settings) -> int:
+    """Longest prompt and response together that the settings speak of."""
+    rollout = settings.rollout
+    return min(rollout.max_prompt_tokens + rollout.max_new_tokens, settings.model.max_position_embeddings)
+
+
+def check_requests(settings: Settings, prompts: list[Prompt], sampling: Sampling, budget: int, whose: str) -> None:
+    """`budget`: most tokens of prompt and response together; `whose` limit it is, for the message.
+
+    Raises:
+        InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
+        UsageError: no tokens allowed, or prompt and response exceed the budget.
+    """
+    longest = settings.rollout.max_prompt_tokens
+    if sampling.max_new_tokens < 1:
+        raise UsageError(f"rollout.max_new_tokens={sampling.max_new_tokens}: at least 1 is needed")
+    for prompt in prompts:
+        length = len(prompt.token_ids)
+        if not length:
+            raise InputError(f"prompt {prompt.id!r} has no tokens; remove its problem or give it a text")
+        if length > longest:
+            raise InputError(
+                f"prompt {prompt.id!r} has {length} tokens, rollout.max_prompt_tokens allows {longest}: raise it, or drop "
+                "the problem (data.clean.max_problem_chars)"
+            )
+        if length + sampling.max_new_tokens > budget:
+            raise UsageError(
+                f"prompt {prompt.id!r} has {length} tokens and rollout.max_new_tokens={sampling.max_new_tokens}; together "
+                f"they exceed {whose} of {budget} tokens. Lower rollout.max_new_tokens to {max(budget - length, 0)}, or "
+                f"rollout.max_prompt_tokens to {max(budget - sampling.max_new_tokens, 0)}"
+            )
+
+
+def shares_of(prompts: list[Prompt], sampling: Sampling, count: int) -> list[list[int]]:
+    """Indices of `prompts` for each of `count` copies of the model, about equally heavy: longest first, to the copy that
+    has least."""
+    costs = [len(prompt.token_ids) + sampling.max_new_tokens // 2 for prompt in prompts]
+    shares: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        lightest = loads.index(min(loads))
+        shares[lightest].append(i)
+        loads[lightest] += costs[i]
+    return shares
