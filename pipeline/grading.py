@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.objectives import overlong_penalty
 from pipeline.rollout.interface import Groups, Rollout
 from pipeline.settings import Settings
 from pipeline.verify import Grade, VerifierPool
@@ -34,7 +33,6 @@ class Grader:
     def __init__(self, settings: Settings):
         self.pool = VerifierPool.from_settings(settings.verify)
         self.score = Scorer(settings)
-        self.algo, self.max_new_tokens = settings.algo, settings.rollout.max_new_tokens
         self._early: dict[bytes, Future[list[Grade]]] = {}
         self._reported: Counter[str] = Counter()
         self._totals: Counter[str] = Counter()
@@ -67,8 +65,6 @@ class Grader:
         for k, (some, totals) in enumerate(_share((mine, self.pool.metrics()))):
             rewards[k::size] = torch.tensor(some, dtype=torch.float64)
             self._totals.update(totals)
-        lengths = torch.tensor([len(rollout.token_ids) for rollout in rollouts])
-        rewards += overlong_penalty(lengths, self.max_new_tokens, self.algo.overlong_buffer, self.algo.overlong_penalty)
         correct = torch.tensor([grade.correct for grade in grades], dtype=torch.float64)
         width = len(groups[0])
         table = [grades[i : i + width] for i in range(0, len(grades), width)]

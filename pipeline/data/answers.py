@@ -11,7 +11,8 @@ from typing import Any
 
 from pipeline.data.text import clean
 from pipeline.verify import grade
-from pipeline.verify.extract import extract, find_boxes
+from pipeline.verify.boxes import find_boxes
+from pipeline.verify.extract import extract
 from pipeline.verify.normalize import LONGEST_ANSWER, key
 
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")

@@ -11,7 +11,7 @@ Every loss is `sum_t weight_t * token_loss_t`. A trainer whose log-probs come ch
 """
 
 from pipeline.objectives import losses
-from pipeline.objectives.advantages import group_advantages
+from pipeline.objectives.advantages import group_advantages, mixed_groups
 from pipeline.objectives.aggregate import denominator
 from pipeline.objectives.batch import Batch, prepare, token_loss
 from pipeline.objectives.bounds import bound_scale, clip_bounds, elastic_bounds, static_bounds
@@ -20,12 +20,11 @@ from pipeline.objectives.metrics.group import group_metrics
 from pipeline.objectives.metrics.sums import MetricSums, add_up, finalize
 from pipeline.objectives.metrics.token import token_metrics
 from pipeline.objectives.policy import policy_loss
-from pipeline.objectives.shaping import mixed_groups, overlong_penalty
 from pipeline.objectives.terms import importance_cap
 from pipeline.objectives.tokens import Tokens
 
 __all__ = [
     "Batch", "MetricSums", "PolicyLossInputs", "Tokens", "add_up", "bound_scale", "clip_bounds", "denominator",
     "elastic_bounds", "finalize", "group_advantages", "group_metrics", "importance_cap", "losses", "mixed_groups",
-    "overlong_penalty", "policy_loss", "prepare", "static_bounds", "token_loss", "token_metrics",
+    "policy_loss", "prepare", "static_bounds", "token_loss", "token_metrics",
 ]  # fmt: skip

@@ -59,3 +59,9 @@ def group_advantages(rewards: Tensor, normalize: Literal["std", "none", "loo"] =
     else:
         raise ValueError(f"normalize must be std, none or loo, not {normalize!r}")
     return advantages.to(dtype), variance.to(dtype)
+
+
+def mixed_groups(rewards: Tensor) -> Tensor:
+    """bool [prompts]: the groups of `rewards` [prompts, group] that teach something; others have advantage 0 throughout
+    (what DAPO's dynamic sampling keeps, arXiv 2503.14476, equation 11)."""
+    return group_advantages(rewards)[1] > 0

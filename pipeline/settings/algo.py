@@ -54,10 +54,6 @@ class Algo(Section):
     """GSPO clips a sequence-level ratio, whose natural scale is far smaller than a token's."""
     dynamic_sampling: bool = False
     """DAPO: sample further prompts until the batch holds only groups of mixed reward."""
-    overlong_buffer: float = Field(0, ge=0)
-    """DAPO's soft length penalty over the last this many tokens before the limit; below 1, that share of the limit; 0
-    turns it off."""
-    overlong_penalty: float = Field(1.0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> "Algo":

@@ -58,8 +58,9 @@ class Verify(Section):
     """Repeated (response, gold) pairs remembered by each pool."""
     rewards: dict[str, float] = {"correctness": 1.0}
     """Reward functions by name (or import path) and their weights."""
-    overlong_buffer: int = Field(512, ge=1)
-    """`overlong`: tokens before the longest length over which the penalty grows from 0 to -1 (DAPO, equation 13)."""
+    overlong_buffer: float = Field(0.2, gt=0)
+    """`overlong`: tokens before the longest length over which the penalty grows from 0 to -1 (DAPO, equation 13); below 1,
+    that share of the longest length."""
     percent: Literal["either", "same", "value"] = "either"
     """50% equals: either (50 and 0.5), same (only 50%), value (only 0.5)."""
     list_order: Literal["auto", "any", "fixed"] = "auto"

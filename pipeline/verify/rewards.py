@@ -35,8 +35,8 @@ class RewardConfig:
 
     max_length: int
     """Most tokens that a response may have (`rollout.max_new_tokens`)."""
-    overlong_buffer: int
-    """Tokens before `max_length` over which `overlong` grows (`verify.overlong_buffer`)."""
+    overlong_buffer: float
+    """Tokens before `max_length` over which `overlong` grows, or below 1 that share of it (`verify.overlong_buffer`)."""
 
 
 RewardFunction = Callable[[Outcome, RewardConfig], float]
@@ -63,7 +63,8 @@ def format_reward(outcome: Outcome, config: RewardConfig) -> float:
 def overlong(outcome: Outcome, config: RewardConfig) -> float:
     """DAPO's soft penalty for length (arXiv 2503.14476, equation 13): 0 up to `max_length - buffer` tokens, then
     falling in a straight line to -1 at `max_length`, and -1 beyond."""
-    buffer = min(config.overlong_buffer, config.max_length)
+    buffer = config.overlong_buffer if config.overlong_buffer >= 1 else config.overlong_buffer * config.max_length
+    buffer = min(buffer, config.max_length)
     excess = outcome.length - (config.max_length - buffer)
     return -min(max(excess / buffer, 0.0), 1.0)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipeline.objectives import group_advantages, mixed_groups, overlong_penalty
+from pipeline.objectives import group_advantages, mixed_groups
 
 
 def group(right: int, size: int = 8, dtype=torch.float64) -> torch.Tensor:
@@ -82,10 +82,3 @@ def test_whole_number_rewards_and_leading_dimensions():
 def test_a_reward_that_is_no_number_is_named():
     with pytest.raises(ValueError, match=r"rewards\[1, 0\] is nan"):
         group_advantages(torch.tensor([[0.0, 1.0], [math.nan, 1.0]]))
-
-
-def test_overlong_penalty_is_a_ramp_before_the_limit():
-    lengths = torch.tensor([0, 80, 90, 100, 120])
-    assert overlong_penalty(lengths, 100, 20, 0.5).tolist() == [0, 0, -0.25, -0.5, -0.5]
-    assert overlong_penalty(lengths, 100, 0.2, 0.5).tolist() == [0, 0, -0.25, -0.5, -0.5]
-    assert not overlong_penalty(lengths, 100, 0).any()

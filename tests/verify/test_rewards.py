@@ -25,7 +25,9 @@ def test_correctness() -> None:
 
 @pytest.mark.parametrize(("length", "penalty"), [(0, 0), (80, 0), (85, -0.25), (90, -0.5), (100, -1), (150, -1)])
 def test_overlong_is_equation_13_of_dapo(length: int, penalty: float) -> None:
-    assert math.isclose(score(_outcome(length=length), {"overlong": 1.0}, CONFIG), penalty, abs_tol=1e-12)
+    for buffer in (20, 0.2):
+        config = RewardConfig(max_length=100, overlong_buffer=buffer)
+        assert math.isclose(score(_outcome(length=length), {"overlong": 1.0}, config), penalty, abs_tol=1e-12)
 
 
 FORMATS = [
