@@ -67,6 +67,8 @@ class Source:
             yield from self._parquet(file, before)
         elif head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
             yield from self._arrow(file, head.startswith(b"ARROW1"), before)
+        elif file.suffix in (".parquet", ".arrow"):
+            raise ValueError(f"named {file.suffix}, and does not begin as such a file does")
         else:
             yield from self._text(file, head.startswith(b"\x1f\x8b"), before)
 

@@ -123,7 +123,8 @@ def test_what_is_not_there_or_cut_off_says_so(tmp_path):
     whole = (tmp_path / "b.arrow").read_bytes()
     (tmp_path / "b.arrow").write_bytes(whole[: len(whole) - 200])
     (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}\n' * 999)[:40])
-    for name in ("a.parquet", "b.arrow", "c.jsonl.gz"):
+    (tmp_path / "d.parquet").write_bytes(b"<html>not found</html>\xff\n")
+    for name in ("a.parquet", "b.arrow", "c.jsonl.gz", "d.parquet"):
         with pytest.raises(InputError, match="cannot be read"):
             read(tmp_path / name)
 
