@@ -129,8 +129,10 @@ class Batch:
         """Returns the rows that ended, or None."""
         token, position, cursor, left = self.state[:, : self.rows]
         logits = self.decoder.step(token, position, self.cache, self.longest)
-        chosen = sample(logits, self.uniforms.view(-1)[cursor], self.sampling)
-        tokens = self.decoder.agree(chosen.tokens)
+        mine = self.decoder.ranks.rows(self.rows)
+        own = sample(logits, self.uniforms.view(-1)[cursor[mine]], self.sampling)
+        chosen = self.decoder.together(own, self.rows)
+        tokens = chosen.tokens
         self.tokens.view(-1).index_copy_(0, cursor, tokens)
         self.logps[0].view(-1).index_copy_(0, cursor, chosen.logps)
         if chosen.raw_logps is not chosen.logps:

@@ -48,11 +48,39 @@ class Ranks:
             dist.all_gather_single(parts.view(-1, x.shape[1]), x.contiguous(), group=self.group)
         return parts.transpose(0, 1).reshape(x.shape[0], -1)
 
-    def first(self, x: torch.Tensor) -> torch.Tensor:
-        """The first rank's `x`, in place."""
-        if self.size > 1:
-            dist.broadcast(x, group=self.group, group_src=0)
-        return x
+    def rows(self, count: int) -> slice:
+        """Which of `count` rows are this rank's, where each takes a part of them."""
+        part = -(-count // self.size)
+        return slice(min(self.rank * part, count), min((self.rank + 1) * part, count))
+
+    def regroup(self, x: torch.Tensor) -> torch.Tensor:
+        """Some columns of all rows, [T, w] of every rank -> all columns of this rank's `rows`, [t, size * w]."""
+        if self.size == 1:
+            return x
+        count, width = x.shape
+        mine = self.rows(count)
+        if self._shared is not None and self._shared.fits(x):
+            parts = self._shared.exchange(x)[:, mine]
+        else:
+            part = -(-count // self.size)
+            parts = x.new_empty((self.size, part, width))
+            padded = torch.nn.functional.pad(x, (0, 0, 0, self.size * part - count))
+            dist.all_to_all_single(parts.view(-1, width), padded, group=self.group)
+            parts = parts[:, : mine.stop - mine.start]
+        return parts.transpose(0, 1).reshape(-1, self.size * width)
+
+    def together(self, x: torch.Tensor, count: int) -> torch.Tensor:
+        """Every rank's `rows` of `count`, [t, w] -> [count, w] on every rank."""
+        if self.size == 1:
+            return x
+        part, width = -(-count // self.size), x.shape[1]
+        padded = torch.nn.functional.pad(x, (0, 0, 0, part - x.shape[0]))
+        if self._shared is not None and self._shared.fits(padded):
+            parts = self._shared.exchange(padded)
+        else:
+            parts = x.new_empty((self.size, part, width))
+            dist.all_gather_single(parts.view(-1, width), padded, group=self.group)
+        return parts.reshape(-1, width)[:count]
 
 
 class SharedMemory:

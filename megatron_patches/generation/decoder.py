@@ -8,6 +8,7 @@ model costs its arithmetic and not Python; sequence parallelism does not touch t
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from megatron.core import parallel_state
 
@@ -17,6 +18,7 @@ from megatron_patches.generation.collectives import Ranks
 from megatron_patches.generation.experts import mixture
 from megatron_patches.generation.layers import Layer, Norm
 from megatron_patches.generation.products import Products
+from megatron_patches.generation.sampler import Sampled
 
 
 class Decoder:
@@ -34,6 +36,7 @@ class Decoder:
         size = sum(parameter.nbytes for parameter in chunk.parameters())
         self.products = Products(self.device, self.dtype, size)
         self.ranks = Ranks(parallel_state.get_tensor_model_parallel_group(), self.device, timeout_s)
+        self.experts = parallel_state.get_expert_tensor_and_model_parallel_group()
         self.tp = self.ranks.size
         self.d: int = config.kv_channels
         self.n: int = config.num_attention_heads // self.tp
@@ -66,7 +69,8 @@ class Decoder:
     # One token a row -------------------------------------------------------------------------------------------------
 
     def step(self, tokens: torch.Tensor, positions: torch.Tensor, cache: Cache, longest: int) -> torch.Tensor:
-        """Feed token r to row r of the cache at its position, int64 [R] each; returns the next logits, fp32 [R, V].
+        """Feed token r to row r of the cache at its position, int64 [R] each; returns the next logits, fp32 [t, V], of the
+        rows that this rank samples (`ranks.rows(R)`).
 
         `longest` is the largest position plus one.
         """
@@ -83,10 +87,19 @@ class Decoder:
             x = self._rest_of_layer(layer, x, cached_attention(q, keys, values, bias))
         return self._logits(self.final_norm(x))
 
-    def agree(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The same tokens on every tensor-parallel rank. On CPU they are already; cumulated sums on CUDA do not promise
-        the same bits twice, so there the first rank's choice holds."""
-        return self.ranks.first(tokens) if tokens.is_cuda else tokens
+    def together(self, chosen: Sampled, rows: int) -> Sampled:
+        """What every rank has sampled for its rows, in the order of all `rows`; the same on every rank."""
+        twofold = chosen.raw_logps is not chosen.logps
+        parts = [chosen.tokens, chosen.logps] + [chosen.raw_logps] * twofold
+        if self.tp > 1:  # as fp64, which holds all of them exactly
+            parts = list(self.ranks.together(torch.stack([part.double() for part in parts], 1), rows).unbind(1))
+        tokens = parts[0].long()
+        if tokens.is_cuda and self.experts.size() > self.tp:
+            # Ranks that share experts and not tensors have sampled the same rows, each for itself; cumulated sums on CUDA
+            # do not promise the same bits twice, so the first rank's choice holds.
+            dist.broadcast(tokens, group=self.experts, group_src=0)
+        logps = parts[1].float()
+        return Sampled(tokens, logps, parts[2].float() if twofold else logps)
 
     # Whole prompts ---------------------------------------------------------------------------------------------------
 
@@ -145,8 +158,9 @@ class Decoder:
 
     def _add_row_parallel(self, x: torch.Tensor, part: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """x + sum over ranks of part @ weight.T."""
-        if self.tp == 1 and x.dtype == torch.float32:  # in bf16 round the product first, as the actor's forward does
-            return self.products.add(x, part, weight)
+        if x.dtype == torch.float32:  # in bf16 round the product first, as the actor's forward does
+            first = self.ranks.rank == 0
+            return self.ranks.sum(self.products.add(x, part, weight) if first else self.products(part, weight))
         return self.ranks.sum(self.products(part, weight)).add_(x)
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -159,9 +173,10 @@ class Decoder:
         return self.ranks.sum(embedding.weight[local.where(here, 0)] * here[:, None])
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        """[R, h] -> fp32 [t, V]: of a part of the rows, so that each is sampled once."""
         multiply = self.products if self.products.packs else product_fp32
         logits = multiply(x, self.vocabulary)
-        return self.ranks.gather(logits)[:, : self.vocab_size]
+        return self.ranks.regroup(logits)[:, : self.vocab_size]
 
     def _reach(self, length: int) -> None:
         """Have rope tables for positions below `length`."""

@@ -1,7 +1,6 @@
 """From logits to tokens: temperature, top-k, top-p, and one uniform number a token from a counter-based stream.
 
-Everything here is fp32 (sums in fp64) and the same bits on every tensor-parallel rank: all hold the same logits and the
-same uniforms, and run the same operations.
+Everything here is fp32 (sums in fp64). Tensor-parallel ranks sample a part of the rows each.
 """
 
 from dataclasses import dataclass

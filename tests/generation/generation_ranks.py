@@ -265,7 +265,8 @@ def check_bf16(layout: Layout) -> None:
 
 
 def check_collectives() -> None:
-    """Shared memory gives gloo's sums and gathers, whatever the size of the parts and whoever comes first."""
+    """Shared memory gives gloo's sums and gathers, whatever the size of the parts and whoever comes first; rows that were
+    regrouped are all columns of a part of the rows, and come together as the whole."""
     group = dist.group.WORLD
     assert group is not None
     shared, plain = (Ranks(group, torch.device("cpu"), 60) for _ in range(2))
@@ -278,7 +279,12 @@ def check_collectives() -> None:
         if step % (2 + 3 * dist.get_rank()) == 0:
             torch.randn(400, 400) @ torch.randn(400, 400)  # the ranks fall out of step
         assert torch.equal(shared.sum(x.clone()), plain.sum(x.clone()))
-        assert torch.equal(shared.gather(x.half()), plain.gather(x.half()))
+        whole = plain.gather(x.half())
+        assert torch.equal(shared.gather(x.half()), whole)
+        mine = whole[shared.rows(rows)]  # of one row, the second rank has none
+        for ranks in (shared, plain):
+            assert torch.equal(ranks.regroup(x.half()), mine)
+            assert torch.equal(ranks.together(mine, rows), whole)
     large = torch.ones(PART_BYTES // 4 + 1)
     assert not shared._shared.fits(large)
     assert torch.equal(shared.sum(large), torch.full_like(large, 2.0))
