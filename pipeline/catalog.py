@@ -41,6 +41,9 @@ MODEL = (
 )  # fmt: skip
 """What a model's weights depend on; the layout is not among it, because checkpoints reshard."""
 
+GRADING = ("verify", "algo.overlong_buffer", "algo.overlong_penalty")
+"""What verdicts and rewards depend on."""
+
 SAMPLING = ("rollout.max_prompt_tokens", "rollout.max_new_tokens", "rollout.stop", "verify.rewards")
 
 STAGES = {
@@ -74,7 +77,7 @@ STAGES = {
         Stage(
             name="rollout",
             launcher="torchrun",
-            settings=("rollout", "verify.rewards", "seed", *MODEL),
+            settings=("rollout", *GRADING, "seed", "data.template", "data.instruction", "model.dtype", *MODEL),
             after=("preprocess", "convert"),
             outputs=("rollout/pass_rates.jsonl",),
             also=("rollout/shards",),
