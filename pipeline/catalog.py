@@ -130,8 +130,8 @@ IRRELEVANT = frozenset(
 
 HARMLESS = frozenset(
     {
-        "rl.steps", "rl.eval_every", "rollout.offline_group_size", "rollout.offline_shard_prompts",
-        "rollout.offline_split",
+        "rl.steps", "rl.eval_every", "rl.dynamic_sampling_rounds", "rollout.offline_group_size",
+        "rollout.offline_shard_prompts", "rollout.offline_split",
     }
 )  # fmt: skip
 """May differ between the checkpoints of an RL run and its continuation."""
