@@ -57,6 +57,7 @@ class OfflineProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._display.speed.done = self.done  # of a wave that was broken off, nothing counts
         self._display.close()
 
     def summary(self) -> str:
