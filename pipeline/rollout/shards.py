@@ -43,12 +43,12 @@ class ShardFolder:
     def open(self, plan: dict[str, Any]) -> list[str]:
         """Begin or continue `plan`: shards of another plan, and shards that are not whole, are moved aside and will be
         made again. Returns a sentence on each such move. On one process.
-
-        Raises:
-            InputError: plan.json is damaged.
         """
         path, plan = self.folder / "plan.json", json.loads(json.dumps(plan))
-        old = read_json(path) if path.exists() else None
+        try:
+            old = read_json(path)
+        except InputError:  # missing or damaged: there is no telling what the shards are of
+            old = None
         if old == plan:
             return self._repair()
         aside = self._set_aside()
@@ -57,7 +57,8 @@ class ShardFolder:
             return []
         known = old if isinstance(old, dict) else {}
         changed = [name for name in sorted({*known, *plan}) if known.get(name) != plan.get(name)]
-        return [f"the shards that were there were made with another {' and '.join(changed)}; set aside in {aside}"]
+        how = f"with another {' and '.join(changed)}" if known else f"nobody knows how ({path} cannot be read)"
+        return [f"the shards that were there were made {how}; set aside in {aside}"]
 
     def path(self, shard: int) -> Path:
         return self.folder / "shards" / f"{shard:05d}.jsonl"

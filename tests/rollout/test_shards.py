@@ -57,6 +57,18 @@ def test_another_plan_sets_the_shards_aside(tmp_path):
     assert shards.missing() == [0, 1]
 
 
+@pytest.mark.parametrize("damage", ["", "{", "[]"])
+def test_shards_of_an_unknown_plan_are_set_aside(tmp_path, damage):
+    shards = ShardFolder(tmp_path, prompts_of(4), 2, 2)
+    shards.open({"seed": 1})
+    shards.write(0, rows_of(shards.members(0)))
+    (tmp_path / "plan.json").write_text(damage)
+    (said,) = shards.open({"seed": 1})
+    assert "nobody knows how" in said
+    assert shards.missing() == [0, 1]
+    assert shards.open({"seed": 1}) == []
+
+
 def test_pass_rates_are_counted_from_the_files(tmp_path):
     shards = ShardFolder(tmp_path, prompts_of(3), 2, 2)
     shards.open({})
