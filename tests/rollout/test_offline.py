@@ -14,6 +14,7 @@ import pytest
 from cli import end
 from house import kill_all, ranks_of
 
+pytestmark = pytest.mark.slow
 PROBLEMS, GROUP, SHARD = 20, 4, 5
 
 

@@ -16,6 +16,7 @@ from house import House, assert_gone, family, until
 
 from pipeline.artifacts import read_json, read_jsonl, write_jsonl
 
+pytestmark = pytest.mark.slow
 WORDS = ("rollout.offline_shard_prompts=4", "rollout.offline_group_size=4")
 
 
