@@ -23,6 +23,7 @@ from pipeline.manifests import fingerprint, flat
 from pipeline.rollout.interface import Prompt, Rollout, Sampling
 from pipeline.rollout.progress import OfflineProgress
 from pipeline.rollout.shards import ShardFolder, prompts_digest, sample_row
+from pipeline.rollout.vllm.limits import check_requests
 from pipeline.settings import Settings
 from pipeline.stage import StageRun, run_stage
 
@@ -31,13 +32,13 @@ def main(run: StageRun) -> dict:
     settings = session.start(run)
     source = session.source_folder(run)
     tokenizer = load_tokenizer(source)
-    prompts = prompts_of(run, settings, tokenizer)
+    prompts, sampling = prompts_of(run, settings, tokenizer), sampling_of(settings, tokenizer)
+    check_requests(settings, prompts, sampling)  # all of them now, not each when its wave comes
     root, iteration = newest_checkpoint(run)
     policy = Policy(settings)
     checkpoint.load(root, iteration, policy.chunks, settings.model)
     engine = build_engine(settings, policy, tokenizer, str(source))
     engine.sync(policy, iteration)
-    sampling = sampling_of(settings, tokenizer)
 
     group_size = settings.rollout.offline_group_size
     copies = dist.get_world_size() // (settings.layout.tp * settings.layout.pp)

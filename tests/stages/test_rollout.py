@@ -121,6 +121,7 @@ def test_rl_trains_on_prompts_within_the_bounds(house, straight):
     ("words", "code", "said"),
     [
         (("rollout.offline_split=tarin",), 2, ["rollout.offline_split=tarin", "Did you mean", "train, held_out"]),
+        (("rollout.max_prompt_tokens=13",), 3, ["has 14 tokens, rollout.max_prompt_tokens allows 13"]),
         (("rollout.engine=natve",), 2, ["rollout.engine=natve", "auto, native, vllm"]),
         (("rollout.offline_group_size=0",), 2, ["rollout.offline_group_size=0", ">= 1"]),
         (("rollout.offline_shard_prompts=0",), 2, ["rollout.offline_shard_prompts=0", ">= 1"]),
