@@ -38,16 +38,22 @@ class OfflineProgress:
         copies = self._wave / now.rows_total
         samples = min(int(now.rows_done * copies), self._wave - 1)
         figure = self._figure(self._tokens + int(now.tokens * copies))
-        # A wave's samples end in bursts, so whole waves tell the speed; within the first, a guess is better than nothing.
-        self._display.reach(self.done + samples, figure, measure=not self._tokens)
+        # A wave's samples end in bursts, so whole waves tell the speed; within the first it is the mean so far.
+        first = self._forget_guesses()
+        self._display.reach(self.done + samples, figure, measure=first)
 
     def end(self, groups: Sequence[Sequence[Rollout]]) -> None:
         """The wave is written."""
-        if not self._tokens:  # from here on without those guesses
-            self._display.speed = Speed(self._total, self.done, self._clock, self._started)
+        self._forget_guesses()
         self._tokens += sum(len(rollout.token_ids) for group in groups for rollout in group)
         self.done += self._wave
         self._display.reach(self.done, self._figure(self._tokens))
+
+    def _forget_guesses(self) -> bool:
+        """In the first wave, measure from the start anew; returns whether this is the first."""
+        if not self._tokens:
+            self._display.speed = Speed(self._total, self.done, self._clock, self._started)
+        return not self._tokens
 
     def _figure(self, tokens: int) -> str:
         """The mean since the start, grading and writing included."""

@@ -48,7 +48,7 @@ def test_one_copy_speaks_for_all_and_a_wave_is_done_when_it_is_written():
     assert waves(total=160, done=0, count=4, samples=40, copies=2) == expected
     assert expected[:7] == [
         "rollout  20/160  100 tokens/s  14 s left",
-        "rollout  39/160  133 tokens/s  6.4 s left",  # a guess from the last second
+        "rollout  39/160  133 tokens/s  9.3 s left",  # as fast as 39 in 3 s; a wave takes 4
         "rollout  60/160  100 tokens/s  10 s left",
         "rollout  79/160  114 tokens/s  8.1 s left",  # from here on 4 s a wave
         "rollout 100/160  100 tokens/s  6.0 s left",
