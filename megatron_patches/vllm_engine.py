@@ -18,7 +18,6 @@ from pipeline.rollout.vllm.core import EngineCore, Options, Request, Timer
 from pipeline.settings import Settings
 
 MIB = 2**20
-BUILT_FOR = "vLLM's limit, rollout.max_prompt_tokens + rollout.max_new_tokens or the model's context,"
 
 
 class VllmEngine:
@@ -67,7 +66,7 @@ class VllmEngine:
             InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
             UsageError: prompt and response exceed the model's context, or there are stop strings and no tokenizer.
         """
-        check_requests(self.settings, prompts, sampling, row_budget(self.settings), BUILT_FOR)
+        check_requests(self.settings, prompts, sampling)
         if self.core.asleep or not self._synced:
             raise RuntimeError("the vLLM engine has no weights: call sync(actor, version) before generate")
         mine = self.replicas.share(prompts, sampling)

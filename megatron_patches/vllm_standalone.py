@@ -10,12 +10,12 @@ import torch.distributed as dist
 from megatron_patches import parallel
 from megatron_patches.policy import Policy
 from megatron_patches.sync_check import SyncCheck
-from megatron_patches.vllm_engine import BUILT_FOR, MIB, options_of
+from megatron_patches.vllm_engine import MIB, options_of
 from megatron_patches.weights.buckets import BucketSender
 from pipeline.errors import UsageError, UserError
 from pipeline.rollout.gathering import Gathering, Response
 from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
-from pipeline.rollout.requests import check_requests, row_budget, shares_of
+from pipeline.rollout.requests import check_requests, shares_of
 from pipeline.rollout.vllm.core import Request, Timer
 from pipeline.rollout.vllm.link import Link, parse_address
 from pipeline.settings import Settings
@@ -66,7 +66,7 @@ class StandaloneVllmEngine:
         on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> list[list[Rollout]]:
         """As the interface says; rank 0 alone calls `on_finish` and `on_progress`."""
-        check_requests(self.settings, prompts, sampling, row_budget(self.settings), BUILT_FOR)
+        check_requests(self.settings, prompts, sampling)
         here = self.link is not None
         gathering = Gathering(
             prompts,

@@ -55,8 +55,10 @@ def write_bytes(path: StrPath, chunks: Iterable[bytes]) -> None:
             os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say of which file
         raise
     _sync_folder(path.parent)
 

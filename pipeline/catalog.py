@@ -41,6 +41,9 @@ MODEL = (
 )  # fmt: skip
 """What a model's weights depend on; the layout is not among it, because checkpoints reshard."""
 
+GRADING = ("verify",)
+"""What verdicts and rewards depend on."""
+
 SAMPLING = ("rollout.max_prompt_tokens", "rollout.max_new_tokens", "rollout.stop", "verify.rewards")
 
 STAGES = {
@@ -74,7 +77,7 @@ STAGES = {
         Stage(
             name="rollout",
             launcher="torchrun",
-            settings=("rollout", "verify.rewards", "seed", *MODEL),
+            settings=("rollout", *GRADING, "seed", "data.template", "data.instruction", "model.dtype", *MODEL),
             after=("preprocess", "convert"),
             outputs=("rollout/pass_rates.jsonl",),
             also=("rollout/shards",),
@@ -127,8 +130,8 @@ IRRELEVANT = frozenset(
 
 HARMLESS = frozenset(
     {
-        "rl.steps", "rl.eval_every", "rollout.offline_group_size", "rollout.offline_shard_prompts",
-        "rollout.offline_split",
+        "rl.steps", "rl.eval_every", "rl.dynamic_sampling_rounds", "rollout.offline_group_size",
+        "rollout.offline_shard_prompts", "rollout.offline_split",
     }
 )  # fmt: skip
 """May differ between the checkpoints of an RL run and its continuation."""

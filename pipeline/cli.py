@@ -23,7 +23,7 @@ from pipeline.config import compose
 from pipeline.errors import UsageError, UserError
 from pipeline.launch import command, config_path
 from pipeline.settings import Settings
-from pipeline.stage import AGAIN, explain
+from pipeline.stage import AGAIN, disk_full, explain
 
 ROOT = door.ROOT
 
@@ -162,7 +162,9 @@ def _alone(folder: Path, job: Job) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / f"lock.node{settings.cluster.node_rank}", "w")  # noqa: SIM115
-    except (NotADirectoryError, FileExistsError, PermissionError, FileNotFoundError) as error:
+    except OSError as error:
+        if disk_full(error):
+            raise
         raise UsageError(
             f"runs_dir={settings.runs_dir}: {folder} cannot be written to ({error.strerror}). Name a folder that can."
         ) from error

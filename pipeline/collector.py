@@ -64,34 +64,47 @@ class Collector:
         self.sampling, self.tracker = sampling, tracker
         self.rounds = 0
         """Generation rounds that the newest batch took."""
+        self._was_short = False
         self._ahead: Groups | Future[Groups] | None = None
         self._thread = ThreadPoolExecutor(1, "rollout") if engine.independent and settings.rl.async_depth else None
 
     def next(self) -> Batch:
         """The next batch; with `algo.dynamic_sampling`, only groups of mixed reward (DAPO), sampled in rounds.
 
-        Such a batch may be short after `rl.dynamic_sampling_rounds` rounds. Raises InputError when they bring no mixed
-        group at all.
+        Such a batch may be short after `rl.dynamic_sampling_rounds` rounds; the first that is says so. Raises InputError
+        when they bring no mixed group at all.
         """
         rl = self.settings.rl
         self.rounds = 1
         if not self.settings.algo.dynamic_sampling:
             return self._round()
         kept: list[Batch] = []
-        count = 0
+        count = right = wrong = 0
         for self.rounds in range(1, rl.dynamic_sampling_rounds + 1):
             batch = self._round()
             mixed = mixed_groups(batch.graded.rewards).nonzero()[:, 0].tolist()[: rl.prompts_per_step - count]
             kept.append(batch.select(mixed))
             count += len(mixed)
+            right += int(batch.graded.correct.all(1).sum())
+            wrong += int((~batch.graded.correct.bool()).all(1).sum())
             if count == rl.prompts_per_step:
                 break
+        came = f"{self.rounds} rounds of {rl.prompts_per_step} prompts ({wrong} groups all wrong, {right} all right)"
+        cure = "leave such problems out (stage=rollout, then rl.min_pass_rate=0 rl.max_pass_rate=1)"
         if not count:
             raise InputError(
-                f"{rl.dynamic_sampling_rounds} rounds of {rl.prompts_per_step} prompts brought no group with both right and "
-                "wrong answers, so there is nothing to learn from: the problems are all too hard or too easy. Filter them "
-                "(stage=rollout, then rl.min_pass_rate= and rl.max_pass_rate=), or set algo.dynamic_sampling=false"
+                f"The data have run dry: {came} brought no group whose rewards differ, so there is nothing to learn from. "
+                f"Let it look longer, which continues this run: rl.dynamic_sampling_rounds={2 * rl.dynamic_sampling_rounds}. "
+                f"Or begin another (name=...): {cure}, or set algo.dynamic_sampling=false"
             )
+        if count < rl.prompts_per_step and not self._was_short:
+            self._was_short = True
+            if self.tracker.enabled:
+                print(
+                    f"WARNING: {came} brought {count} of {rl.prompts_per_step} groups to learn from. To fill it, raise "
+                    f"rl.dynamic_sampling_rounds, or {cure}. Said once; rollout/groups of metrics.jsonl has every step's.",
+                    flush=True,
+                )
         return merge(kept)
 
     def look_ahead(self) -> None:

@@ -45,6 +45,9 @@ FULL_SIGNS = (
 )
 """What of a full disk is left in the text of errors from below Python."""
 
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What a file or folder without the right to it, or a disk mounted for reading, raises."""
+
 _stopped = False
 
 
@@ -98,8 +101,8 @@ class StageRun:
 def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
     """Run one rank of a stage from `sys.argv` and the launcher's environment, and exit with the stage's code.
 
-    0 done; 2 `UsageError`; 3 `InputError` or a full disk; 1 anything else. What `main` returns on rank 0 goes into the
-    stage's manifest.
+    0 done; 2 `UsageError`; 3 `InputError`, or a disk that is full or may not be written to; 1 anything else. What `main`
+    returns on rank 0 goes into the stage's manifest.
     """
     parent = os.environ.pop(PARENT, None)
     die_with_parent(int(parent) if parent else None)
@@ -162,6 +165,11 @@ def explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if (full := disk_full(error)) is not None:
         return 3, full
+    if isinstance(error, OSError) and error.errno in FORBIDDEN and error.filename:
+        return 3, (
+            f"{error.filename} cannot be read or written ({error.strerror}). Give yourself the right to, or name another "
+            "folder: runs_dir=<folder>."
+        )
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return 2, f"A port is in use ({error}). Name a free one: cluster.master_port=<port>."
     if isinstance(error, KeyboardInterrupt):

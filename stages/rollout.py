@@ -6,83 +6,89 @@ interrupted run ends with the bytes of an undisturbed one.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
 from megatron_patches import checkpoint, session
-from megatron_patches.engines import build_engine, sampling_of
+from megatron_patches.engines import build_engine, chosen_engine, sampling_of
 from megatron_patches.policy import Policy
-from pipeline.data.prompts import load_eval_prompts, read_prompts
+from pipeline.catalog import GRADING
+from pipeline.data.prompts import read_prompts
 from pipeline.data.tokenizer import load as load_tokenizer
+from pipeline.door import unknown
 from pipeline.errors import UsageError
 from pipeline.grading import Graded, Grader
-from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout
+from pipeline.manifests import fingerprint, flat
+from pipeline.rollout.interface import Prompt, Rollout, Sampling
+from pipeline.rollout.progress import OfflineProgress
+from pipeline.rollout.requests import check_requests
 from pipeline.rollout.shards import ShardFolder, prompts_digest, sample_row
 from pipeline.settings import Settings
 from pipeline.stage import StageRun, run_stage
-from pipeline.tracking import Progress
 
 
 def main(run: StageRun) -> dict:
     settings = session.start(run)
     source = session.source_folder(run)
     tokenizer = load_tokenizer(source)
-    prompts = prompts_of(run, settings, tokenizer)
+    prompts, sampling = prompts_of(run, settings, tokenizer), sampling_of(settings, tokenizer)
+    check_requests(settings, prompts, sampling)  # all of them now, not each when its wave comes
     root, iteration = newest_checkpoint(run)
     policy = Policy(settings)
     checkpoint.load(root, iteration, policy.chunks, settings.model)
     engine = build_engine(settings, policy, tokenizer, str(source))
     engine.sync(policy, iteration)
-    sampling = sampling_of(settings, tokenizer)
 
     group_size = settings.rollout.offline_group_size
     copies = dist.get_world_size() // (settings.layout.tp * settings.layout.pp)
-    shards = ShardFolder(run.folder(), prompts, settings.rollout.offline_shard_prompts)
-    plan = {
-        "checkpoint": str(checkpoint.iteration_folder(root, iteration)),
-        "prompts": prompts_digest(prompts),
-        "sampling": repr(sampling),
-        "group_size": group_size,
-        "shard_prompts": shards.shard_prompts,
-        "rewards": settings.verify.rewards,
-        "layout": [copies, settings.layout.tp],
-    }
+    shards = ShardFolder(run.folder(), prompts, settings.rollout.offline_shard_prompts, group_size)
+    weights = checkpoint.iteration_folder(root, iteration)
+    plan = plan_of(settings, sampling, shards, weights, copies) if run.is_main else {}
     waves = open_shards(run, shards, plan, copies)
-    done = (len(prompts) - sum(len(shards.members(shard)) for wave in waves for shard in wave)) * group_size
+    to_do = sum(len(shards.members(shard)) for wave in waves for shard in wave)
+    samples = len(prompts) * group_size
     with (
         Grader(settings) as grader,
-        Progress(len(prompts) * group_size, "rollout", "samples", done=done, enabled=run.is_main) as display,
+        OfflineProgress(samples, samples - to_do * group_size, enabled=run.is_main) as display,
     ):
-
-        def show(now: GenerationProgress) -> None:
-            # This copy's share stands for all; a wave is whole only when it is graded and written.
-            guess = min(done + now.rows_done * copies, done + len(members) * group_size - 1)
-            display.reach(guess, f"{now.tokens_per_second * copies:,.0f} tokens/s")
-
         for wave in waves:
             members = [prompt for shard in wave for prompt in shards.members(shard)]
-            groups = engine.generate(members, group_size, sampling, on_finish=grader.early, on_progress=show)
+            display.begin(len(members) * group_size)
+            groups = engine.generate(members, group_size, sampling, on_finish=grader.early, on_progress=display.show)
             graded = grader.grade(groups)
             if run.is_main:
                 write_wave(shards, wave, groups, graded)
-            done += len(members) * group_size
-            display.reach(done)
+            display.end(groups)
             if run.should_stop():
                 break
+        summary = display.summary()
+    if summary:
+        run.log(summary)
     return finish(run, shards)
 
 
 def prompts_of(run: StageRun, settings: Settings, tokenizer) -> list[Prompt]:
     """The prompts of `rollout.offline_split`. Raises UsageError where there is no such split."""
-    split = settings.rollout.offline_split
-    if split == "train":
-        return read_prompts(run.root / "preprocess" / "train.jsonl", run, tokenizer)
-    sets = load_eval_prompts(run, tokenizer, None)
-    if split not in sets:
-        raise UsageError(
-            f"rollout.offline_split={split}: there is no such split. Allowed: {', '.join(['train', *sets])}"
-        )
-    return sets[split]
+    split, folder = settings.rollout.offline_split, run.root / "preprocess"
+    names = ["train", *sorted(file.stem for file in (folder / "eval").glob("*.jsonl"))]
+    if split not in names:
+        raise UsageError(unknown("rollout.offline_split", split, names))
+    return read_prompts(folder / ("train.jsonl" if split == "train" else f"eval/{split}.jsonl"), run, tokenizer)
+
+
+def plan_of(settings: Settings, sampling: Sampling, shards: ShardFolder, weights: Path, copies: int) -> dict[str, Any]:
+    """All that the bytes of the shards depend on; `weights` is the checkpoint's folder."""
+    return {
+        "checkpoint": [weights.name, fingerprint(weights)],
+        "prompts": prompts_digest(shards.prompts),
+        "engine": chosen_engine(settings),
+        "sampling": repr(sampling),
+        "group_size": shards.group_size,
+        "shard_prompts": shards.shard_prompts,
+        "grading": flat(settings, GRADING),
+        "layout": [copies, settings.layout.tp],
+    }
 
 
 def newest_checkpoint(run: StageRun) -> tuple[Path, int]:
@@ -96,9 +102,8 @@ def open_shards(run: StageRun, shards: ShardFolder, plan: dict, copies: int) -> 
     """The waves still to be made, as rank 0 sees the folder: the same on every rank."""
     waves: list[list[list[int]]] = [[]]
     if run.is_main:
-        aside = shards.open(plan)
-        if aside is not None:
-            run.log(f"the shards that were there were made otherwise (see plan.json); set aside in {aside}")
+        for sentence in shards.open(plan):
+            run.log(sentence)
         waves[0] = shards.waves(copies)
         missing = len(shards.missing())
         if missing < shards.count:
@@ -126,7 +131,10 @@ def write_wave(shards: ShardFolder, wave: list[int], groups: list[list[Rollout]]
 
 def finish(run: StageRun, shards: ShardFolder) -> dict:
     """Pass rates, once every shard is there."""
-    if not run.is_main or shards.missing():
+    if not run.is_main:
+        return {}
+    if missing := len(shards.missing()):
+        run.log(f"{shards.count - missing} of {shards.count} shards are there; pass rates follow when all are")
         return {"shards": shards.count}
     rates = shards.finish()
     solved = sum(row["pass_rate"] for row in rates) / max(len(rates), 1)

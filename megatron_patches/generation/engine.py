@@ -15,7 +15,7 @@ from megatron_patches.generation.stopping import StopStrings
 from pipeline.errors import UsageError
 from pipeline.rollout.gathering import Gathering
 from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
-from pipeline.rollout.requests import check_requests
+from pipeline.rollout.requests import Limit, check_requests
 from pipeline.settings import Settings
 
 PREFILL_TOKENS = 8192
@@ -75,8 +75,8 @@ class NativeEngine:
             UsageError: prompt and response exceed the model's context, rollout.kv_memory_gib holds no row, or there are
                 stop strings and no tokenizer.
         """
-        context = self.settings.model.max_position_embeddings
-        check_requests(self.settings, prompts, sampling, context, "the model's context")
+        context = Limit(self.settings.model.max_position_embeddings, "the model's context")
+        check_requests(self.settings, prompts, sampling, context)
         plan = self._plan(prompts, sampling)
         mine = self.replicas.share(prompts, sampling)
         gathering = Gathering(

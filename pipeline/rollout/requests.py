@@ -1,9 +1,22 @@
 """What an engine can be asked for, and which of its copies does what; every rank finds the same, so that none waits for
 one that raised."""
 
+from dataclasses import dataclass
+
 from pipeline.errors import InputError, UsageError
 from pipeline.rollout.interface import Prompt, Sampling
 from pipeline.settings import Settings
+
+ROWS = "the limit rollout.max_prompt_tokens + rollout.max_new_tokens, or the model's context,"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Most tokens of prompt and response together."""
+
+    tokens: int
+    name: str
+    """Whose limit it is, as a message has it: `they exceed <name> of 256 tokens`."""
 
 
 def row_budget(settings: Settings) -> int:
@@ -12,13 +25,14 @@ def row_budget(settings: Settings) -> int:
     return min(rollout.max_prompt_tokens + rollout.max_new_tokens, settings.model.max_position_embeddings)
 
 
-def check_requests(settings: Settings, prompts: list[Prompt], sampling: Sampling, budget: int, whose: str) -> None:
-    """`budget`: most tokens of prompt and response together; `whose` limit it is, for the message.
+def check_requests(settings: Settings, prompts: list[Prompt], sampling: Sampling, limit: Limit | None = None) -> None:
+    """Against `limit`, or what the settings allow in all.
 
     Raises:
         InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
-        UsageError: no tokens allowed, or prompt and response exceed the budget.
+        UsageError: no tokens allowed, or prompt and response exceed the limit.
     """
+    limit = limit or Limit(row_budget(settings), ROWS)
     longest = settings.rollout.max_prompt_tokens
     if sampling.max_new_tokens < 1:
         raise UsageError(f"rollout.max_new_tokens={sampling.max_new_tokens}: at least 1 is needed")
@@ -31,11 +45,12 @@ def check_requests(settings: Settings, prompts: list[Prompt], sampling: Sampling
                 f"prompt {prompt.id!r} has {length} tokens, rollout.max_prompt_tokens allows {longest}: raise it, or drop "
                 "the problem (data.clean.max_problem_chars)"
             )
-        if length + sampling.max_new_tokens > budget:
+        if length + sampling.max_new_tokens > limit.tokens:
             raise UsageError(
                 f"prompt {prompt.id!r} has {length} tokens and rollout.max_new_tokens={sampling.max_new_tokens}; together "
-                f"they exceed {whose} of {budget} tokens. Lower rollout.max_new_tokens to {max(budget - length, 0)}, or "
-                f"rollout.max_prompt_tokens to {max(budget - sampling.max_new_tokens, 0)}"
+                f"they exceed {limit.name} of {limit.tokens} tokens. Lower rollout.max_new_tokens to "
+                f"{max(limit.tokens - length, 0)}, or rollout.max_prompt_tokens to "
+                f"{max(limit.tokens - sampling.max_new_tokens, 0)}"
             )
 
 

@@ -2,6 +2,7 @@
 
     rollout/plan.json             what the shards were made with; shards of another plan are set aside
     rollout/shards/00000.jsonl    one line a sample, prompts in order, samples in order
+    rollout/damaged/00000.jsonl   shards that were found cut short, as after a disk's failure; they are made again
     rollout/pass_rates.jsonl      {"id", "pass_rate", "n"}, one line a prompt, written when all shards are there
 
 Which samples a shard holds depends on its number and the plan alone, so a killed run goes on with the missing shards
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import read_json, read_jsonl, write_json, write_jsonl
+from pipeline.errors import InputError
 from pipeline.rollout.interface import Prompt, Rollout
 
 DIGITS = 6
@@ -30,21 +32,33 @@ def prompts_digest(prompts: Sequence[Prompt]) -> str:
 
 
 class ShardFolder:
-    """The shards of `prompts` in `folder` (`runs/<name>/rollout`), `shard_prompts` prompts each."""
+    """The shards of `prompts` in `folder` (`runs/<name>/rollout`): `shard_prompts` prompts each, `group_size` samples of
+    every prompt."""
 
-    def __init__(self, folder: Path, prompts: Sequence[Prompt], shard_prompts: int):
-        self.folder, self.prompts, self.shard_prompts = folder, prompts, shard_prompts
+    def __init__(self, folder: Path, prompts: Sequence[Prompt], shard_prompts: int, group_size: int):
+        self.folder, self.prompts = folder, prompts
+        self.shard_prompts, self.group_size = shard_prompts, group_size
         self.count = -(-len(prompts) // shard_prompts)
 
-    def open(self, plan: dict[str, Any]) -> Path | None:
-        """Begin or continue `plan`. Shards of another plan that lie there are moved aside; returns where to. On one
-        process."""
+    def open(self, plan: dict[str, Any]) -> list[str]:
+        """Begin or continue `plan`: shards of another plan, and shards that are not whole, are moved aside and will be
+        made again. Returns a sentence on each such move. On one process.
+        """
         path, plan = self.folder / "plan.json", json.loads(json.dumps(plan))
-        if path.exists() and read_json(path) == plan:
-            return None
+        try:
+            old = read_json(path)
+        except InputError:  # missing or damaged: there is no telling what the shards are of
+            old = None
+        if old == plan:
+            return self._repair()
         aside = self._set_aside()
         write_json(path, plan)
-        return aside
+        if aside is None:
+            return []
+        known = old if isinstance(old, dict) else {}
+        changed = [name for name in sorted({*known, *plan}) if known.get(name) != plan.get(name)]
+        how = f"with another {' and '.join(changed)}" if known else f"nobody knows how ({path} cannot be read)"
+        return [f"the shards that were there were made {how}; set aside in {aside}"]
 
     def path(self, shard: int) -> Path:
         return self.folder / "shards" / f"{shard:05d}.jsonl"
@@ -70,14 +84,39 @@ class ShardFolder:
             write_jsonl(self.path(shard), rows)
 
     def finish(self) -> list[dict[str, Any]]:
-        """Write and return the pass rates of all prompts, in their order, from the shards on disk."""
-        right: dict[str, list[bool]] = {prompt.id: [] for prompt in self.prompts}
+        """Write and return the pass rates of all prompts, in their order, from the shards on disk.
+
+        Raises:
+            InputError: a shard does not hold exactly its samples.
+        """
+        rates: list[dict[str, Any]] = []
         for shard in range(self.count):
-            for row in read_jsonl(self.path(shard)):
-                right[row["id"]].append(row["correct"])
-        rates = [{"id": id, "pass_rate": sum(graded) / len(graded), "n": len(graded)} for id, graded in right.items()]
+            rows = list(read_jsonl(self.path(shard)))
+            expected = [(prompt.id, k) for prompt in self.members(shard) for k in range(self.group_size)]
+            if [(row.get("id"), row.get("sample")) for row in rows] != expected:
+                raise InputError(
+                    f"{self.path(shard)} does not hold {self.group_size} samples of each of its prompts. Remove it; the "
+                    "same command makes it again."
+                )
+            for first in range(0, len(rows), self.group_size):
+                group = rows[first : first + self.group_size]
+                right = sum(row["correct"] for row in group)
+                rates.append({"id": group[0]["id"], "pass_rate": right / len(group), "n": len(group)})
         write_jsonl(self.folder / "pass_rates.jsonl", rates)
         return rates
+
+    def _repair(self) -> list[str]:
+        """Move shards aside that lack lines. The stage never leaves any, a disk that loses what it has confirmed may."""
+        sentences = []
+        for shard in range(self.count):
+            path = self.path(shard)
+            if not path.exists() or _whole_lines(path) == len(self.members(shard)) * self.group_size:
+                continue
+            target = self.folder / "damaged" / path.name
+            target.parent.mkdir(exist_ok=True)
+            path.replace(target)
+            sentences.append(f"{path} is not whole; moved to {target}, and made again")
+        return sentences
 
     def _set_aside(self) -> Path | None:
         shards = self.folder / "shards"
@@ -88,6 +127,16 @@ class ShardFolder:
         while (target := self.folder / f"shards.old-{number}").exists():
             number += 1
         return shards.rename(target)
+
+
+def _whole_lines(path: Path) -> int:
+    """Lines of the file, or -1 if the last one is cut off."""
+    lines, last = 0, b""
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            lines += block.count(b"\n")
+            last = block[-1:]
+    return lines if last == b"\n" else -1
 
 
 def sample_row(rollout: Rollout, *, reward: float, correct: bool, extracted: str | None) -> dict[str, Any]:

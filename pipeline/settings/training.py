@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.settings.base import Section
 
@@ -88,3 +88,12 @@ class Rl(Section):
     """How the policy head forms its gradient; auto: fused wherever the loss is separable by token."""
     head_chunk_tokens: int | None = Field(None, ge=1)
     """Positions whose logits the policy head holds at once; none: what suits the device (docs/policy-head.md)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Rl":
+        low, high = self.min_pass_rate, self.max_pass_rate
+        if low is not None and high is not None and low >= high:
+            raise ValueError(
+                f"rl.min_pass_rate={low:g} is not below rl.max_pass_rate={high:g}, so no prompt lies between"
+            )
+        return self

@@ -36,10 +36,12 @@ class Speed:
         self._moments = deque([(clock() if started is None else started, float(done))], maxlen=WINDOW)
         self._first = True
 
-    def reach(self, done: float) -> None:
-        """`done` items are finished by now, in all."""
+    def reach(self, done: float, measure: bool = True) -> None:
+        """`done` items are finished by now, in all. `measure`: this is a moment to tell the speed from."""
         now = self._clock()
         self.done = done
+        if not measure:
+            return
         if self._first and done > self._moments[0][1]:
             self._first = False
             self._moments.append((now, done))
@@ -109,9 +111,10 @@ class Progress:
         """`items` more are finished; `figures` are shown beside (`loss=0.31`)."""
         self.reach(int(self.speed.done) + items, "  ".join(f"{name} {shown(v)}" for name, v in figures.items()))
 
-    def reach(self, done: int, figures: str = "", line: bool = False) -> None:
-        """`done` items are finished in all. `line`: print a plain line now, off a terminal."""
-        self.speed.reach(done)
+    def reach(self, done: int, figures: str = "", line: bool = False, measure: bool = True) -> None:
+        """`done` items are finished in all. `line`: print a plain line now, off a terminal. `measure`: False where items
+        come in bursts and this is the middle of one, from which no speed can be told."""
+        self.speed.reach(done, measure)
         self._figures = figures or self._figures
         if not self.enabled:
             return

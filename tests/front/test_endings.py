@@ -49,6 +49,22 @@ def test_what_torch_and_python_really_raise_on_a_full_disk():
     assert explain(caught.value)[0] == 3
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_folder_that_may_not_be_written_to_is_told_as_such(number):
+    code, message = explain(OSError(number, "Not allowed", "the runs/shards"))
+    assert code == 3
+    assert message.startswith("the runs/shards cannot be read or written (Not allowed). ")
+    assert explain(OSError(number, "Not allowed"))[0] == 1  # no file: a signal, a socket
+
+
+@pytest.mark.skipif(not Path("/proc/self/fdinfo").exists(), reason="needs a folder in which nobody may make files")
+def test_a_run_in_a_folder_of_the_kernels(call):
+    code, err = call("stage=preprocess", "runs_dir=/proc/self/fdinfo")
+    assert code == 2
+    assert "runs_dir=/proc/self/fdinfo" in err
+    assert "cannot be written to" in err
+
+
 def test_other_errors_keep_their_codes():
     assert explain(InputError("x is missing")) == (3, "x is missing")
     assert explain(InputError("see why: No space left on device"))[0] == 3

@@ -1,24 +1,34 @@
 """A small run up to stage=rollout, made in one process; and the stage on it, killed as often as wanted.
 
-python tests/lib/offline_run.py FOLDER PROBLEMS             # prepare FOLDER/whole, run the stage there undisturbed
-python tests/lib/offline_run.py FOLDER PROBLEMS KILLS SEED  # then once more with KILLS kills at random moments
+python tests/lib/offline_run.py FOLDER PROBLEMS                       # prepare the run FOLDER/base, and no more
+python tests/lib/offline_run.py FOLDER PROBLEMS KILLS SEED [TP] [DP]  # then the stage on TP x DP ranks, once undisturbed
+                                                                      # and once with KILLS kills at random moments
+
+Every other kill comes at any moment from the start on, the rest after the first shard that the start writes. Every fourth
+takes a single rank, whose world has to end by itself; the others take all processes.
 """
 
-import os
 import random
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import yaml
+from cli import ROOT, end, environment
+from house import assert_gone, family, kill_all, ranks_of
 from tiny_models import hf_model, hf_tensors, tiny_model
 
 from pipeline.artifacts import write_jsonl
-from pipeline.settings import Data, Layout, Rollout, Settings, Verify
+from pipeline.catalog import STAGES, Job
+from pipeline.launch import command, config_path
+from pipeline.settings import Cluster, Data, Layout, Rollout, Settings, Verify
 
-ROOT = Path(__file__).resolve().parents[2]
+BASE = "base"
+"""The prepared run, which stays without rollouts."""
 
 
 def settings_of(folder: Path, vocabulary: int, name: str) -> Settings:
@@ -30,20 +40,24 @@ def settings_of(folder: Path, vocabulary: int, name: str) -> Settings:
         model=tiny_model("qwen3", vocab_size=vocabulary),
         layout=Layout(),
         data=Data(template="bare"),
-        rollout=Rollout(max_prompt_tokens=32, max_new_tokens=24, offline_group_size=4, offline_shard_prompts=5),
+        cluster=Cluster(device="cpu", devices_per_node=1, threads_per_rank=1, timeout_minutes=2),
+        rollout=Rollout(
+            max_prompt_tokens=32, max_new_tokens=24, kv_memory_gib=0.1, offline_group_size=4, offline_shard_prompts=5
+        ),
         verify=Verify(workers=1),
         **names,
     )
 
 
-def write_config(folder: Path, settings: Settings) -> Path:
-    path = folder / f"{settings.name}.yaml"
+def write_config(settings: Settings) -> Path:
+    path = config_path(Job(STAGES["rollout"], settings), Path(settings.runs_dir) / settings.name, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(settings.model_dump()))
     return path
 
 
-def prepare(folder: Path, problems: int) -> Path:
-    """Problems, a tokenizer, and a base checkpoint of random weights; returns the config of the run `whole`."""
+def prepare(folder: Path, problems: int) -> None:
+    """Problems, a tokenizer, and a base checkpoint of random weights: the run `base`."""
     import torch
 
     from megatron_patches import checkpoint, parallel
@@ -51,7 +65,7 @@ def prepare(folder: Path, problems: int) -> Path:
     from megatron_patches.weights import load_hf
     from pipeline.data.tokenizer import load, train
 
-    root = folder / "whole"
+    root = folder / BASE
     draw = random.Random(5)
     terms = [[draw.randint(0, 9) for _ in range(draw.randint(2, 7))] for _ in range(problems)]
     rows = [
@@ -62,7 +76,7 @@ def prepare(folder: Path, problems: int) -> Path:
     (root / "convert" / "hf").mkdir(parents=True)
     train([row["problem"] + "\\boxed{0123456789}" for row in rows], root / "convert" / "hf", 64)
     vocabulary = len(load(root / "convert" / "hf"))
-    settings = settings_of(folder, vocabulary, "whole")
+    settings = settings_of(folder, vocabulary, BASE)
     hf = hf_model(settings.model)
     hf.config.save_pretrained(root / "convert" / "hf")
     torch.manual_seed(0)
@@ -70,72 +84,120 @@ def prepare(folder: Path, problems: int) -> Path:
     chunks = build_chunks(settings.model, settings.layout)
     load_hf(chunks, settings.model, hf_tensors(hf).__getitem__)
     checkpoint.save(root / "convert", 0, chunks, settings.model, common={"step": 0})
-    return write_config(folder, settings)
+    write_config(settings)
 
 
-def copy_of(folder: Path, name: str) -> Path:
-    """The prepared run under another name, before its rollouts; returns its config."""
+def prepare_apart(folder: Path, problems: int) -> None:
+    """`prepare` in a process of its own, so that Megatron's process groups end with it."""
+    words = [sys.executable, __file__, str(folder), str(problems)]
+    path = f"{ROOT}:{ROOT / 'tests' / 'lib'}"
+    subprocess.run(words, cwd=ROOT, env=environment(PYTHONPATH=path), check=True)
+
+
+def copy_of(folder: Path, name: str, tp: int = 1, dp: int = 1) -> Settings:
+    """The prepared run under another name, on `dp` copies of `tp` ranks; its config is written."""
     for part in ("preprocess", "convert"):
-        shutil.copytree(folder / "whole" / part, folder / name / part)
-    text = yaml.safe_load((folder / "whole.yaml").read_text())
-    return write_config(folder, Settings.model_validate(text | {"name": name}))
+        shutil.copytree(folder / BASE / part, folder / name / part)
+    text = yaml.safe_load((folder / BASE / "rollout" / "config.yaml").read_text())
+    text["cluster"]["devices_per_node"] = tp * dp
+    settings = Settings.model_validate(text | {"name": name, "layout": text["layout"] | {"tp": tp}})
+    write_config(settings)
+    return settings
 
 
-def environment() -> dict[str, str]:
-    """A world of one rank."""
-    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "OMP_NUM_THREADS": "1"}
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "lib"), os.environ.get("PYTHONPATH", "")])
-    return os.environ | alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "PYTHONPATH": path}
+def start(settings: Settings) -> "subprocess.Popen[str]":
+    """The stage's ranks, under the launcher that run.sh starts."""
+    root = Path(settings.runs_dir) / settings.name
+    launch = command(Job(STAGES["rollout"], settings), root, 0)
+    return subprocess.Popen(
+        launch.argv, cwd=ROOT, env=environment(**launch.env), text=True, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
 
 
-def start(config: Path) -> subprocess.Popen:
-    """The stage in a process group of its own."""
-    command = [sys.executable, "-m", "stages.rollout", str(config)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL)
+def run(settings: Settings) -> None:
+    """The stage to its end."""
+    assert start(settings).wait(timeout=300) == 0, f"the stage failed in {settings.runs_dir}/{settings.name}"
 
 
-def kill(process: subprocess.Popen) -> None:
-    """SIGKILL to the whole group, as a machine that goes away would."""
-    os.killpg(process.pid, 9)
-    process.wait()
+def wait(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    """Until the condition holds, or the process has ended."""
+    while not condition() and process.poll() is None:
+        time.sleep(0.002)
 
 
-def outputs(root: Path) -> dict[str, bytes]:
+def kill_rank(process: "subprocess.Popen[str]", rank: psutil.Process) -> None:
+    """SIGKILL for one rank alone; the rest has to end by itself, as a failure, and leave nothing behind."""
+    everyone = family(process)
+    rank.kill()
+    assert process.wait(timeout=60) != 0
+    assert_gone(everyone[1:])
+
+
+def shards_of(settings: Settings) -> int:
+    """How many shards are there."""
+    return len(list((Path(settings.runs_dir) / settings.name / "rollout" / "shards").glob("*.jsonl")))
+
+
+def outputs(settings: Settings) -> dict[str, bytes]:
     """Everything that the stage leaves behind, by name."""
+    root = Path(settings.runs_dir) / settings.name
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.glob("rollout/**/*.jsonl"))}
 
 
-def run_with_kills(folder: Path, kills: int, seed: int) -> None:
-    config = copy_of(folder, "killed")
-    draw, moments, done = random.Random(seed), [], 0
-    begun = time.monotonic()
-    assert start(copy_of(folder, "timed")).wait() == 0
-    seconds = time.monotonic() - begun
+def run_with_kills(whole: Settings, killed: Settings, first: float, seconds: float, kills: int, seed: int) -> None:
+    """Kill the run `killed` until it had enough, and compare. An undisturbed one takes `seconds`, `first` of them up to
+    its first shard."""
+    draw, done, at_work = random.Random(seed), 0, 0
     while done < kills:
-        process = start(config)
-        moment = draw.uniform(0.2, 1.0) * seconds
+        begun, before = time.monotonic(), shards_of(killed)
+        process = start(killed)
+        if done % 2:
+            wait(lambda: shards_of(killed) > before, process)  # noqa: B023  within this turn of the loop
+            pause = draw.uniform(0.0, seconds - first)
+        else:
+            pause = draw.uniform(0.0, seconds)
         try:
-            process.wait(timeout=moment)
+            code = process.wait(timeout=pause)
         except subprocess.TimeoutExpired:
-            kill(process)
-            done += 1
-            moments.append(f"{moment:.1f} s: {len(list((folder / 'killed').glob('rollout/shards/*.jsonl')))} shards")
-        else:  # it ended before the kill: begin again, so that every kill meets work under way
-            assert outputs(folder / "killed") == outputs(folder / "whole")
-            shutil.rmtree(folder / "killed" / "rollout")
-    assert start(config).wait() == 0
-    same = outputs(folder / "killed") == outputs(folder / "whole")
-    print(f"{kills} kills ({'; '.join(moments)}): {len(outputs(folder / 'killed'))} files, same bytes: {same}")
+            ranks = ranks_of(process, "rollout") if done % 4 == 3 else []
+            if ranks:
+                kill_rank(process, draw.choice(ranks))
+            else:
+                kill_all(process)
+            now, moment = shards_of(killed), time.monotonic() - begun
+            print(f"{moment:5.1f} s  {'one rank' if ranks else 'all':<8}  {before} -> {now} shards", flush=True)
+            done, at_work = done + 1, at_work + (now > before)
+            continue
+        # It ended before the kill: begin again, so that every kill meets a run.
+        assert code == 0
+        assert outputs(killed) == outputs(whole)
+        shutil.rmtree(Path(killed.runs_dir) / killed.name / "rollout" / "shards")
+    run(killed)
+    same = outputs(killed) == outputs(whole)
+    print(f"{kills} kills, {at_work} of them after the first shard of their start; same bytes: {same}")
     assert same
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    config = prepare(folder, int(sys.argv[2]))
-    assert start(config).wait() == 0
-    if len(sys.argv) > 3:
-        run_with_kills(folder, int(sys.argv[3]), int(sys.argv[4]))
+    folder, problems, *rest = sys.argv[1:]
+    if not rest:
+        prepare(Path(folder), int(problems))
+        return
+    kills, seed, tp, dp = [*map(int, rest), *(1, 1)[len(rest) - 2 :]]
+    prepare_apart(Path(folder), problems)
+    whole = copy_of(Path(folder), "whole", tp, dp)
+    begun = time.monotonic()
+    process = start(whole)
+    try:
+        wait(lambda: shards_of(whole) > 0, process)
+        first = time.monotonic() - begun
+        assert process.wait() == 0
+    finally:
+        end(process)
+    seconds = time.monotonic() - begun
+    print(f"TP {tp} DP {dp}: {shards_of(whole)} shards in {seconds:.1f} s, the first after {first:.1f} s", flush=True)
+    run_with_kills(whole, copy_of(Path(folder), "killed", tp, dp), first, seconds, kills, seed)
 
 
 if __name__ == "__main__":

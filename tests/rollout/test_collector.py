@@ -108,10 +108,21 @@ def test_dynamic_sampling_goes_on_until_the_batch_is_full_of_mixed_groups(build)
 
 
 def test_a_batch_without_any_mixed_group_says_what_to_do(build):
-    made = build([0, 4, 0, 4], "algo.dynamic_sampling=true", "rl.dynamic_sampling_rounds=3")
-    with pytest.raises(InputError, match=r"3 rounds of 2 prompts .* rl\.min_pass_rate"):
+    made = build([0, 4, 0, 4, 0, 0], "algo.dynamic_sampling=true", "rl.dynamic_sampling_rounds=3")
+    found = r"run dry: 3 rounds of 2 prompts \(4 groups all wrong, 2 all right\) .*_rounds=6\. .*rl\.min_pass_rate=0 "
+    with pytest.raises(InputError, match=found):
         made.collector.next()
     assert len(made.engine.calls) == 3
+
+
+def test_a_short_batch_is_told_once(build, capsys):
+    made = build([0, 4, 2, 0], "algo.dynamic_sampling=true", "rl.dynamic_sampling_rounds=2")
+    made.collector.tracker.enabled = True
+    assert ids(made.collector.next()) == ["p2"]
+    out = capsys.readouterr().out
+    assert "2 rounds of 2 prompts (2 groups all wrong, 1 all right) brought 1 of 2 groups to learn from" in out
+    made.collector.next()
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("independent", [False, True])
