@@ -129,11 +129,9 @@ class BucketSender:
 
     def _unit(self, entry: Entry, rows: int) -> int:
         """The fewest rows of a shard that make rows of Hugging Face tensors; 0: the parameter is never cut."""
-        if entry.kind in ("vocab", "rows", "columns"):
-            return 1
-        if entry.kind == "gate_up" and "local_experts" not in entry.name:
-            return 1
-        return 0
+        if "local_experts" in entry.name:  # vLLM stacks experts in forms of its own, which only whole tensors can fill
+            return 0
+        return 1 if entry.kind in ("vocab", "rows", "columns", "gate_up") else 0
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[Piece]:

@@ -105,7 +105,7 @@ def check_blame(engine: VllmEngine, policy: Policy) -> None:
 def main() -> None:
     actor_tp, engine_tp = map(int, sys.argv[1:])
     model, layout = tiny_model("qwen2", **SHAPE), Layout(tp=actor_tp, rollout_tp=engine_tp)
-    settings = settings_of(model, layout)
+    settings = settings_of(model, layout, gap_limit=1.001)
     parallel.initialize(layout, seed=0)
     policy = Policy(settings)
     engine = VllmEngine(settings, policy, None, folder_of(model))
