@@ -1,8 +1,8 @@
 """vLLM engines on machines of their own: the trainer's end."""
 
 import atexit
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch.distributed as dist
@@ -12,17 +12,13 @@ from megatron_patches.policy import Policy
 from megatron_patches.sync_check import SyncCheck
 from megatron_patches.vllm_engine import MIB, options_of
 from megatron_patches.weights.buckets import BucketSender
-from pipeline.errors import UsageError, UserError
+from pipeline.errors import UsageError
 from pipeline.rollout.gathering import Gathering, Response
 from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
 from pipeline.rollout.requests import check_requests, shares_of
 from pipeline.rollout.vllm.core import Request, Timer
-from pipeline.rollout.vllm.link import Link, parse_address
+from pipeline.rollout.vllm.link import Link, ServerError, parse_address
 from pipeline.settings import Settings
-
-
-class ServerError(UserError):
-    """A vLLM server failed."""
 
 
 class StandaloneVllmEngine:
@@ -100,15 +96,16 @@ class StandaloneVllmEngine:
     def sync(self, actor: Policy, policy_version: int) -> dict[str, float]:
         """Send the weights; raises GapError as the colocated engine does."""
         timer = Timer()
-        if self.link is not None:
-            self.link.tell(("sync",))
-        for name, first, tensor in self.sender:
+        with self._losing():
             if self.link is not None:
-                self.link.tell((name, first, tuple(tensor.shape), tensor.dtype))
-                self.link.weights(tensor.contiguous())
-        if self.link is not None:
-            self.link.tell(None)
-            self._wait()
+                self.link.tell(("sync",))
+            for name, first, tensor in self.sender:
+                if self.link is not None:
+                    self.link.tell((name, first, tuple(tensor.shape), tensor.dtype))
+                    self.link.weights(tensor.contiguous())
+            if self.link is not None:
+                self.link.tell(None)
+                self._wait()
         self.policy_version = policy_version
         metrics = {"seconds/sync": timer.lap(), "sync/gib": self.sender.sent_bytes / 2**30}
         metrics |= self.check.compare(actor, policy_version)
@@ -123,31 +120,35 @@ class StandaloneVllmEngine:
         """Send the servers home."""
         link, self.link = self.link, None
         if link is not None:
-            with suppress(RuntimeError):
+            with suppress(ServerError):
                 link.tell(("stop",))
 
     def _do(self, *command: Any, receive: Callable[[Any], None] | None = None) -> list[Any]:
         """The servers' results, on rank 0."""
         if self.link is None:
             return []
-        self.link.tell(command)
-        return self._wait(receive)
+        with self._losing():
+            self.link.tell(command)
+            return self._wait(receive)
+
+    @contextmanager
+    def _losing(self) -> Iterator[None]:
+        """A server that is lost is not told to stop: the others may not listen any more."""
+        try:
+            yield
+        except ServerError:
+            self.link = None
+            raise
 
     def _wait(self, receive: Callable[[Any], None] | None = None) -> list[Any]:
         """Until every server rank is done."""
         assert self.link is not None
         results: dict[int, Any] = {}
-        waiting = self.link.size - 1
-        while waiting:
-            rank, (kind, content) = self.link.hear()
-            if kind == "done":
-                waiting -= 1
-            elif kind == "result":
+        for rank, kind, content in self.link.hear():
+            if kind == "result":
                 results[rank] = content
-            elif kind == "response" and receive is not None:
+            elif receive is not None:
                 receive(content)
-            else:
-                raise ServerError(f"the vLLM server's rank {rank - 1} failed:\n{content}")
         return [results[rank] for rank in sorted(results)]
 
     def _everywhere(self, results: list[Any]) -> list[Any]:

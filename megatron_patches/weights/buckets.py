@@ -2,8 +2,8 @@
 
 A bucket is one flat buffer. Its parameters belong to one pipeline stage and, for experts, one expert-parallel rank. The
 holders gather their tensor-parallel shards in the buffer, and the buffer then goes to the other stages and expert ranks.
-So a byte of the weights crosses the network once for each rank that receives it, and no rank ever holds more than the
-buffer and the Hugging Face tensors that are made of it, one parameter at a time.
+So a byte of the weights crosses the network once for each rank that receives it. The Hugging Face tensors are made of it
+in a second buffer, one parameter at a time: no rank ever holds more than these two.
 """
 
 from collections.abc import Iterator
@@ -54,6 +54,22 @@ class Bucket:
     """Over how many ranks the parts are cut."""
     numbers: int
     """Of one shard."""
+
+
+class Room:
+    """A buffer in which one parameter's tensors are put together, over those of the parameter before."""
+
+    def __init__(self, flat: torch.Tensor):
+        self.flat, self.used = flat, 0
+
+    def cat(self, tensors: list[torch.Tensor], dim: int) -> torch.Tensor:
+        """As torch.cat; one tensor alone is given back as it is."""
+        if len(tensors) == 1:
+            return tensors[0]
+        shape = list(tensors[0].shape)
+        shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
+        first, self.used = self.used, self.used + torch.Size(shape).numel()
+        return torch.cat(tensors, dim, out=self.flat[first : self.used].view(shape))
 
 
 class BucketSender:
@@ -113,18 +129,20 @@ class BucketSender:
 
     def _unit(self, entry: Entry, rows: int) -> int:
         """The fewest rows of a shard that make rows of Hugging Face tensors; 0: the parameter is never cut."""
-        if entry.kind in ("vocab", "rows", "columns"):
-            return 1
-        if entry.kind == "gate_up" and "local_experts" not in entry.name:
-            return 1
-        return 0
+        if "local_experts" in entry.name:  # vLLM stacks experts in forms of its own, which only whole tensors can fill
+            return 0
+        return 1 if entry.kind in ("vocab", "rows", "columns", "gate_up") else 0
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[Piece]:
         """A collective: all ranks iterate to the end. A piece is good until the next is asked for."""
         local = global_parameters(self.chunks, self.model)
-        # One buffer for all: freed and new ones would be a third bucket in the allocator.
-        buffer = torch.empty(self.largest_bytes // self.dtype.itemsize, dtype=self.dtype, device=self.device)
+        # One buffer for all, and one for what is made of them: who reads the pieces may still hold the one before, so new
+        # tensors would be a third bucket.
+        buffer, joined = (
+            torch.empty(self.largest_bytes // self.dtype.itemsize, dtype=self.dtype, device=self.device)
+            for _ in range(2)
+        )
         for bucket in self.buckets:
             self._fill(bucket, local, buffer[: bucket.numbers * bucket.shards])
             shards = buffer[: bucket.numbers * bucket.shards].view(bucket.shards, bucket.numbers)
@@ -132,7 +150,7 @@ class BucketSender:
             for part in bucket.parts:
                 views = [shard[at : at + part.numbers].view(part.shape) for shard in shards]
                 at += part.numbers
-                yield from self._pieces(part, views)
+                yield from self._pieces(part, views, Room(joined))
 
     def _fill(self, bucket: Bucket, local: dict[str, torch.nn.Parameter], flat: torch.Tensor) -> None:
         entry = bucket.parts[0].entry
@@ -160,14 +178,14 @@ class BucketSender:
         if group.size() > 1:
             dist.broadcast(flat, dist.get_global_rank(group, holder), group=group)
 
-    def _pieces(self, part: Part, shards: list[torch.Tensor]) -> Iterator[Piece]:
+    def _pieces(self, part: Part, shards: list[torch.Tensor], room: Room) -> Iterator[Piece]:
         if part.whole:
-            for name, tensor in zip(part.entry.hf, join(part.entry, shards, self.model), strict=True):
+            for name, tensor in zip(part.entry.hf, join(part.entry, shards, self.model, room.cat), strict=True):
                 yield name, None, tensor
             return
         kind, rows = part.entry.kind, part.shard_rows
         if kind == "columns":
-            yield part.entry.hf[0], part.first, torch.cat(shards, 1)
+            yield part.entry.hf[0], part.first, room.cat(shards, 1)
             return
         for owner, shard in enumerate(shards):
             if kind == "gate_up":

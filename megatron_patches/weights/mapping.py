@@ -5,6 +5,7 @@ transformer/attention.py:1399 of megatron-core 0.16.1), and the gated MLP's gate
 halves are each cut over tensor-parallel ranks. Everything else is a copy, whole or cut along one dimension.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,20 +84,27 @@ def cut(entry: Entry, tensors: list[torch.Tensor], model: Model, rank: int, size
     raise AssertionError(entry.kind)  # vocab is cut with its padding, in fill_vocab
 
 
-def join(entry: Entry, shards: list[torch.Tensor], model: Model) -> list[torch.Tensor]:
-    """All ranks' shards of a Megatron parameter, in rank order -> its Hugging Face tensors. Inverse of `cut`."""
+Cat = Callable[[list[torch.Tensor], int], torch.Tensor]
+"""torch.cat, or one that puts its result where the caller wants it."""
+
+
+def join(entry: Entry, shards: list[torch.Tensor], model: Model, cat: Cat = torch.cat) -> list[torch.Tensor]:
+    """All ranks' shards of a Megatron parameter, in rank order -> its Hugging Face tensors. Inverse of `cut`.
+
+    All memory that the tensors take is `cat`'s; what it gives may be the shards' own.
+    """
     if entry.kind == "copy":
         return [shards[0]]
     if entry.kind == "rows":
-        return [torch.cat(shards)]
+        return [cat(shards, 0)]
     if entry.kind == "columns":
-        return [torch.cat(shards, 1)]
+        return [cat(shards, 1)]
     if entry.kind == "vocab":
-        return [torch.cat(shards)[: model.vocab_size]]
+        return [cat(shards, 0)[: model.vocab_size]]
     if entry.kind == "qkv":
-        return _separate(torch.cat(shards), model)
+        return _separate(shards, model, cat)
     halves = [shard.chunk(2) for shard in shards]
-    return [torch.cat([gate for gate, _ in halves]), torch.cat([up for _, up in halves])]
+    return [cat([gate for gate, _ in halves], 0), cat([up for _, up in halves], 0)]
 
 
 def fill_vocab(shard: torch.Tensor, whole: torch.Tensor, rank: int) -> None:
@@ -114,8 +122,10 @@ def _interleave(qkv: list[torch.Tensor], model: Model) -> torch.Tensor:
     return torch.cat([q, k, v], 1).reshape(-1, *tail)
 
 
-def _separate(fused: torch.Tensor, model: Model) -> list[torch.Tensor]:
-    groups, tail, d = model.num_query_groups, fused.shape[1:], model.head_dim
-    per_group = model.num_attention_heads // groups * d
-    parts = fused.reshape(groups, -1, *tail).split([per_group, d, d], 1)
-    return [part.reshape(-1, *tail) for part in parts]
+def _separate(shards: list[torch.Tensor], model: Model, cat: Cat) -> list[torch.Tensor]:
+    """[g * (n/g + 2) * d, ...], cut into shards of whole heads -> q [n*d, ...], k and v [g*d, ...]."""
+    heads = [head for shard in shards for head in shard.split(model.head_dim)]
+    queries = model.num_attention_heads // model.num_query_groups
+    step = queries + 2
+    q = [head for i, head in enumerate(heads) if i % step < queries]
+    return [cat(q, 0), cat(heads[queries::step], 0), cat(heads[queries + 1 :: step], 0)]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,6 +132,7 @@ def kill_all(process: "subprocess.Popen[str]") -> None:
     """kill -9 for everything at once, as a machine that loses power would."""
     everyone = family(process)
     for one in everyone:
-        one.send_signal(signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+            one.send_signal(signal.SIGKILL)
     process.wait()
     assert_gone(everyone[1:])

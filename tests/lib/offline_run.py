@@ -160,7 +160,10 @@ def run_with_kills(whole: Settings, killed: Settings, first: float, seconds: flo
         try:
             code = process.wait(timeout=pause)
         except subprocess.TimeoutExpired:
-            ranks = ranks_of(process, "rollout") if done % 4 == 3 else []
+            try:
+                ranks = ranks_of(process, "rollout") if done % 4 == 3 else []
+            except (psutil.NoSuchProcess, IndexError):  # it is just starting, or just ending
+                ranks = []
             if ranks:
                 kill_rank(process, draw.choice(ranks))
             else:

@@ -1,6 +1,13 @@
-"""Run by test_standalone.py: the trainer's end of a standalone engine. argv: the address at which it listens."""
+"""Run by test_standalone.py: the trainer's end of a standalone engine.
 
+argv: the address at which it listens, the servers' ranks, the engine's TP, and optionally the process of server rank 1, which
+it kills: `between` two calls or `during` one.
+"""
+
+import os
+import signal
 import sys
+from pathlib import Path
 
 from tiny_models import hf_model, hf_tensors, tiny_model
 from vllm_ranks import PLAIN, folder_of, largest_gap, prompts_of, settings_of
@@ -9,12 +16,34 @@ from megatron_patches import parallel
 from megatron_patches.policy import Policy
 from megatron_patches.vllm_standalone import StandaloneVllmEngine
 from megatron_patches.weights import load_hf
-from pipeline.settings import Layout
+
+import pytest  # isort: skip
+
+from pipeline.rollout.interface import Rollout  # isort: skip
+from pipeline.rollout.vllm.link import ServerError  # isort: skip
+from pipeline.settings import Layout  # isort: skip
+
+
+def check_loss(engine: StandaloneVllmEngine, prompts: list, address: str, victim: int, when: str) -> None:
+    """A server that is killed ends the call with an error that names its rank and the command; none is told to stop."""
+
+    def kill(rollout: Rollout | None = None) -> None:
+        os.kill(victim, signal.SIGKILL)
+        while rollout is None and Path(f"/proc/{victim}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            os.sched_yield()  # until it is dead, its connections closed
+
+    if when == "between":
+        kill()
+    with pytest.raises(ServerError, match=rf"{address} is gone: lost rank 1 of 2 .*torchrun .*server {address} 2\)"):
+        engine.generate(prompts, 20, PLAIN, on_finish=kill if when == "during" else None)
+    assert engine.link is None
 
 
 def main() -> None:
-    model, layout = tiny_model("qwen2", hidden_size=128, head_dim=32), Layout()
-    settings = settings_of(model, layout, mode="standalone", server_address=sys.argv[1], sync_bucket_mib=0.05)
+    address, ranks, engine_tp = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    model, layout = tiny_model("qwen2", hidden_size=128, head_dim=32), Layout(rollout_tp=engine_tp)
+    servers = {"mode": "standalone", "server_address": address, "server_ranks": ranks}
+    settings = settings_of(model, layout, sync_bucket_mib=0.05, **servers)
     parallel.initialize(layout, seed=0)
     policy = Policy(settings)
     engine = StandaloneVllmEngine(settings, policy, None, folder_of(model))
@@ -30,6 +59,8 @@ def main() -> None:
         assert {r.policy_version for group in groups for r in group} == {update}
         assert metrics["gap/sync_max"] < 1e-5, metrics
         assert largest_gap(hf, groups) < 1e-5
+    if sys.argv[4:]:
+        check_loss(engine, prompts, address, int(sys.argv[4]), sys.argv[5])
     engine.close()
     parallel.finish()
 

@@ -1,13 +1,17 @@
 """vLLM in a process of its own, linked over gloo: weights arrive, samples come back, and it ends with its trainer.
 
-What must be equal: after each sync the server's log-probs of its own tokens are those of transformers on the tensors that
-the trainer holds, to 1e-5. Not covered: several servers, NCCL.
+What must be equal: after each sync the servers' log-probs of their own tokens are those of transformers on the tensors that
+the trainer holds, to 1e-5: one server, one engine over two ranks, two engines. A server that is killed, between two calls or
+while the trainer waits for it, ends the trainer's call with an error that names its rank and the command to start it again.
+Not covered: NCCL, whose waits end by its own watchdog; a machine that vanishes without closing its connections.
 """
 
+import contextlib
 import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,22 +24,46 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.slow
-def test_a_server_samples_from_the_weights_it_was_sent_and_ends_with_its_trainer():
-    address = f"127.0.0.1:{free_port()}"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.rollout.vllm.server", address, "1"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+@contextlib.contextmanager
+def servers(address: str, ranks: int) -> Iterator[list[subprocess.Popen]]:
+    """Server processes in a world of their own, as torchrun starts them."""
+    world = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    base = os.environ | world | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pipeline.rollout.vllm.server", address, str(ranks)],
+            cwd=ROOT,
+            env=base | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for rank in range(ranks)
+    ]
     try:
-        run_ranks(1, SCRIPT, address, timeout=200)
-        assert server.wait(timeout=60) == 0
+        yield started
     finally:
-        server.kill()
+        for server in started:
+            server.kill()
+            server.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "engine_tp"), [(1, 1), (2, 2)])
+def test_servers_sample_from_the_weights_they_were_sent_and_end_with_their_trainer(ranks, engine_tp):
+    address = f"127.0.0.1:{free_port()}"
+    with servers(address, ranks) as started:
+        run_ranks(1, SCRIPT, address, ranks, engine_tp, timeout=200)
+        assert [server.wait(timeout=60) for server in started] == [0] * ranks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["between", "during"])
+def test_two_engines_share_the_work_and_the_loss_of_one_ends_the_run(when):
+    address = f"127.0.0.1:{free_port()}"
+    with servers(address, 2) as started:
+        run_ranks(1, SCRIPT, address, 2, 1, started[1].pid, when, timeout=200)
+        assert started[0].wait(timeout=60) != 0  # it lost its trainer, and does not wait for another
 
 
 @pytest.mark.parametrize("address", ["node0", "node0:", ":29600", "node0:port", "node0:70000"])

@@ -5,6 +5,10 @@ group, which trainer and servers each have to themselves. Objects are pickled: l
 """
 
 import pickle
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -12,9 +16,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.errors import InputError, UsageError
+from pipeline.errors import InputError, UsageError, UserError
 
 TRAINER = 0
+
+
+class ServerError(UserError):
+    """A vLLM server failed or is gone."""
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -38,6 +46,7 @@ class Link:
     device: torch.device
     store: Any
     """Kept alive: the groups live by it."""
+    address: str
 
     @classmethod
     def open(cls, address: str, rank: int, size: int, device: torch.device, timeout_minutes: float) -> "Link":
@@ -58,14 +67,14 @@ class Link:
             raise InputError(
                 f"trainer and vLLM servers did not meet at rollout.server_address={address} within {timeout_minutes:g} "
                 f"minutes ({str(error).strip().splitlines()[0]}). {size - 1} server ranks are expected "
-                f"(rollout.server_ranks); start them: torchrun --nproc-per-node={size - 1} -m "
-                f"pipeline.rollout.vllm.server {address} {size - 1}"
+                f"(rollout.server_ranks); start them: {_command(address, size)}"
             ) from error
-        return cls(rank, size, control, data, device, store)
+        return cls(rank, size, control, data, device, store, address)
 
     def tell(self, message: Any = None) -> Any:
-        """The trainer's message, on every rank."""
-        return pickle.loads(_bytes(self._spread(_numbers(message) if self.rank == TRAINER else None)))
+        """The trainer's message, on every rank. Raises ServerError where a server is gone."""
+        with self._servers_alive():
+            return pickle.loads(_bytes(self._spread(_numbers(message) if self.rank == TRAINER else None)))
 
     def _spread(self, numbers: torch.Tensor | None) -> torch.Tensor:
         length = torch.tensor([0 if numbers is None else len(numbers)])
@@ -76,8 +85,9 @@ class Link:
         return numbers
 
     def weights(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The trainer's tensor, into the servers' `tensor` of the same shape."""
-        self.data.broadcast(tensor, TRAINER).wait()
+        """The trainer's tensor, into the servers' `tensor` of the same shape. Raises ServerError as `tell` does."""
+        with self._servers_alive():
+            self.data.broadcast(tensor, TRAINER).wait()
         return tensor
 
     def answer(self, message: Any) -> None:
@@ -86,14 +96,83 @@ class Link:
         self.control.send([torch.tensor([self.rank, len(numbers)])], TRAINER, 0).wait()
         self.control.send([numbers], TRAINER, 1).wait()
 
-    def hear(self) -> tuple[int, Any]:
-        """The next answer: whose, and what."""
+    def hear(self) -> Iterator[tuple[int, Any, Any]]:
+        """The servers' answers to a command as they come: rank, kind and content, until every rank is `done`.
+
+        Raises ServerError when a rank sends `error`, or is gone. A thread waits for each rank: gloo does not tell one who
+        waits for any of them that a sender has died.
+        """
+        heard: queue.SimpleQueue = queue.SimpleQueue()
+
+        def listen(rank: int) -> None:
+            try:
+                kind = None
+                while kind not in ("done", "error"):
+                    kind, content = self._receive(rank)
+                    heard.put((rank, kind, content))
+            except RuntimeError as error:
+                heard.put((rank, "gone", error))
+
+        threads = [threading.Thread(target=listen, args=(rank,), daemon=True) for rank in range(1, self.size)]
+        for thread in threads:
+            thread.start()
+        waiting = self.size - 1
+        while waiting:
+            rank, kind, content = heard.get()
+            if kind in ("gone", "error"):
+                self._hang_up()
+                for thread in threads:
+                    thread.join()  # one that wakes while Python ends would take the process down with an abort
+                if kind == "gone":
+                    raise ServerError(self._gone([rank], content)) from content
+                raise ServerError(f"the vLLM server's rank {rank - 1} failed:\n{content}")
+            waiting -= kind == "done"
+            if kind != "done":
+                yield rank, kind, content
+
+    def _hang_up(self) -> None:
+        """Close all connections, so that whoever waits on one, here or there, hears of it: gloo does that when a wait runs
+        out of time (its abort leaves waits alone, torch 2.13)."""
+        for rank in range(1, self.size):
+            with suppress(RuntimeError):
+                self.control.recv([torch.zeros(1)], rank, 2).wait(timedelta(milliseconds=1))
+
+    def _receive(self, rank: int) -> Any:
         header = torch.zeros(2, dtype=torch.int64)
-        self.control.recv_anysource([header], 0).wait()
-        rank, length = header.tolist()
-        numbers = torch.empty(length, dtype=torch.uint8)
+        self.control.recv([header], rank, 0).wait()
+        numbers = torch.empty(int(header[1]), dtype=torch.uint8)
         self.control.recv([numbers], rank, 1).wait()
-        return rank, pickle.loads(_bytes(numbers))
+        return pickle.loads(_bytes(numbers))
+
+    @contextmanager
+    def _servers_alive(self) -> Iterator[None]:
+        """On the trainer, says whose connection it was that broke."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.rank != TRAINER:
+                raise
+            raise ServerError(self._gone([r for r in range(1, self.size) if self._broken(r)], error)) from error
+
+    def _broken(self, rank: int) -> bool:
+        try:
+            self.control.recv([torch.zeros(1)], rank, 2)  # refused at once where the connection is closed
+        except RuntimeError:
+            return True
+        return False
+
+    def _gone(self, ranks: list[int], error: Exception) -> str:
+        who = ", ".join(str(rank - 1) for rank in ranks) or "unknown"
+        return (
+            f"the vLLM server at rollout.server_address={self.address} is gone: lost rank {who} of {self.size - 1} "
+            f"({str(error).strip().splitlines()[0]}). Its own output says why (killed, out of memory, machine lost). Start "
+            f"the servers again ({_command(self.address, self.size)}) and then this stage, which goes on from its last "
+            "checkpoint"
+        )
+
+
+def _command(address: str, size: int) -> str:
+    return f"torchrun --nproc-per-node={size - 1} -m pipeline.rollout.vllm.server {address} {size - 1}"
 
 
 def _numbers(message: Any) -> torch.Tensor:

@@ -1,0 +1,120 @@
+"""Run by test_sync.py on real ranks: what a sync takes in memory, and what the check after it finds.
+
+argv: actor's TP, engine's TP. Prints the figures.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from live_bytes import LiveBytes, reset_resident_peak, resident_bytes, resident_peak
+from tiny_models import hf_model, hf_tensors, tiny_model
+from vllm_ranks import folder_of, settings_of
+
+from megatron_patches import parallel
+from megatron_patches.policy import Policy
+from megatron_patches.sync_check import gathered
+from megatron_patches.vllm_engine import VllmEngine
+from megatron_patches.weights import export_tensors, load_hf
+from megatron_patches.weights.buckets import BucketSender
+
+import pytest  # isort: skip
+import torch  # isort: skip
+import torch.distributed as dist  # isort: skip
+
+from pipeline.rollout.vllm.blocks import checksums, find, worst  # isort: skip
+from pipeline.settings import Layout, Model  # isort: skip
+from pipeline.steps import GapError  # isort: skip
+
+SHAPE = {
+    "hidden_size": 512, "head_dim": 64, "num_attention_heads": 8, "num_query_groups": 4, "ffn_hidden_size": 1536,
+    "vocab_size": 3001,
+}  # fmt: skip
+MIB = 2**20
+BUCKETS_MIB = (0.5, 2.0, 3.0)
+"""qkv is 2 MiB and fills the second; down_proj is 3 MiB and fills the third; the embedding, 5.9 MiB, exceeds all. A
+fused qkv is never cut, so the first bucket is 2 MiB as well."""
+
+
+def check_memory(engine: VllmEngine, policy: Policy, model: Model) -> dict[str, dict[str, float]]:
+    """Extra memory of a sync, in buckets: tensors alive (two at most), and resident (1 MiB more: the allocator's)."""
+    whole = sum(4 * tensor.numel() for _, tensor in export_tensors(policy.chunks, model))
+    found = {}
+    for mib in BUCKETS_MIB:
+        engine.sender = BucketSender(policy.chunks, model, int(mib * MIB))
+        bucket = max(int(mib * MIB), engine.sender.largest_bytes)
+        assert whole > 11 * bucket
+        engine.core.load(engine.sender)
+        with LiveBytes() as live:
+            engine.core.load(engine.sender)
+        held = resident_bytes()
+        reset_resident_peak()
+        engine.core.load(engine.sender)
+        resident = resident_peak() - held
+        found[f"{mib:g} MiB"] = {"alive": live.peak / bucket, "resident": resident / bucket}
+        assert 0 < live.peak <= 2 * bucket, found
+        assert resident <= 2 * bucket + MIB, found
+        assert live.now == 0, "something of the sync stays alive"
+    return found
+
+
+def check_checksums(engine: VllmEngine, policy: Policy, model: Model) -> None:
+    """Every number of every tensor is in some rank's checksum, and all checksums are those of the actor."""
+    holdings = gathered(checksums(engine.core.model))
+    for name, tensor in export_tensors(policy.chunks, model):
+        spans = sorted({(first, length) for _, first, length, _ in (held[name] for held in holdings)})
+        end = 0
+        for first, length in spans:
+            assert first <= end, f"{name}: nobody has {end} to {first}"
+            end = max(end, first + length)
+        assert end == tensor.shape[holdings[0][name][0]], name
+    assert worst(holdings, export_tensors(policy.chunks, model)) == (None, 0.0)
+
+
+def check_blame(engine: VllmEngine, policy: Policy) -> None:
+    """A load that leaves one tensor of the world's last rank wrong stops the sync on every rank, with the tensor's name; the
+    next sync heals it. What is wrong in no tensor is said to be in none."""
+    load = engine.core.load
+    spoilers: dict[str, Callable[[torch.Tensor], object]] = {
+        "model.layers.1.mlp.down_proj.weight": lambda held: held[::2].mul_(3),
+        "model.layers.0.self_attn.v_proj.weight": lambda held: held.copy_(held.flip(0)),  # the same numbers elsewhere
+        "model.layers.1.mlp.up_proj.weight": lambda held: held[:1].fill_(torch.nan),
+        "model.embed_tokens.weight": lambda held: held.mul_(0.5),
+        "model.norm.weight": lambda held: held.add_(2),
+    }
+    for name, spoil in spoilers.items():
+
+        def load_and_spoil(pieces, name=name, spoil=spoil):
+            load(pieces)
+            if dist.get_rank() == dist.get_world_size() - 1:
+                spoil(find(engine.core.model)[name].parameter)
+
+        engine.core.load = load_and_spoil  # type: ignore[method-assign]
+        with pytest.raises(GapError, match=rf"policy version 7 .*The worst tensor is {name}:"):
+            engine.sync(policy, 7)
+        engine.core.load = load  # type: ignore[method-assign]
+        assert engine.sync(policy, 8)["gap/sync_max"] < 1e-5
+    processor: Any = engine.core.model.logits_processor
+    processor.scale *= 2
+    with pytest.raises(GapError, match="every tensor that can be compared is equal"):
+        engine.sync(policy, 9)
+    processor.scale /= 2
+
+
+def main() -> None:
+    actor_tp, engine_tp = map(int, sys.argv[1:])
+    model, layout = tiny_model("qwen2", **SHAPE), Layout(tp=actor_tp, rollout_tp=engine_tp)
+    settings = settings_of(model, layout, gap_limit=1.001)
+    parallel.initialize(layout, seed=0)
+    policy = Policy(settings)
+    engine = VllmEngine(settings, policy, None, folder_of(model))
+    load_hf(policy.chunks, model, hf_tensors(hf_model(model)).__getitem__)
+    print(json.dumps(check_memory(engine, policy, model)))
+    check_checksums(engine, policy, model)
+    check_blame(engine, policy)
+    parallel.finish()
+
+
+if __name__ == "__main__":
+    main()
