@@ -1,8 +1,7 @@
-"""Actors in pipeline stages, and vLLM: after every sync both give the same log-probs.
+"""Actors in pipeline stages and with shared out experts, and vLLM: after every sync both give the same log-probs.
 
 What must be equal: as in test_vllm_engine.py, to 1e-5, over two updates, at PP 2 and engine TP 1, tied (the last stage has a
-copy of the embedding) and untied in pieces of 10 kB. Not covered: mixtures of experts, whose buckets are tested without vLLM
-in test_buckets.py: on a CPU vLLM goes on with packed copies of the experts, and the check after the sync refuses it.
+copy of the embedding) and untied in pieces of 10 kB; at EP 2 and engine TP 1 and 2. Not covered: PP and EP together.
 """
 
 import importlib.util
@@ -21,3 +20,9 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.slow
 def test_engine_and_pipeline_parallel_actor_agree_after_every_sync():
     run_ranks(2, SCRIPT, 1, "qwen2,2,1,tied", "qwen2,2,1,untied", "qwen3,2,1,tied", timeout=200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine_tp", "tied"), [(1, "untied"), (2, "tied")])
+def test_engine_and_expert_parallel_actor_agree_after_every_sync(engine_tp, tied):
+    run_ranks(2, SCRIPT, engine_tp, f"qwen3_moe,1,2,{tied}", timeout=200)

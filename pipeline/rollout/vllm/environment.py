@@ -30,7 +30,7 @@ def prepare() -> None:
 
     On a CPU, oneDNN is switched off for vLLM's matrix products: it packs the weights away when a model is loaded and goes
     on with the packed ones after an update (silently, where embeddings are tied). Without it the products read the
-    parameters themselves. To be called before `import vllm`; torch.distributed is to be initialised by then.
+    parameters themselves. Experts are packed at every use instead of once. To be called before `import vllm`; torch.distributed is to be initialised by then.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -41,7 +41,29 @@ def prepare() -> None:
         import vllm._custom_ops as operators
 
         operators._supports_onednn = False
+        _leave_experts_unpacked()
         _name_shared_memory()
+
+
+def _leave_experts_unpacked() -> None:
+    """Pack experts for the kernel whenever it runs.
+
+    vLLM 0.32.0 (model_executor/layers/fused_moe/experts/cpu_moe.py:208) replaces the experts' parameters by packed ones
+    when a model is loaded, and what is loaded later would be written into those as if they were not. Packing costs a copy
+    of one layer's experts a step, which a CPU, where such models are only tried out, can bear.
+    """
+    from vllm.model_executor.layers.fused_moe.experts import cpu_moe
+
+    experts: Any = cpu_moe.CPUUnquantizedExperts
+    if hasattr(experts, "etr_apply"):
+        return
+    pack, experts.etr_apply = cpu_moe.cpu_prepack_moe_weight, experts.apply
+
+    def apply(self: Any, output: Any, hidden_states: Any, w1: Any, w2: Any, *others: Any, **named: Any) -> Any:
+        return experts.etr_apply(self, output, hidden_states, pack(w1, self.isa), pack(w2, self.isa), *others, **named)
+
+    experts.apply = apply
+    cpu_moe.cpu_prepack_moe_weight = lambda weight, isa: weight
 
 
 def _name_shared_memory() -> None:
