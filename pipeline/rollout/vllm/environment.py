@@ -30,7 +30,9 @@ def prepare() -> None:
 
     On a CPU, oneDNN is switched off for vLLM's matrix products: it packs the weights away when a model is loaded and goes
     on with the packed ones after an update (silently, where embeddings are tied). Without it the products read the
-    parameters themselves. Experts are packed at every use instead of once. To be called before `import vllm`; torch.distributed is to be initialised by then.
+    parameters themselves. Experts are packed at every use instead of once.
+
+    To be called before `import vllm`; torch.distributed is to be initialised by then.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
