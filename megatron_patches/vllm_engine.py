@@ -10,7 +10,6 @@ from megatron_patches.policy import Policy
 from megatron_patches.sync_check import SyncCheck, gathered
 from megatron_patches.weights.buckets import BucketSender
 from pipeline.errors import UsageError
-from pipeline.rollout.gathering import Gathering
 from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
 from pipeline.rollout.requests import check_requests, row_budget
 from pipeline.rollout.vllm.blocks import checksums
@@ -69,23 +68,12 @@ class VllmEngine:
         check_requests(self.settings, prompts, sampling)
         if self.core.asleep or not self._synced:
             raise RuntimeError("the vLLM engine has no weights: call sync(actor, version) before generate")
-        mine = self.replicas.share(prompts, sampling)
+        mine, gathering = self.replicas.share(self, prompts, group_size, sampling, on_finish, on_progress)
         requests = [Request(i, prompts[i].id, prompts[i].token_ids) for i in mine]
-        gathering = Gathering(
-            prompts,
-            group_size,
-            self.policy_version,
-            self.tokenizer,
-            expected=len(mine) * group_size,
-            on_finish=on_finish,
-            on_progress=on_progress,
-            rank=self.replicas.rank,
-            size=self.replicas.size,
-        )
         reach = gathering.meter.reach
         for response in self.core.generate(requests, group_size, sampling, self.policy_version, reach):
             gathering.add(response)
-        groups = gathering.groups(self.replicas.gather if self.replicas.count > 1 else None)
+        groups = gathering.groups()
         self.check.remember(groups)
         return groups
 

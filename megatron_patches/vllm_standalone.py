@@ -72,6 +72,7 @@ class StandaloneVllmEngine:
             expected=len(prompts) * group_size,
             on_finish=on_finish,
             on_progress=on_progress if here else None,
+            exchange=self._from_main if dist.get_world_size() > 1 else None,
         )
 
         def receive(response: Response) -> None:
@@ -83,7 +84,7 @@ class StandaloneVllmEngine:
             for share in shares_of(prompts, sampling, self.engines)
         ]
         self._do("generate", shares, group_size, sampling, self.policy_version, receive=receive)
-        groups = gathering.groups(self._from_main if dist.get_world_size() > 1 else None)
+        groups = gathering.groups()
         self.check.remember(groups)
         return groups
 

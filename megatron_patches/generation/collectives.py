@@ -48,9 +48,13 @@ class Ranks:
             dist.all_gather_single(parts.view(-1, x.shape[1]), x.contiguous(), group=self.group)
         return parts.transpose(0, 1).reshape(x.shape[0], -1)
 
+    def _most(self, count: int) -> int:
+        """Rows of one rank, where `count` are shared out; the last ranks may have fewer."""
+        return -(-count // self.size)
+
     def rows(self, count: int) -> slice:
         """Which of `count` rows are this rank's, where each takes a part of them."""
-        part = -(-count // self.size)
+        part = self._most(count)
         return slice(min(self.rank * part, count), min((self.rank + 1) * part, count))
 
     def regroup(self, x: torch.Tensor) -> torch.Tensor:
@@ -62,7 +66,7 @@ class Ranks:
         if self._shared is not None and self._shared.fits(x):
             parts = self._shared.exchange(x)[:, mine]
         else:
-            part = -(-count // self.size)
+            part = self._most(count)
             parts = x.new_empty((self.size, part, width))
             padded = torch.nn.functional.pad(x, (0, 0, 0, self.size * part - count))
             dist.all_to_all_single(parts.view(-1, width), padded, group=self.group)
@@ -73,7 +77,7 @@ class Ranks:
         """Every rank's `rows` of `count`, [t, w] -> [count, w] on every rank."""
         if self.size == 1:
             return x
-        part, width = -(-count // self.size), x.shape[1]
+        part, width = self._most(count), x.shape[1]
         padded = torch.nn.functional.pad(x, (0, 0, 0, part - x.shape[0]))
         if self._shared is not None and self._shared.fits(padded):
             parts = self._shared.exchange(padded)

@@ -13,7 +13,6 @@ from megatron_patches.generation.decoder import Decoder
 from megatron_patches.generation.replicas import Replicas
 from megatron_patches.generation.stopping import StopStrings
 from pipeline.errors import UsageError
-from pipeline.rollout.gathering import Gathering
 from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
 from pipeline.rollout.requests import Limit, check_requests
 from pipeline.settings import Settings
@@ -78,18 +77,7 @@ class NativeEngine:
         context = Limit(self.settings.model.max_position_embeddings, "the model's context")
         check_requests(self.settings, prompts, sampling, context)
         plan = self._plan(prompts, sampling)
-        mine = self.replicas.share(prompts, sampling)
-        gathering = Gathering(
-            prompts,
-            group_size,
-            self.policy_version,
-            self.tokenizer,
-            expected=len(mine) * group_size,
-            on_finish=on_finish,
-            on_progress=on_progress,
-            rank=self.replicas.rank,
-            size=self.replicas.size,
-        )
+        mine, gathering = self.replicas.share(self, prompts, group_size, sampling, on_finish, on_progress)
         self.decoder.begin()
         if mine:
             Batch(
@@ -102,7 +90,7 @@ class NativeEngine:
                 plan.prefill_tokens,
                 plan.stop_strings,
             ).run(gathering.add, gathering.meter.add)
-        return gathering.groups(self.replicas.gather if self.replicas.count > 1 else None)
+        return gathering.groups()
 
     def sync(self, actor: Any, policy_version: int) -> dict[str, float]:
         """The actor's weights are the engine's: only the version moves, and what was packed of the old ones goes."""

@@ -1,5 +1,6 @@
 """Which ranks decode together: the world as whole copies of the model, and the prompts' way over them and back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import lcm
 from typing import Any
@@ -8,7 +9,8 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from pipeline.errors import UsageError
-from pipeline.rollout.interface import Prompt, Sampling
+from pipeline.rollout.gathering import Gathering
+from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
 from pipeline.rollout.requests import shares_of
 
 
@@ -44,9 +46,31 @@ class Replicas:
         index, rank = divmod(dist.get_rank(), size)
         return cls(dist.get_world_size() // size, index, size, rank)
 
-    def share(self, prompts: list[Prompt], sampling: Sampling) -> list[int]:
-        """Indices of the prompts that this rank's replica samples."""
-        return shares_of(prompts, sampling, self.count)[self.index]
+    def share(
+        self,
+        engine: Any,
+        prompts: list[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        on_finish: Callable[[Rollout], None] | None,
+        on_progress: Callable[[GenerationProgress], None] | None,
+    ) -> tuple[list[int], Gathering]:
+        """Indices of the prompts that this rank's replica samples for `engine`'s `generate`, and where their responses go;
+        `Gathering.groups` then has those of all replicas."""
+        mine = shares_of(prompts, sampling, self.count)[self.index]
+        gathering = Gathering(
+            prompts,
+            group_size,
+            engine.policy_version,
+            engine.tokenizer,
+            expected=len(mine) * group_size,
+            on_finish=on_finish,
+            on_progress=on_progress,
+            rank=self.rank,
+            size=self.size,
+            exchange=self.gather if self.count > 1 else None,
+        )
+        return mine, gathering
 
     def gather(self, mine: Any) -> list[Any]:
         """What every replica's first rank holds, on every rank, in the order of replicas (a collective of all)."""

@@ -38,11 +38,14 @@ class Gathering:
         on_progress: Callable[[GenerationProgress], None] | None,
         rank: int = 0,
         size: int = 1,
+        exchange: Callable[[Any], list[Any]] | None = None,
     ):
         """`expected` responses come to this rank, the same to each of the `size` ranks of its copy of the model: they take
-        turns in calling `on_finish`, and rank 0 reports progress."""
+        turns in calling `on_finish`, and rank 0 reports progress. `exchange` gives every rank the packed parts that make up
+        the whole; None where each has all of it."""
         self.prompts, self.group_size, self.policy_version = prompts, group_size, policy_version
         self.tokenizer, self.on_finish, self.rank, self.size = tokenizer, on_finish, rank, size
+        self.exchange = exchange
         self.meter = Meter(expected, on_progress if rank == 0 else None)
         self.made: dict[Key, Rollout] = {}
 
@@ -64,12 +67,11 @@ class Gathering:
         if self.on_finish is not None and number % self.size == self.rank:
             self.on_finish(rollout)
 
-    def groups(self, exchange: Callable[[Any], list[Any]] | None) -> Groups:
-        """All rollouts, in the order of the prompts. `exchange` gives every rank the packed parts that make up the whole;
-        None where this rank has all of them."""
+    def groups(self) -> Groups:
+        """All rollouts, in the order of the prompts."""
         self.meter.report()
         made = self.made
-        if exchange is not None:
-            parts = exchange(pack(made))
+        if self.exchange is not None:
+            parts = self.exchange(pack(made))
             made = {key: one for part in parts for key, one in unpack(part, self.prompts, self.policy_version)}
         return [[made[i, sample] for sample in range(self.group_size)] for i in range(len(self.prompts))]

@@ -66,14 +66,14 @@ def largest_gap(hf, groups: list[list[Rollout]]) -> float:
     )
 
 
-def check(layout: Layout, tied: bool, bucket_mib: float) -> None:
-    model = tiny_model("qwen2", tie_word_embeddings=tied, hidden_size=128, head_dim=32)  # what vLLM can on a CPU
+def check(layout: Layout, tied: bool, bucket_mib: float, family: str = "qwen2", updates: int = UPDATES) -> None:
+    model = tiny_model(family, tie_word_embeddings=tied, hidden_size=128, head_dim=32)  # what vLLM can on a CPU
     settings = settings_of(model, layout, sync_bucket_mib=bucket_mib)
     parallel.initialize(layout, seed=0)
     policy = Policy(settings)
     engine = VllmEngine(settings, policy, None, folder_of(model))
     prompts = prompts_of(6, model.vocab_size)
-    for update in range(UPDATES):
+    for update in range(updates):
         hf = hf_model(model, seed=update)
         load_hf(policy.chunks, model, hf_tensors(hf).__getitem__)
         metrics = engine.sync(policy, update)
@@ -81,7 +81,10 @@ def check(layout: Layout, tied: bool, bucket_mib: float) -> None:
         assert metrics["gap/sync_max"] < 1e-5, metrics
         assert gap < 1e-5, gap
         if dist.get_rank() == 0:
-            print(f"tied={tied} update {update}: actor {metrics['gap/sync_max']:.1e} transformers {gap:.1e}", metrics)
+            print(
+                f"{family} {layout} tied={tied} update {update}: actor {metrics['gap/sync_max']:.1e} transformers {gap:.1e}",
+                metrics,
+            )
 
 
 def main() -> None:
