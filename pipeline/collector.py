@@ -20,6 +20,7 @@ from pipeline.rollout.interface import Groups, Prompt, RolloutEngine, Sampling
 from pipeline.rollout.packing import pack_groups, unpack_groups
 from pipeline.settings import Settings
 from pipeline.tracking import Tracker
+from pipeline.waiting import result_of
 
 
 @dataclass
@@ -122,7 +123,7 @@ class Collector:
         """Return when nothing samples any more, so that the engine's weights may change."""
         if isinstance(self._ahead, Future):
             with self.tracker.phase("generate"):
-                self._ahead = self._ahead.result()
+                self._ahead = result_of(self._ahead)
 
     def metrics(self, batch: Batch, version: int) -> dict[str, float]:
         """How the batch came about; `version` is that of the weights that it is trained from."""

@@ -13,6 +13,7 @@ from pipeline.rollout.interface import Groups, Rollout
 from pipeline.settings import Settings
 from pipeline.verify import Grade, VerifierPool
 from pipeline.verify.rewards import Scorer
+from pipeline.waiting import result_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Grader:
         # Others may be of the batch that is being sampled ahead, in another thread: they stay.
         began = {key: future for key in wanted if (future := self._early.pop(key, None)) is not None}
         known: dict[bytes, Grade] = {}
-        for part in _share({key: future.result()[0] for key, future in began.items()}):
+        for part in _share({key: result_of(future)[0] for key, future in began.items()}):
             known |= part
         missing = [key for key in wanted if key not in known]
         if missing:  # the same list on every rank, so all meet in the exchange or none does

@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.launch import Command
 from pipeline.processes import die_with_parent, stop_tree
 from pipeline.stage import OUTCOME_FOLDER, PARENT, SPARE_FOLDER, STOP_FILE
+from pipeline.waiting import exit_code_of
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -63,7 +64,7 @@ def run(command: Command, cwd: Path, folder: Path, ranks: range, stops: bool) ->
         # A session of its own: the terminal's Ctrl-C must not reach the ranks past the two-step handling here.
         process = subprocess.Popen(command.argv, cwd=cwd, env=env, start_new_session=True, preexec_fn=die_with_parent)
         with _Signals(process, stop_file, stops) as signals:
-            code = process.wait()
+            code = exit_code_of(process)
         stop_file.unlink(missing_ok=True)
         if signals.count >= (2 if stops else 1):
             return Ending(1, stopped=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.verify.slot import NurseryHandle, Pair, Slot
 from pipeline.verify.types import DEFAULT, Conventions, Grade
+from pipeline.waiting import result_of
 
 CHUNK = 64
 """Pairs sent at once: a few milliseconds of work, so that both workers stay busy to the end of a batch."""
@@ -118,7 +119,7 @@ class VerifierPool:
 
     def grade_many(self, pairs: list[Pair]) -> list[Grade]:
         """One grade for each (response, gold), in order."""
-        return self.submit(pairs).result()
+        return result_of(self.submit(pairs))
 
     def submit(self, pairs: list[Pair]) -> "Future[list[Grade]]":
         """`grade_many` that does not wait for the results (only, where the queue is full, for room in it)."""
