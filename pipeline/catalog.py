@@ -44,7 +44,10 @@ MODEL = (
 GRADING = ("verify",)
 """What verdicts and rewards depend on."""
 
-SAMPLING = ("rollout.max_prompt_tokens", "rollout.max_new_tokens", "rollout.stop", "verify.rewards")
+PROMPTS = ("data.template", "data.instruction")
+"""What makes a problem a prompt. Problems are kept as text, so every stage that shows them to a model depends on it."""
+
+SAMPLING = ("rollout.max_prompt_tokens", "rollout.max_new_tokens", "rollout.stop")
 
 STAGES = {
     stage.name: stage
@@ -59,7 +62,7 @@ STAGES = {
         Stage(
             name="sft",
             launcher="deepspeed",
-            settings=("sft", "seed", *MODEL),
+            settings=("sft", "seed", *PROMPTS, *MODEL),
             after=("preprocess",),
             outputs=("sft/hf",),
             resumes=("sft/checkpoints", "sft/metrics.jsonl"),
@@ -77,7 +80,7 @@ STAGES = {
         Stage(
             name="rollout",
             launcher="torchrun",
-            settings=("rollout", *GRADING, "seed", "data.template", "data.instruction", "model.dtype", *MODEL),
+            settings=("rollout", "seed", "model.dtype", *GRADING, *PROMPTS, *MODEL),
             after=("preprocess", "convert"),
             outputs=("rollout/pass_rates.jsonl",),
             also=("rollout/shards",),
@@ -88,7 +91,7 @@ STAGES = {
         Stage(
             name="rl",
             launcher="torchrun",
-            settings=("algo", "rl", "rollout", "verify", "seed", "model.dtype", *MODEL),
+            settings=("algo", "rl", "rollout", "seed", "model.dtype", *GRADING, *PROMPTS, *MODEL),
             after=("preprocess", "convert"),
             outputs=("checkpoints@latest",),
             also=("metrics.jsonl",),
@@ -100,7 +103,7 @@ STAGES = {
         Stage(
             name="evaluate",
             launcher="torchrun",
-            settings=("evaluate", "seed", "model.dtype", *SAMPLING),
+            settings=("evaluate", "seed", "model.dtype", *SAMPLING, *GRADING, *PROMPTS),
             after=("preprocess", "convert"),
             outputs=("evaluate/{variant}.json",),
             uses_layout=True,

@@ -119,6 +119,8 @@ def state_of(job: Job, root: Path) -> State:
     source = job.chosen_checkpoint
     if source is not None and source not in WORDS:
         inputs[source] = fingerprint(Path(source))
+    if job.stage.name == "rollout":  # it samples the trained actor as soon as there is one
+        inputs["checkpoints@latest"] = fingerprint(locate(root, "checkpoints@latest"))
     loss_file = (job.settings.algo.import_path or "").rpartition(":")[0]
     if job.stage.name == "rl" and loss_file.endswith(".py"):
         inputs[loss_file] = fingerprint(Path(loss_file))

@@ -34,6 +34,7 @@ leave = {
     "rl": [f"checkpoints/iter_{int(steps):07d}/x", "checkpoints/latest_checkpointed_iteration.txt", "metrics.jsonl"],
     "evaluate": [f"evaluate/{when}.json"],
     "export": ["export/hf/model.safetensors"],
+    "rollout": ["rollout/pass_rates.jsonl", "rollout/shards/0.jsonl"],
     "report": ["report.html"],
 }[stage]
 accuracy = {"n": 4, "greedy": 0.25 if when == "before" else 0.75, "avg@8": 0.5, "pass@8": 1.0}
@@ -112,6 +113,39 @@ def test_a_change_runs_again_what_depends_on_it_and_says_why(run):
     assert "export.dtype model -> fp32" in out
     code, out, _ = run("stage=export", "export.dtype=fp32", "force=true")
     assert worked(out) == ["export"]
+
+
+def test_another_template_concerns_every_stage_that_shows_problems(run):
+    run("stage=all")
+    run("stage=rollout")
+    for stage in ("sft", "evaluate", "rollout"):
+        _, out, _ = run(f"stage={stage}", "data.template=bare")
+        assert set(worked(out)) == {stage}
+        assert "data.template auto -> bare" in out
+    code, _, err = run("stage=rl", "data.template=bare")
+    assert code == 2
+    assert "data.template auto -> bare" in err
+
+
+def test_evaluate_depends_on_how_answers_are_compared(run):
+    run("stage=all")
+    _, out, _ = run("stage=evaluate", "verify.percent=same")
+    assert worked(out) == ["evaluate", "evaluate"]
+    assert "verify.percent either -> same" in out
+
+
+def test_rollout_follows_the_trained_actor(tmp_path, run):
+    for stage in ("preprocess", "sft", "convert", "rollout"):
+        run(f"stage={stage}")
+    _, out, _ = run("stage=rollout")
+    assert worked(out) == []
+    run("stage=rl", "rl.steps=5")
+    _, out, _ = run("stage=rollout")
+    assert worked(out) == ["rollout"]
+    assert "checkpoints@latest is another" in out
+    assert (tmp_path / "runs" / "mini" / "rollout" / "shards.old-1").is_dir()
+    _, out, _ = run("stage=rollout")
+    assert worked(out) == []
 
 
 def test_a_damaged_output_is_made_again(tmp_path, run):
