@@ -1,21 +1,14 @@
-"""What is done with one tile of logits `[t, v]` on one kind of device, and the one place that chooses it.
+"""What is done with one tile of logits `[t, v]` on one kind of device; `selection` chooses the kind.
 
 A tile is formed by `logits`, read by `statistics`, turned into its own gradient by `gradient`, and multiplied into the
 gradients of hidden states and weight by `accumulate`. The matrix products are the vendor's in every backend; a backend
 differs in how it walks over the tile between them.
 """
 
-import logging
-import time
-from functools import cache
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
 from megatron_patches.policy_head.statistics import FAR_BELOW, compute_dtype
-
-log = logging.getLogger(__name__)
 
 
 class TorchBackend:
@@ -111,63 +104,3 @@ def _addmm(out: Tensor, a: Tensor, b: Tensor, beta: int, alpha: float) -> Tensor
     if a.dtype == out.dtype:
         return torch.addmm(out, a, b, beta=beta, alpha=alpha, out=out)
     return torch.addmm(out, a, b, out_dtype=out.dtype, beta=beta, alpha=alpha, out=out)
-
-
-def select(device: torch.device, dtype: torch.dtype) -> TorchBackend:
-    """The backend for a device and a compute type: the one place that chooses.
-
-    CPU and fp64: torch. CUDA: torch or the Triton kernels, whichever measures faster on this device (once a process),
-    and torch where triton is not installed or its results differ.
-    """
-    if device.type != "cuda" or dtype != torch.float32 or find_spec("triton") is None:
-        return TorchBackend()
-    return _faster(torch.device("cuda", device.index if device.index is not None else torch.cuda.current_device()))
-
-
-@cache
-def _faster(device: torch.device) -> TorchBackend:
-    """Try both backends on a tile of the usual size on this device.
-
-    The ranks of a group may come to different answers: each merges the same gathered statistics, so that log-probs
-    stay bit-equal between them.
-    """
-    from megatron_patches.policy_head.triton_backend import TritonBackend
-
-    plain, kernels = TorchBackend(), TritonBackend()
-    tile = torch.randn(2048, 8192, device=device)
-    try:
-        seconds = [_seconds(backend, tile) for backend in (plain, kernels)]
-        agree = all(
-            torch.allclose(a.float(), b.float(), rtol=1e-2, atol=1e-4)
-            for a, b in zip(_both_passes(plain, tile), _both_passes(kernels, tile), strict=True)
-        )
-    except Exception as error:  # triton compiles here and now: anything a compiler or driver can raise
-        log.warning("policy head: triton kernels do not run on %s (%s); using torch", device, error)
-        return plain
-    if not agree:
-        log.warning("policy head: triton kernels disagree with torch on %s; using torch", device)
-    chosen = kernels if agree and seconds[1] < seconds[0] else plain
-    log.info("policy head on %s: torch %.2e s, triton %.2e s a tile; using %s", device, *seconds, type(chosen).__name__)
-    return chosen
-
-
-def _both_passes(backend: TorchBackend, tile: Tensor) -> tuple[Tensor, Tensor]:
-    """Statistics and bf16 gradient of a copy of the tile."""
-    logits, t = tile.clone(), tile.shape[0]
-    target = torch.arange(t, device=tile.device)
-    found = logits.new_empty((4, t))
-    backend.statistics(logits, target, True, found)
-    lse = found[0] + found[1].log()
-    return found, backend.gradient(logits, target, lse, torch.bfloat16, torch.ones_like(lse)).to(torch.bfloat16)
-
-
-def _seconds(backend: TorchBackend, tile: Tensor) -> float:
-    """Least of five timings of both passes, after one that compiles."""
-    taken = []
-    for _ in range(6):
-        torch.cuda.synchronize(tile.device)
-        start = time.perf_counter()
-        _both_passes(backend, tile)
-        torch.cuda.synchronize(tile.device)
-        taken.append(time.perf_counter() - start)
-    return min(taken[1:])

@@ -6,7 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_patches.policy_head.backend import TorchBackend, select
+from megatron_patches.policy_head.backend import TorchBackend
+from megatron_patches.policy_head.selection import select
 from megatron_patches.policy_head.shard import (
     VocabShard,
     even_ranges,

@@ -5,7 +5,7 @@ passes. Plain torch makes about 80 bytes of it for each logit of forward and bac
 exponential, sums, each a kernel of its own); here every logit is read once for its statistics (4 bytes) and once for
 its gradient, which is written in the products' own type (4 + 2 bytes for bf16).
 
-Imported by `backend.select` alone, and only where triton is installed. Set TRITON_INTERPRET=1 to run on CPU tensors.
+Imported by `selection.select` alone, and only where triton is installed. Set TRITON_INTERPRET=1 to run on CPU tensors.
 """
 
 from contextlib import nullcontext

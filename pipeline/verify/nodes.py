@@ -89,3 +89,14 @@ class BaseNumber:
 
 
 Node = Scalar | Word | Group | Interval | Union | Matrix | Equation | Inequality | Named | Ratio | BaseNumber
+
+
+def as_set(node: Node) -> Node:
+    """`(a, b)` among sets is an open interval."""
+    if isinstance(node, Group) and node.kind == "tuple" and len(node.items) == 2:
+        low, high = node.items
+        if isinstance(low, Scalar) and isinstance(high, Scalar):
+            return Interval(low.text, high.text, False, False)
+    if isinstance(node, Named):
+        return as_set(node.value)
+    return node

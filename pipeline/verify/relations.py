@@ -3,7 +3,7 @@ r"""Equations, inequalities and names: `x = 3` is 3 with a name, `x + y = 3` is 
 import re
 from collections.abc import Callable
 
-from pipeline.verify.nodes import Equation, Group, Inequality, Interval, Named, Node, Union
+from pipeline.verify.nodes import Equation, Group, Inequality, Interval, Named, Node, Union, as_set
 from pipeline.verify.numbers import parse_number
 from pipeline.verify.scan import find_top, peel
 from pipeline.verify.syntax import parse, symbols
@@ -101,8 +101,6 @@ def _equality(parts: list[str], read: Read) -> Node:
 
 
 def _membership(parts: list[str], read: Read) -> Node:
-    from pipeline.verify.structure import as_set
-
     value = as_set(read(parts[1]))
     if isinstance(value, Interval):
         value.label = label_of(parts[0])

@@ -19,6 +19,7 @@ from pipeline.verify.nodes import (
     Scalar,
     Union,
     Word,
+    as_set,
 )
 from pipeline.verify.numbers import Number, parse_number
 from pipeline.verify.relations import read_relation
@@ -166,17 +167,6 @@ def _bracketed(inner: str, bracket: str, depth: int) -> Node | None:
     if len(parts) == 2 and bracket != "()":
         return Interval(parts[0], parts[1], bracket[0] == "[", bracket[1] == "]")
     return Group("tuple", [read(part, depth + 1) for part in parts])
-
-
-def as_set(node: Node) -> Node:
-    """`(a, b)` among sets is an open interval."""
-    if isinstance(node, Group) and node.kind == "tuple" and len(node.items) == 2:
-        low, high = node.items
-        if isinstance(low, Scalar) and isinstance(high, Scalar):
-            return Interval(low.text, high.text, False, False)
-    if isinstance(node, Named):
-        return as_set(node.value)
-    return node
 
 
 def _set(inner: str, depth: int) -> Node:

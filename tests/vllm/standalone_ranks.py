@@ -1,12 +1,13 @@
 """Run by test_standalone.py: the trainer's end of a standalone engine.
 
 argv: the address at which it listens, the servers' ranks, the engine's TP, and optionally the process of server rank 1, which
-it kills: `between` two calls or `during` one.
+it kills: `between` two calls, while a call `samples`, or in the middle of a `sync`. On several ranks the actor has TP.
 """
 
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tiny_models import hf_model, hf_tensors, tiny_model
@@ -18,13 +19,14 @@ from megatron_patches.vllm_standalone import StandaloneVllmEngine
 from megatron_patches.weights import load_hf
 
 import pytest  # isort: skip
+import torch.distributed as dist  # isort: skip
 
 from pipeline.rollout.interface import Rollout  # isort: skip
 from pipeline.rollout.vllm.link import ServerError  # isort: skip
 from pipeline.settings import Layout  # isort: skip
 
 
-def check_loss(engine: StandaloneVllmEngine, prompts: list, address: str, victim: int, when: str) -> None:
+def check_loss(engine: StandaloneVllmEngine, call: Callable, address: str, victim: int, when: str) -> None:
     """A server that is killed ends the call with an error that names its rank and the command; none is told to stop."""
 
     def kill(rollout: Rollout | None = None) -> None:
@@ -32,16 +34,26 @@ def check_loss(engine: StandaloneVllmEngine, prompts: list, address: str, victim
         while rollout is None and Path(f"/proc/{victim}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
             os.sched_yield()  # until it is dead, its connections closed
 
+    def pieces() -> Iterator[tuple]:
+        for number, piece in enumerate(sender):
+            if number == 3:
+                kill()
+            yield piece
+
+    sender = engine.sender
     if when == "between":
         kill()
+    if when == "sync":
+        engine.sender = pieces()
     with pytest.raises(ServerError, match=rf"{address} is gone: lost rank 1 of 2 .*torchrun .*server {address} 2\)"):
-        engine.generate(prompts, 20, PLAIN, on_finish=kill if when == "during" else None)
+        call(kill if when == "samples" else None)
     assert engine.link is None
 
 
 def main() -> None:
     address, ranks, engine_tp = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    model, layout = tiny_model("qwen2", hidden_size=128, head_dim=32), Layout(rollout_tp=engine_tp)
+    model = tiny_model("qwen2", hidden_size=128, head_dim=32)
+    layout = Layout(tp=int(os.environ["WORLD_SIZE"]), rollout_tp=engine_tp)
     servers = {"mode": "standalone", "server_address": address, "server_ranks": ranks}
     settings = settings_of(model, layout, sync_bucket_mib=0.05, **servers)
     parallel.initialize(layout, seed=0)
@@ -55,12 +67,21 @@ def main() -> None:
         heard = []
         groups = engine.generate(prompts, 2, PLAIN, on_finish=heard.append)
         assert [group[0].prompt.id for group in groups] == [prompt.id for prompt in prompts]
-        assert sorted((r.prompt.id, r.sample) for r in heard) == sorted((p.id, i) for p in prompts for i in range(2))
+        expected = [(p.id, i) for p in prompts for i in range(2)] if dist.get_rank() == 0 else []
+        assert sorted((r.prompt.id, r.sample) for r in heard) == sorted(expected)
         assert {r.policy_version for group in groups for r in group} == {update}
         assert metrics["gap/sync_max"] < 1e-5, metrics
         assert largest_gap(hf, groups) < 1e-5
     if sys.argv[4:]:
-        check_loss(engine, prompts, address, int(sys.argv[4]), sys.argv[5])
+        victim, when = int(sys.argv[4]), sys.argv[5]
+
+        def call(on_finish: Callable | None) -> None:
+            if when == "sync":
+                engine.sync(policy, 2)
+            else:
+                engine.generate(prompts, 20, PLAIN, on_finish=on_finish)
+
+        check_loss(engine, call, address, victim, when)
     engine.close()
     parallel.finish()
 

@@ -1,8 +1,9 @@
 """vLLM in a process of its own, linked over gloo: weights arrive, samples come back, and it ends with its trainer.
 
 What must be equal: after each sync the servers' log-probs of their own tokens are those of transformers on the tensors that
-the trainer holds, to 1e-5: one server, one engine over two ranks, two engines. A server that is killed, between two calls or
-while the trainer waits for it, ends the trainer's call with an error that names its rank and the command to start it again.
+the trainer holds, to 1e-5: one server, one engine over two ranks, two engines, a trainer of two ranks. A server that is killed,
+between two calls, while it samples or while weights are on their way, ends the trainer's call with an error that names its rank
+and the command to start it again.
 Not covered: NCCL, whose waits end by its own watchdog; a machine that vanishes without closing its connections.
 """
 
@@ -49,16 +50,16 @@ def servers(address: str, ranks: int) -> Iterator[list[subprocess.Popen]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "engine_tp"), [(1, 1), (2, 2)])
-def test_servers_sample_from_the_weights_they_were_sent_and_end_with_their_trainer(ranks, engine_tp):
+@pytest.mark.parametrize(("trainers", "ranks", "engine_tp"), [(1, 1, 1), (1, 2, 2), (2, 1, 1)])
+def test_servers_sample_from_the_weights_they_were_sent_and_end_with_their_trainer(trainers, ranks, engine_tp):
     address = f"127.0.0.1:{free_port()}"
     with servers(address, ranks) as started:
-        run_ranks(1, SCRIPT, address, ranks, engine_tp, timeout=200)
+        run_ranks(trainers, SCRIPT, address, ranks, engine_tp, timeout=200)
         assert [server.wait(timeout=60) for server in started] == [0] * ranks
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", ["between", "during"])
+@pytest.mark.parametrize("when", ["between", "samples", "sync"])
 def test_two_engines_share_the_work_and_the_loss_of_one_ends_the_run(when):
     address = f"127.0.0.1:{free_port()}"
     with servers(address, 2) as started:
