@@ -150,8 +150,9 @@ def test_settings_and_conventions_have_the_same_defaults() -> None:
 
 
 PROGRAM = """
-import sys, time
+import signal, time
 from pipeline.verify import VerifierPool
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a program started in a shell's background ignores
 pool = VerifierPool(workers=2, timeout_s=60)
 pool.grade_many([("1", "1")] + [(f"{k}", "1") for k in range(200)])
 print(pool._nursery._process.pid, flush=True)
