@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,19 +43,20 @@ class Peer:
     """`python script work`, which gets ready, does the work once whenever it reads a line, and answers with
     `SECONDS <by the clock> <of the processor>`.
 
-    It has all cores of this world's ranks, which rest meanwhile. What else it prints goes to standard error.
+    It has `threads`, by default those of all of this world's ranks, which rest meanwhile. What else it prints goes to
+    standard error.
     """
 
-    def __init__(self, python: str, script: Path, work: dict[str, Any]):
+    def __init__(self, python: str, script: Path, work: dict[str, Any], threads: int | None = None):
         ours = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PYTHONPATH", "VIRTUAL_ENV")
         clean = {name: value for name, value in os.environ.items() if name not in ours}
-        threads = str(torch.get_num_threads() * dist.get_world_size())
+        threads = threads or torch.get_num_threads() * dist.get_world_size()
         self.process = subprocess.Popen(
             [python, str(script), json.dumps(work)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=clean | {"OMP_NUM_THREADS": threads},
+            env=clean | {"OMP_NUM_THREADS": str(threads)},
         )
 
     def __enter__(self) -> "Peer":
@@ -62,7 +64,8 @@ class Peer:
 
     def __exit__(self, *_: object) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         try:
             self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
@@ -72,8 +75,9 @@ class Peer:
         """Do the work once."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended; so do its lines
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith("SECONDS "):
                 return Cost(*map(float, line.split()[1:]))

@@ -8,6 +8,7 @@ a Qwen2 of 4.3 million parameters, fp32, random weights.
 """
 
 import contextlib
+import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -50,11 +51,15 @@ def bench(settings: Settings) -> dict[str, Any]:
     turns["transformers"] = partial(_generate, model.to(parallel.device()), prompts) if main else _rest
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         if settings.bench.peer_python:
-            turns["vllm"] = _rest
+            shared = [folder]
+            dist.broadcast_object_list(shared, src=0)
             if main:
                 model.save_pretrained(folder)
-                work = {"model": folder, "prompts": [p.token_ids for p in prompts], "group": GROUP, "tokens": TOKENS}
-                turns["vllm"] = stack.enter_context(Peer(settings.bench.peer_python, PEER, work)).turn
+            dist.barrier()
+            for name, some, cores in _shares_of_vllm(prompts):
+                turns[name] = _rest
+                if some:
+                    turns[name] = stack.enter_context(_peer(settings.bench.peer_python, shared[0], some, cores)).turn
         costs = _in_turn(turns, settings.bench.repeats)
     first = next(iter(arrangements))
     growth = [_growth(*arrangements[first], count, settings.bench.repeats) for count in SEQUENCES]
@@ -96,6 +101,20 @@ def _arrangements(settings: Settings, weights: dict[str, torch.Tensor]) -> dict[
             alone.replicas = Replicas(count=1, index=0, size=1, rank=0)
             made["native, one process"] = alone, threads * ranks if dist.get_rank() == 0 else 0
     return made
+
+
+def _shares_of_vllm(prompts: list[Prompt]) -> Iterator[tuple[str, list[Prompt], list[int]]]:
+    """Arrangements of vLLM by name, with this rank's prompts and cores: one process, and one for each rank."""
+    ranks, rank, threads = dist.get_world_size(), dist.get_rank(), torch.get_num_threads()
+    cores = sorted(os.sched_getaffinity(0))[: ranks * threads]
+    yield "vllm", prompts if rank == 0 else [], cores
+    if ranks > 1:
+        yield f"vllm, {ranks} processes", prompts[rank::ranks], cores[rank * threads :][:threads]
+
+
+def _peer(python: str, folder: str, prompts: list[Prompt], cores: list[int]) -> Peer:
+    work = {"model": folder, "prompts": [prompt.token_ids for prompt in prompts], "group": GROUP, "tokens": TOKENS}
+    return Peer(python, PEER, work | {"cores": cores}, threads=len(cores))
 
 
 def random_prompts(count: int) -> list[Prompt]:
@@ -187,9 +206,9 @@ def _generate(model: Any, prompts: list[Prompt]) -> Cost:
 def _table(result: dict[str, Any]) -> str:
     peers = result["times_as_fast_as"]
     title = f"{result['ranks']} ranks, {result['tokens']} tokens"
-    lines = [f"{title:30}tokens/s  processor us/token" + "".join(f"{'x ' + peer:>16}" for peer in peers)]
+    lines = [f"{title:30}tokens/s  processor us/token" + "".join(f"{'x ' + peer:>22}" for peer in peers)]
     for name, speed in result["tokens_per_second"].items():
-        times = "".join(f"{peers[peer][name]:16.2f}" for peer in peers if name in peers[peer])
+        times = "".join(f"{peers[peer][name]:22.2f}" for peer in peers if name in peers[peer])
         lines.append(f"{name:30}{speed:8,.0f}{result['processor_us_per_token'][name]:20.0f}{times}")
     lines.append(f"{result['growth_of']}: sequences   seconds   us/token  processor us/token")
     for row in result["growth"]:

@@ -47,7 +47,8 @@ def sample(logits: torch.Tensor, u: torch.Tensor, how: Sampling) -> Sampled:
     """Draw one token for each row: logits fp32 [R, V] (real vocabulary only), u fp64 [R].
 
     Order of the filters as in transformers: temperature, then top-k, then top-p of what is left. Greedy (temperature 0)
-    is a distribution on one token, so its log-prob is 0.
+    is a distribution on one token, so its log-prob is 0. `logits` is used up: another tensor of its size would cost as much
+    as the exponentials.
     """
     if how.temperature == 0:
         tokens = logits.argmax(-1)
@@ -60,10 +61,9 @@ def sample(logits: torch.Tensor, u: torch.Tensor, how: Sampling) -> Sampled:
         tokens = _take(order, place)
         logps = (_take(weights, place).double().log() - total.log()).float()
     else:
-        weights = scaled.softmax(-1)
+        weights = scaled.sub_(scaled.amax(-1, keepdim=True)).exp_()
         tokens, total = inverse_cdf(weights, u)
-        # softmax divides by a sum in fp32; `total` is what that sum missed.
-        logps = _take(scaled, tokens) - scaled.amax(-1) + (weights.amax(-1) / total).log().float()
+        logps = (_take(weights, tokens).double().log() - total.log()).float()
         if how.temperature == 1:
             return Sampled(tokens, logps, logps)
     return Sampled(tokens, logps, _take(logits, tokens) - logits.logsumexp(-1))
@@ -113,7 +113,8 @@ def inverse_cdf(weights: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, t
         cdf = weights.cumsum(-1, dtype=torch.float64)
         total = cdf[:, -1]
         return (cdf <= (u * total)[:, None]).sum(-1), total
-    padded = torch.nn.functional.pad(weights, (0, -size % BLOCK)).view(rows, -1, BLOCK)
+    padded = torch.nn.functional.pad(weights, (0, -size % BLOCK)) if size % BLOCK else weights
+    padded = padded.reshape(rows, -1, BLOCK)
     sums = padded.sum(-1)
     block_cdf = sums.cumsum(-1, dtype=torch.float64)
     total = block_cdf[:, -1]

@@ -1,6 +1,6 @@
 """The bench's work on vLLM, run by an interpreter that has it: does it once for every line on its standard input.
 
-python vllm_peer.py '{"model": folder, "prompts": [[1, 2], ...], "group": 8, "tokens": 64}'
+python vllm_peer.py '{"model": folder, "prompts": [[1, 2], ...], "group": 8, "tokens": 64, "cores": [0, 1]}'
 """
 
 import json
@@ -14,9 +14,10 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 
 def main() -> None:
+    work = json.loads(sys.argv[1])
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, work["cores"]))
     from vllm import LLM, SamplingParams
 
-    work = json.loads(sys.argv[1])
     sequences = len(work["prompts"]) * work["group"]
     engine = LLM(
         model=work["model"],

@@ -112,7 +112,7 @@ def test_frequencies_and_logps_are_those_of_the_exact_distribution(how, vocabula
     spread = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(5))[:40]
     logits[spread] = 1.5 * torch.randn(40, generator=torch.Generator().manual_seed(2))
     keys = torch.tensor([request_key(3, "p", i, 0) for i in range(draws)])
-    chosen = sample(logits.expand(draws, -1), uniforms(keys, 1)[:, 0], how)
+    chosen = sample(logits.repeat(draws, 1), uniforms(keys, 1)[:, 0], how)
     expected = kept_by_definition((logits.double() / how.temperature).tolist(), how.top_k, how.top_p)
     expected = {token: p for token, p in expected.items() if p * draws >= 5}
     counts = torch.bincount(chosen.tokens, minlength=vocabulary)
@@ -130,7 +130,7 @@ def test_frequencies_and_logps_are_those_of_the_exact_distribution(how, vocabula
 
 def test_greedy_is_a_distribution_on_one_token():
     logits = torch.tensor([[0.0, 2.0, 1.0], [5.0, 2.0, 1.0]])
-    chosen = sample(logits, torch.zeros(2, dtype=torch.float64), Sampling(max_new_tokens=1, temperature=0))
+    chosen = sample(logits.clone(), torch.zeros(2, dtype=torch.float64), Sampling(max_new_tokens=1, temperature=0))
     assert chosen.tokens.tolist() == [1, 0]
     assert chosen.logps.tolist() == [0, 0]
     torch.testing.assert_close(chosen.raw_logps, logits.log_softmax(-1).amax(-1))
@@ -139,6 +139,6 @@ def test_greedy_is_a_distribution_on_one_token():
 def test_at_temperature_one_both_logps_are_one():
     logits = torch.randn(8, 50, generator=torch.Generator().manual_seed(0))
     u = torch.linspace(0, 0.99, 8, dtype=torch.float64)
-    chosen = sample(logits, u, Sampling(max_new_tokens=1))
+    chosen = sample(logits.clone(), u, Sampling(max_new_tokens=1))
     assert torch.equal(chosen.logps, chosen.raw_logps)
     torch.testing.assert_close(chosen.logps, logits.log_softmax(-1).gather(1, chosen.tokens[:, None])[:, 0])
