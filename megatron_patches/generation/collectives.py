@@ -4,6 +4,7 @@ A decode step of a small model has two sums a layer of a few kilobytes each. Ove
 cores (a socket round trip and thread hand-overs), more than the layer's arithmetic; through shared memory 0.07 ms.
 """
 
+import math
 import mmap
 import os
 import platform
@@ -19,6 +20,8 @@ PART_BYTES = 4 << 20
 SPINS = 200  # polls before the core is offered to others: ranks are usually a few microseconds apart
 YIELDING_SECONDS = 0.02  # then a peer is busy with something else: sleep between polls
 CACHE_LINE = 64
+MOST_VIEWS = 256
+"""Shapes of contributions whose views are kept: a few for each number of rows in flight."""
 
 
 class Ranks:
@@ -32,7 +35,8 @@ class Ranks:
         """Sum of every rank's contiguous `x`, in place."""
         if self.size > 1:
             if self._shared is not None and self._shared.fits(x):
-                torch.sum(self._shared.exchange(x), 0, out=x)
+                parts = self._shared.exchange(x)
+                torch.add(parts[0], parts[1], out=x) if self.size == 2 else torch.sum(parts, 0, out=x)
             else:
                 dist.all_reduce(x, group=self.group)
         return x
@@ -58,7 +62,10 @@ class Ranks:
         return slice(min(self.rank * part, count), min((self.rank + 1) * part, count))
 
     def regroup(self, x: torch.Tensor) -> torch.Tensor:
-        """Some columns of all rows, [T, w] of every rank -> all columns of this rank's `rows`, [t, size * w]."""
+        """Some columns of all rows, [T, w] of every rank -> all columns of this rank's `rows`, [t, size * w].
+
+        The contiguous `x` is used up: the result lies in its memory where there is room, which is still in the cache.
+        """
         if self.size == 1:
             return x
         count, width = x.shape
@@ -71,7 +78,10 @@ class Ranks:
             padded = torch.nn.functional.pad(x, (0, 0, 0, self.size * part - count))
             dist.all_to_all_single(parts.view(-1, width), padded, group=self.group)
             parts = parts[:, : mine.stop - mine.start]
-        return parts.transpose(0, 1).reshape(-1, self.size * width)
+        shape = mine.stop - mine.start, self.size, width
+        room = math.prod(shape) <= x.numel()
+        out = x.view(-1)[: math.prod(shape)].view(shape) if room else x.new_empty(shape)
+        return out.copy_(parts.transpose(0, 1)).view(shape[0], -1)
 
     def together(self, x: torch.Tensor, count: int) -> torch.Tensor:
         """Every rank's `rows` of `count`, [t, w] -> [count, w] on every rank."""
@@ -101,6 +111,7 @@ class SharedMemory:
         self.counters = memoryview(memory).cast("q")
         self.parts = torch.frombuffer(memory, dtype=torch.uint8, offset=mmap.PAGESIZE)[: 2 * size * PART_BYTES]
         self.parts = self.parts.view(2, size, PART_BYTES)
+        self._made: dict[tuple[int, torch.dtype, torch.Size], tuple[torch.Tensor, torch.Tensor]] = {}
         self.peers = [other * CACHE_LINE // 8 for other in range(size) if other != rank]
 
     @classmethod
@@ -129,13 +140,23 @@ class SharedMemory:
     def exchange(self, x: torch.Tensor) -> torch.Tensor:
         """Every rank's `x`: [size, *x.shape], a view that holds until the exchange after the next one."""
         self.count += 1
-        views = self.parts[self.count & 1, :, : x.nbytes].view(x.dtype).view(self.size, *x.shape)
-        views[self.rank].copy_(x)
+        views, mine = self._views(self.count & 1, x)
+        mine.copy_(x)
         self.counters[self.rank * CACHE_LINE // 8] = self.count
         for peer in self.peers:
             if self.counters[peer] < self.count:
                 self._wait(peer)
         return views
+
+    def _views(self, half: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Half `half` as every rank's `x`, and as this rank's; kept, because making them takes longer than a small copy."""
+        key = half, x.dtype, x.shape
+        if key not in self._made:
+            if len(self._made) >= MOST_VIEWS:
+                self._made.clear()
+            views = self.parts[half, :, : x.nbytes].view(x.dtype).view(self.size, *x.shape)
+            self._made[key] = views, views[self.rank]
+        return self._made[key]
 
     def _wait(self, peer: int) -> None:
         for _ in range(SPINS):
