@@ -81,7 +81,7 @@ class Ranks:
         shape = mine.stop - mine.start, self.size, width
         room = math.prod(shape) <= x.numel()
         out = x.view(-1)[: math.prod(shape)].view(shape) if room else x.new_empty(shape)
-        return out.copy_(parts.transpose(0, 1)).view(shape[0], -1)
+        return out.copy_(parts.transpose(0, 1)).view(shape[0], self.size * width)
 
     def together(self, x: torch.Tensor, count: int) -> torch.Tensor:
         """Every rank's `rows` of `count`, [t, w] -> [count, w] on every rank."""
