@@ -66,7 +66,7 @@ class Link:
         except (RuntimeError, dist.DistError) as error:
             raise InputError(
                 f"trainer and vLLM servers did not meet at rollout.server_address={address} within {timeout_minutes:g} "
-                f"minutes ({str(error).strip().splitlines()[0]}). {size - 1} server ranks are expected "
+                f"minutes ({_short(error)}). {size - 1} server ranks are expected "
                 f"(rollout.server_ranks); start them: {_command(address, size)}"
             ) from error
         return cls(rank, size, control, data, device, store, address)
@@ -165,7 +165,7 @@ class Link:
         who = ", ".join(str(rank - 1) for rank in ranks) or "unknown"
         return (
             f"the vLLM server at rollout.server_address={self.address} is gone: lost rank {who} of {self.size - 1} "
-            f"({str(error).strip().splitlines()[0]}). Its own output says why (killed, out of memory, machine lost). Start "
+            f"({_short(error)}). Its own output says why (killed, out of memory, machine lost). Start "
             f"the servers again ({_command(self.address, self.size)}) and then this stage, which goes on from its last "
             "checkpoint"
         )
@@ -173,6 +173,11 @@ class Link:
 
 def _command(address: str, size: int) -> str:
     return f"torchrun --nproc-per-node={size - 1} -m pipeline.rollout.vllm.server {address} {size - 1}"
+
+
+def _short(error: Exception) -> str:
+    """What happened, without gloo's advice."""
+    return str(error).strip().partition("\n")[0].partition(". This is typically")[0]
 
 
 def _numbers(message: Any) -> torch.Tensor:
