@@ -47,7 +47,8 @@ class Decoder:
         self.layers: list[Layer] = []
 
     def begin(self) -> None:
-        """Take the weights as they are now, unless they were taken before: they stay so until `forget`."""
+        """Look the layers up, unless that was done before, and take the weights as they are now."""
+        self.products.refresh()
         if self.layers:
             return
         self.layers = [Layer.of(module) for module in self.chunk.decoder.layers]
@@ -58,7 +59,7 @@ class Decoder:
         )
 
     def forget(self) -> None:
-        """The weights change: have what was made of them made anew by the next `begin`."""
+        """Drop what was made of the weights; the next `begin` makes it anew."""
         self.layers = []
         self.products.forget()
 

@@ -37,8 +37,7 @@ class NativeEngine:
     """Samples from the present weights of `chunks` (wrapped or not), on every rank of the world in step.
 
     Ranks that hold the same weights take shares of the prompts; tensor-parallel ranks decode together. The cache is
-    kept between calls until `sleep`; small models' weights are packed for the processor until the next `sync`, without
-    which a `generate` after an update would sample from the old ones.
+    kept between calls until `sleep`; small models' weights are packed for the processor until they change.
     """
 
     independent = False

@@ -6,7 +6,8 @@ GFLOP/s with 32 rows of the bench's model, 34 instead of 21 with 8 rows. It also
 are beside it.
 
 Packed weights are a copy, so there is one only from the first product to `forget`, only in fp32 on a CPU, and only of models
-of at most `MOST_BYTES` a rank. Everything else multiplies with the module's parameter itself.
+of at most `MOST_BYTES` a rank. Everything else multiplies with the module's parameter itself. `refresh` finds copies of weights
+that have changed since by their sums: reading the weights once costs less than a token of one row.
 """
 
 import torch
@@ -24,8 +25,14 @@ class Products:
     def __init__(self, device: torch.device, dtype: torch.dtype, weight_bytes: int):
         usable = device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
         self.packs = usable and weight_bytes <= MOST_BYTES
-        self._packed: dict[int, torch.Tensor] = {}
-        """By the parameter's address, which is its own as long as the model lives."""
+        self._packed: dict[int, tuple[torch.Tensor, torch.Tensor, float]] = {}
+        """By the parameter's address, which is its own as long as the model lives: packed, the parameter, its sum then."""
+
+    def refresh(self) -> None:
+        """Pack those weights anew, when they are next used, that are not as they were when they were packed."""
+        for address, (_, weight, total) in list(self._packed.items()):
+            if float(weight.sum()) != total:
+                del self._packed[address]
 
     def forget(self) -> None:
         """Weights change: pack each anew when it is next used."""
@@ -44,8 +51,9 @@ class Products:
         return torch.ops.mkldnn._linear_pointwise.binary(part, x, self._pack(weight), None, "add")
 
     def _pack(self, weight: torch.Tensor) -> torch.Tensor:
-        packed = self._packed.get(weight.data_ptr())
-        if packed is None:
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
-            self._packed[weight.data_ptr()] = packed
-        return packed
+        kept = self._packed.get(weight.data_ptr())
+        if kept is None:
+            weight = weight.detach()
+            kept = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), weight, float(weight.sum())
+            self._packed[weight.data_ptr()] = kept
+        return kept[0]

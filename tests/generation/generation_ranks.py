@@ -226,15 +226,14 @@ def check_errors(engine: NativeEngine) -> None:
 
 
 def check_new_weights(model: Model, hf, engine: NativeEngine, prompts: list[Prompt]) -> None:
-    """The engine has no weights of its own: what an optimizer step changes in place is what it samples from after `sync`,
-    whatever it had packed of the old ones."""
+    """The engine has no weights of its own: what was changed in place is what it samples from, after `sync` and without
+    it, whatever it had packed of the old ones."""
     before = tokens_of(engine.generate(prompts, 1, GREEDY))
     other = hf_model(model, seed=9)
     load_hf([engine.decoder.chunk], model, hf_tensors(other).__getitem__)
     engine.sync(None, engine.policy_version)
     check_greedy(other, engine, prompts)
     load_hf([engine.decoder.chunk], model, hf_tensors(hf).__getitem__)
-    engine.sync(None, engine.policy_version)
     assert tokens_of(engine.generate(prompts, 1, GREEDY)) == before
 
 
