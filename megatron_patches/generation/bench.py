@@ -2,9 +2,9 @@
 vLLM, on one small model and the same prompts; and how the cost grows with the number of sequences.
 
 The native engine runs in every arrangement of the same cores: the preset's tensor parallelism, each rank a whole model,
-and one process with all threads, as its peers have them. All take turns, so that what else the machine does falls on
-each; medians are reported, by the clock and by processor time over all ranks. Work: 8 prompts x 8 samples x 64 tokens,
-a Qwen2 of 4.3 million parameters, fp32, random weights.
+and one process with all threads, as its peers have them; vLLM also runs as one process a rank. All take turns, so that
+what else the machine does falls on each; medians are reported, by the clock and by processor time over all ranks.
+Work: 8 prompts x 8 samples x 64 tokens, a Qwen2 of 4.3 million parameters, fp32, random weights.
 """
 
 import contextlib

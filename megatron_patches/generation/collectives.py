@@ -33,24 +33,29 @@ class Ranks:
 
     def sum(self, x: torch.Tensor) -> torch.Tensor:
         """Sum of every rank's contiguous `x`, in place."""
-        if self.size > 1:
-            if self._shared is not None and self._shared.fits(x):
-                parts = self._shared.exchange(x)
-                torch.add(parts[0], parts[1], out=x) if self.size == 2 else torch.sum(parts, 0, out=x)
-            else:
-                dist.all_reduce(x, group=self.group)
-        return x
+        if self.size == 1:
+            return x
+        if self._shared is None or not self._shared.fits(x):
+            dist.all_reduce(x, group=self.group)
+            return x
+        parts = self._shared.exchange(x)
+        if self.size == 2:  # half as long as torch.sum
+            return torch.add(parts[0], parts[1], out=x)
+        return torch.sum(parts, 0, out=x)
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
         """[T, w] of every rank -> [T, size * w]."""
         if self.size == 1:
             return x
+        return self._parts(x).transpose(0, 1).reshape(x.shape[0], -1)
+
+    def _parts(self, x: torch.Tensor) -> torch.Tensor:
+        """[T, w] of every rank -> [size, T, w], which holds as what `SharedMemory.exchange` gives."""
         if self._shared is not None and self._shared.fits(x):
-            parts = self._shared.exchange(x)
-        else:
-            parts = x.new_empty((self.size, *x.shape))
-            dist.all_gather_single(parts.view(-1, x.shape[1]), x.contiguous(), group=self.group)
-        return parts.transpose(0, 1).reshape(x.shape[0], -1)
+            return self._shared.exchange(x)
+        parts = x.new_empty((self.size, *x.shape))
+        dist.all_gather_single(parts.view(-1, x.shape[1]), x.contiguous(), group=self.group)
+        return parts
 
     def _most(self, count: int) -> int:
         """Rows of one rank, where `count` are shared out; the last ranks may have fewer."""
@@ -79,22 +84,16 @@ class Ranks:
             dist.all_to_all_single(parts.view(-1, width), padded, group=self.group)
             parts = parts[:, : mine.stop - mine.start]
         shape = mine.stop - mine.start, self.size, width
-        room = math.prod(shape) <= x.numel()
-        out = x.view(-1)[: math.prod(shape)].view(shape) if room else x.new_empty(shape)
-        return out.copy_(parts.transpose(0, 1)).view(shape[0], self.size * width)
+        need = math.prod(shape)
+        out = x.view(-1)[:need] if need <= x.numel() else x.new_empty(need)
+        return out.view(shape).copy_(parts.transpose(0, 1)).view(shape[0], self.size * width)
 
     def together(self, x: torch.Tensor, count: int) -> torch.Tensor:
         """Every rank's `rows` of `count`, [t, w] -> [count, w] on every rank."""
         if self.size == 1:
             return x
-        part, width = self._most(count), x.shape[1]
-        padded = torch.nn.functional.pad(x, (0, 0, 0, part - x.shape[0]))
-        if self._shared is not None and self._shared.fits(padded):
-            parts = self._shared.exchange(padded)
-        else:
-            parts = x.new_empty((self.size, part, width))
-            dist.all_gather_single(parts.view(-1, width), padded, group=self.group)
-        return parts.reshape(-1, width)[:count]
+        padded = torch.nn.functional.pad(x, (0, 0, 0, self._most(count) - x.shape[0]))
+        return self._parts(padded).reshape(-1, x.shape[1])[:count]
 
 
 class SharedMemory:
