@@ -41,7 +41,7 @@ is_ready() { # does the stamp of a layer of .venv hold the hash of its requireme
 case "${1-}" in
 "" | help | -h | --help)
     python="$(find_python)"
-    exec "$python" -m pipeline.door
+    exec "$python" -m pipeline.run.door
     ;;
 esac
 
@@ -54,7 +54,7 @@ extras_ready() {
 
 if ! { is_ready base torch.txt cpu.txt && extras_ready; }; then
     python="$(find_python)"
-    "$python" -m pipeline.door "$@" # a misspelled name should not cost an installation
-    "$python" -m pipeline.environment
+    "$python" -m pipeline.run.door "$@" # a misspelled name should not cost an installation
+    "$python" -m pipeline.run.environment
 fi
-exec "$root/.venv/bin/python" -m pipeline.cli "$@"
+exec "$root/.venv/bin/python" -m pipeline.run.cli "$@"

@@ -2,7 +2,7 @@
 `megatron.core`; a module of this package that needs megatron-core may then import it as usual.
 """
 
-from megatron_patches.registry import install
+from megatron_patches.upstream.registry import install
 
 __all__ = ["token_logprobs"]
 

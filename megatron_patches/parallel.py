@@ -8,7 +8,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
-from pipeline.errors import UsageError
+from pipeline.common.errors import UsageError
 from pipeline.settings import Layout
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from megatron_patches import checkpoint, parallel
-from pipeline.errors import InputError
+from megatron_patches import parallel
+from megatron_patches.model import checkpoint
+from pipeline.common.errors import InputError
 from pipeline.settings import Settings
 from pipeline.stage import StageRun
 

@@ -3,7 +3,7 @@
 A stage is a module `stages/x.py` with `def main(run: StageRun) -> dict | None`, closed by
 `if __name__ == "__main__": run_stage(main)` and started as `python -m stages.x <resolved config>`: plain, or as one
 rank under torchrun or DeepSpeed's launcher. Launchers turn every failure into exit code 1, so each rank also leaves an
-*outcome file* that says how it ended; `pipeline.launch` reads them.
+*outcome file* that says how it ended; `pipeline.run.launch` reads them.
 """
 
 import atexit
@@ -20,9 +20,9 @@ from typing import Any, NoReturn
 
 import yaml
 
-from pipeline.artifacts import write_json
-from pipeline.errors import InputError, UserError
-from pipeline.processes import die_with_parent, stop_tree
+from pipeline.common.errors import InputError, UserError
+from pipeline.common.files import write_json
+from pipeline.common.processes import die_with_parent, stop_tree
 from pipeline.settings import Settings
 
 OUTCOME_FOLDER = "ETR_OUTCOME_FOLDER"

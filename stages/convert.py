@@ -2,13 +2,14 @@
 
 import torch.distributed as dist
 
-from megatron_patches import checkpoint, session
-from megatron_patches.policy_model import build_chunks
-from megatron_patches.weights import load_hf
+from megatron_patches import session
+from megatron_patches.model import checkpoint
+from megatron_patches.model.policy_model import build_chunks
+from megatron_patches.model.weights import load_hf
 from pipeline.data.tokenizer import load as load_tokenizer
-from pipeline.hf import check_vocabulary, start_folder
+from pipeline.models.folders import check_vocabulary, start_folder
+from pipeline.models.tensors import TensorFolder
 from pipeline.stage import StageRun, run_stage
-from pipeline.tensors import TensorFolder
 
 
 def main(run: StageRun) -> dict:

@@ -11,11 +11,11 @@ import sys
 import psutil
 import torch
 
-from pipeline import environment, machines
-from pipeline.door import ROOT
-from pipeline.errors import InputError
+from pipeline.common.errors import InputError
+from pipeline.run import environment, machines
+from pipeline.run.door import ROOT
+from pipeline.run.summary import revision, versions
 from pipeline.stage import StageRun, run_stage
-from pipeline.summary import revision, versions
 
 GIB = 2**30
 
@@ -92,7 +92,7 @@ def differing_pins() -> list[str]:
 
 def patches() -> list[str]:
     """What this project changes in megatron-core, and whether it fits the installed one."""
-    from megatron_patches import registry
+    from megatron_patches.upstream import registry
 
     return [f"{row['name']:<20} {row['status']:<10} {row['upstream']}: {row['reason']}" for row in registry.report()]
 

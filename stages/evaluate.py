@@ -2,15 +2,16 @@
 
 import time
 
-from megatron_patches import checkpoint, session
-from megatron_patches.engines import build_engine, evaluation_sampling
-from megatron_patches.policy import Policy
-from pipeline.artifacts import write_json, write_jsonl
-from pipeline.catalog import variant_of
+from megatron_patches import session
+from megatron_patches.engines.choose import build_engine, evaluation_sampling
+from megatron_patches.model import checkpoint
+from megatron_patches.training.policy import Policy
+from pipeline.common.files import write_json, write_jsonl
 from pipeline.data.prompts import load_eval_prompts
 from pipeline.data.tokenizer import load as load_tokenizer
-from pipeline.evaluation import measure
-from pipeline.grading import Grader
+from pipeline.rl.evaluation import measure
+from pipeline.rl.grading import Grader
+from pipeline.run.catalog import variant_of
 from pipeline.stage import StageRun, run_stage
 
 

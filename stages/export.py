@@ -4,12 +4,13 @@ import json
 
 import torch
 
-from megatron_patches import checkpoint, session
-from megatron_patches.policy_model import build_chunks
-from megatron_patches.weights import export_tensors
-from pipeline.artifacts import write_json
+from megatron_patches import session
+from megatron_patches.model import checkpoint
+from megatron_patches.model.policy_model import build_chunks
+from megatron_patches.model.weights import export_tensors
+from pipeline.common.files import write_json
+from pipeline.models.tensors import write_folder
 from pipeline.stage import StageRun, run_stage
-from pipeline.tensors import write_folder
 
 
 def main(run: StageRun) -> dict:

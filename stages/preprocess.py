@@ -15,7 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.artifacts import write_jsonl
+from pipeline.common.errors import InputError, UsageError
+from pipeline.common.files import write_jsonl
 from pipeline.data import arithmetic, tokenizer
 from pipeline.data.answers import response_of
 from pipeline.data.contamination import EvaluationIndex
@@ -24,7 +25,6 @@ from pipeline.data.intake import Intake
 from pipeline.data.intake_report import file_table, notes, numbers
 from pipeline.data.rows import Problem
 from pipeline.data.templates import encode_prompt
-from pipeline.errors import InputError, UsageError
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking.progress import Progress, is_terminal
 

@@ -1,10 +1,10 @@
 """One self-contained HTML file of a run: what it learned, how, and at what cost."""
 
-from pipeline.artifacts import write_text
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_text
+from pipeline.report import read_run, render
+from pipeline.run.summary import write_summary
 from pipeline.stage import StageRun, run_stage
-from pipeline.summary import write_summary
-from pipeline.tracking.report import read_run, render
 
 
 def main(run: StageRun) -> dict:

@@ -9,22 +9,23 @@ from typing import Any
 
 import torch
 
-from megatron_patches import checkpoint, session
-from megatron_patches.actor import Actor
-from megatron_patches.engines import build_engine, chosen_engine, evaluation_sampling, sampling_of
-from megatron_patches.policy import Policy
-from megatron_patches.policy_loss import MinibatchLoss, PolicyLoss, reduce_metrics
-from pipeline.collector import Collector
+from megatron_patches import session
+from megatron_patches.engines.choose import build_engine, chosen_engine, evaluation_sampling, sampling_of
+from megatron_patches.model import checkpoint
+from megatron_patches.training.actor import Actor
+from megatron_patches.training.policy import Policy
+from megatron_patches.training.policy_loss import MinibatchLoss, PolicyLoss, reduce_metrics
 from pipeline.data.prompts import load_eval_prompts, load_prompts
-from pipeline.data.sampler import PromptSampler
 from pipeline.data.tokenizer import load as load_tokenizer
-from pipeline.evaluation import curve_point, measure
-from pipeline.experience import Experience, minibatches
-from pipeline.grading import Grader
-from pipeline.judging import judge
+from pipeline.rl.advantages import judge
+from pipeline.rl.checks import gap_metrics, is_due, mean_metrics, rollout_metrics, samples_of
+from pipeline.rl.collector import Collector
+from pipeline.rl.evaluation import curve_point, measure
+from pipeline.rl.experience import Experience, minibatches
+from pipeline.rl.grading import Grader
+from pipeline.rl.prompt_sampler import PromptSampler
 from pipeline.settings import Settings
 from pipeline.stage import StageRun, run_stage
-from pipeline.steps import gap_metrics, is_due, mean_metrics, rollout_metrics, samples_of
 from pipeline.tracking import Tracker
 
 

@@ -10,20 +10,21 @@ from typing import Any
 
 import torch.distributed as dist
 
-from megatron_patches import checkpoint, session
-from megatron_patches.engines import build_engine, chosen_engine, sampling_of
-from megatron_patches.policy import Policy
-from pipeline.catalog import GRADING
+from megatron_patches import session
+from megatron_patches.engines.choose import build_engine, chosen_engine, sampling_of
+from megatron_patches.model import checkpoint
+from megatron_patches.training.policy import Policy
+from pipeline.common.errors import UsageError
 from pipeline.data.prompts import read_prompts
 from pipeline.data.tokenizer import load as load_tokenizer
-from pipeline.door import unknown
-from pipeline.errors import UsageError
-from pipeline.grading import Graded, Grader
-from pipeline.manifests import fingerprint, flat
+from pipeline.rl.grading import Graded, Grader
 from pipeline.rollout.interface import Prompt, Rollout, Sampling
 from pipeline.rollout.progress import OfflineProgress
 from pipeline.rollout.requests import check_requests
 from pipeline.rollout.shards import ShardFolder, prompts_digest, sample_row
+from pipeline.run.catalog import GRADING
+from pipeline.run.door import unknown
+from pipeline.run.manifests import fingerprint, flat
 from pipeline.settings import Settings
 from pipeline.stage import StageRun, run_stage
 

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 import torch
 
-from pipeline import hf
-from pipeline.artifacts import append_jsonl, read_jsonl, write_jsonl
-from pipeline.data.packing import IGNORED, PackedRows, pack, tokenize
+from pipeline.common.errors import InputError, UsageError
+from pipeline.common.files import append_jsonl, read_jsonl, write_jsonl
 from pipeline.data.tokenizer import load as load_tokenizer
-from pipeline.errors import InputError, UsageError
+from pipeline.models import folders as hf
+from pipeline.sft.engine import build_engine, connect, load_progress, save_model, save_progress
+from pipeline.sft.packing import IGNORED, PackedRows, pack, tokenize
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking.progress import Progress
-from pipeline.training.deepspeed_engine import build_engine, connect, load_progress, save_model, save_progress
 
 
 def main(run: StageRun) -> dict:

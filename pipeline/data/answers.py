@@ -11,9 +11,9 @@ from typing import Any
 
 from pipeline.data.text import clean
 from pipeline.verify import grade
-from pipeline.verify.boxes import find_boxes
-from pipeline.verify.extract import extract
-from pipeline.verify.normalize import LONGEST_ANSWER, key
+from pipeline.verify.reading.boxes import find_boxes
+from pipeline.verify.reading.extract import extract
+from pipeline.verify.reading.normalize import LONGEST_ANSWER, key
 
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
 _MARK = "####"

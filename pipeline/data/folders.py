@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.errors import InputError
+from pipeline.common.errors import InputError
 
 ENDINGS = (".jsonl", ".json", ".parquet", ".arrow", ".jsonl.gz", ".json.gz", ".ndjson")
 NOT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "config.json"})

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.errors import InputError
 from pipeline.data.answers import RowError
 from pipeline.data.duplicates import Drop
 from pipeline.data.rows import Problem, parse, unique_ids
 from pipeline.data.sources import RawRow, Source
 from pipeline.data.templates import encode_prompt
-from pipeline.errors import InputError
 from pipeline.settings import Data
 from pipeline.tracking.progress import Progress, is_terminal
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import read_json, read_jsonl
+from pipeline.common.errors import InputError
+from pipeline.common.files import read_json, read_jsonl
 from pipeline.data.templates import encode_prompt
-from pipeline.errors import InputError
 from pipeline.rollout.interface import Prompt
 from pipeline.rollout.shards import prompts_digest
 from pipeline.stage import StageRun

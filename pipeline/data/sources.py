@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
+from pipeline.common.errors import InputError
 from pipeline.data.folders import files_of
-from pipeline.errors import InputError
 
 LONGEST_LINE = 64 << 20
 """A longer line is no row but a file of another kind; reading it on would fill the memory."""

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Any
 
-from pipeline.errors import UsageError
+from pipeline.common.errors import UsageError
 from pipeline.settings import Data
 
 

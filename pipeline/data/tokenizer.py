@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError, UsageError
+from pipeline.common.errors import InputError, UsageError
 from pipeline.settings import Settings
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")

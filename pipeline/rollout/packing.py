@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import InputError
+from pipeline.common.errors import InputError
 from pipeline.rollout.interface import Groups, Prompt, Rollout
 
 Key = tuple[int, int]

@@ -3,7 +3,7 @@ one that raised."""
 
 from dataclasses import dataclass
 
-from pipeline.errors import InputError, UsageError
+from pipeline.common.errors import InputError, UsageError
 from pipeline.rollout.interface import Prompt, Sampling
 from pipeline.settings import Settings
 

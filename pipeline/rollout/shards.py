@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import read_json, read_jsonl, write_json, write_jsonl
-from pipeline.errors import InputError
+from pipeline.common.errors import InputError
+from pipeline.common.files import read_json, read_jsonl, write_json, write_jsonl
 from pipeline.rollout.interface import Prompt, Rollout
 
 DIGITS = 6

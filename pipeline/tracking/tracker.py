@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipeline.artifacts import append_jsonl, read_jsonl, write_jsonl
+from pipeline.common.files import append_jsonl, read_jsonl, write_jsonl
 from pipeline.tracking.events import Events
 from pipeline.tracking.progress import Clock, Progress, duration, shown
 from pipeline.tracking.values import number, strict

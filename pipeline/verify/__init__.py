@@ -1,7 +1,7 @@
 """The reward's judge: does a response reach the known answer?"""
 
 from pipeline.verify.api import grade
-from pipeline.verify.pool import VerifierPool, share_of_workers
 from pipeline.verify.types import Conventions, Grade
+from pipeline.verify.workers.pool import VerifierPool, share_of_workers
 
 __all__ = ["Conventions", "Grade", "VerifierPool", "grade", "share_of_workers"]

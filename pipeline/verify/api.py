@@ -5,8 +5,8 @@ import os
 import threading
 
 from pipeline.verify.grading import grade_pair
-from pipeline.verify.pool import VerifierPool
 from pipeline.verify.types import DEFAULT, Grade
+from pipeline.verify.workers.pool import VerifierPool
 
 _lock = threading.Lock()
 _pools: dict[int, VerifierPool] = {}

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from functools import lru_cache
 
-from pipeline.verify.compare import Comparison
-from pipeline.verify.extract import Extraction, extract
-from pipeline.verify.normalize import LONGEST_ANSWER, clean, key
-from pipeline.verify.numbers import numbers_equal, parse_number
-from pipeline.verify.scalars import DIGITS_OF_A_PAIR
-from pipeline.verify.structure import readings
+from pipeline.verify.comparing.compare import Comparison
+from pipeline.verify.comparing.scalars import DIGITS_OF_A_PAIR
+from pipeline.verify.reading.extract import Extraction, extract
+from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
+from pipeline.verify.reading.numbers import numbers_equal, parse_number
+from pipeline.verify.reading.structure import readings
 from pipeline.verify.types import Conventions, Grade
 
 Ask = Callable[[str, str, str], bool | None]

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from pipeline.errors import UsageError
-from pipeline.verify.boxes import find_boxes
-from pipeline.verify.extract import extract
-from pipeline.verify.response import visible
+from pipeline.common.errors import UsageError
+from pipeline.verify.reading.boxes import find_boxes
+from pipeline.verify.reading.extract import extract
+from pipeline.verify.reading.response import visible
 from pipeline.verify.types import Grade
 
 

@@ -7,16 +7,16 @@ import pytest
 from cli import run_cli
 from own_data import preprocessed, rows_of, write_rows
 
-from pipeline import manifests
-from pipeline.artifacts import read_jsonl
-from pipeline.catalog import STAGES, Job
-from pipeline.config import compose
-from pipeline.data import packing
+from pipeline.common.errors import InputError, UsageError
+from pipeline.common.files import read_jsonl
 from pipeline.data.prompts import load_eval_prompts, load_prompts
-from pipeline.data.sampler import PromptSampler
 from pipeline.data.templates import encode_prompt
 from pipeline.data.tokenizer import load
-from pipeline.errors import InputError, UsageError
+from pipeline.rl.prompt_sampler import PromptSampler
+from pipeline.run import manifests
+from pipeline.run.catalog import STAGES, Job
+from pipeline.run.compose import compose
+from pipeline.sft import packing
 
 STORY = "A shop sells {} pens and {} books each week. How many things does it sell in {} weeks?"
 """Fewer than 13 words stand between its numbers, so that problems made of it are no contamination of each other."""

@@ -6,12 +6,12 @@ The tokenizer is a real one, trained on the problems; the shard folder that writ
 import pytest
 from cli import preset
 
-from pipeline.artifacts import write_json, write_jsonl
-from pipeline.config import compose
+from pipeline.common.errors import InputError, UsageError
+from pipeline.common.files import write_json, write_jsonl
 from pipeline.data import tokenizer
 from pipeline.data.prompts import load_prompts, read_prompts
-from pipeline.errors import InputError, UsageError
 from pipeline.rollout.shards import ShardFolder, prompts_digest
+from pipeline.run.compose import compose
 from pipeline.stage import StageRun
 
 RATES = [0.0, 0.25, 0.5, 0.75, 1.0, 0.0]

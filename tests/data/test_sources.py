@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from own_data import write_rows
 
+from pipeline.common.errors import InputError
 from pipeline.data.sources import Source
-from pipeline.errors import InputError
 
 ROWS = [{"problem": f"What is {i}+1?", "answer": str(i + 1)} for i in range(5)]
 

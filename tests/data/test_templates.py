@@ -4,8 +4,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.common.errors import UsageError
 from pipeline.data.templates import encode_prompt, render, template_of
-from pipeline.errors import UsageError
 from pipeline.settings import Data
 
 CHAT = (

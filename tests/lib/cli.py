@@ -57,10 +57,10 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def run_cli(*words: str, cwd: Path = ROOT, timeout: float = 60.0, **extra: str) -> CliResult:
-    """Run `python -m pipeline.cli <words>`, which is what run.sh starts once the environment is there."""
+    """Run `python -m pipeline.run.cli <words>`, which is what run.sh starts once the environment is there."""
     env = environment(ETR_FOLDER=str(cwd), **extra)
     result = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *words],
+        [sys.executable, "-m", "pipeline.run.cli", *words],
         cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     return CliResult(result.returncode, result.stdout, result.stderr)

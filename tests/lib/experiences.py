@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.experience import Experience
+from pipeline.rl.experience import Experience
 
 
 def random_experience(

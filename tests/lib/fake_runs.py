@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts import write_json, write_jsonl, write_text
+from pipeline.common.files import write_json, write_jsonl, write_text
 
 PROBLEMS = (("3+4-2+6", 11), ("9-5+8", 12), ("7+7-3", 11), ("2+9+6-8+1", 10), ("8-8+5", 5), ("1+2+3+4", 10))
 

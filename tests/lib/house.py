@@ -84,7 +84,7 @@ class House:
     def start(self, stage: str, *words: str, name: str = "micro") -> "subprocess.Popen[str]":
         """Start a stage and leave it running; what the test forgets is ended with it."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", *self.words(stage, *words, name=name)],
+            [sys.executable, "-m", "pipeline.run.cli", *self.words(stage, *words, name=name)],
             cwd=self.folder, env=environment(ETR_FOLDER=str(self.folder)), text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
@@ -118,7 +118,7 @@ def family(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 def ranks_of(process: "subprocess.Popen[str]", stage: str) -> list[psutil.Process]:
     """The stage's ranks, in no order."""
-    agents = [child for child in family(process) if "pipeline.torchrun" in child.cmdline()]
+    agents = [child for child in family(process) if "pipeline.run.torchrun" in child.cmdline()]
     return [rank for rank in agents[0].children() if f"stages.{stage}" in rank.cmdline()]
 
 

@@ -22,9 +22,9 @@ from cli import ROOT, end, environment
 from house import assert_gone, family, kill_all, ranks_of
 from tiny_models import hf_model, hf_tensors, tiny_model
 
-from pipeline.artifacts import write_jsonl
-from pipeline.catalog import STAGES, Job
-from pipeline.launch import command, config_path
+from pipeline.common.files import write_jsonl
+from pipeline.run.catalog import STAGES, Job
+from pipeline.run.launch import command, config_path
 from pipeline.settings import Cluster, Data, Layout, Rollout, Settings, Verify
 
 BASE = "base"
@@ -60,9 +60,10 @@ def prepare(folder: Path, problems: int) -> None:
     """Problems, a tokenizer, and a base checkpoint of random weights: the run `base`."""
     import torch
 
-    from megatron_patches import checkpoint, parallel
-    from megatron_patches.policy_model import build_chunks
-    from megatron_patches.weights import load_hf
+    from megatron_patches import parallel
+    from megatron_patches.model import checkpoint
+    from megatron_patches.model.policy_model import build_chunks
+    from megatron_patches.model.weights import load_hf
     from pipeline.data.tokenizer import load, train
 
     root = folder / BASE

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import read_jsonl
-from pipeline.config import compose
+from pipeline.common.files import read_jsonl
 from pipeline.data.rows import Problem
+from pipeline.run.compose import compose
 from pipeline.stage import StageRun
 from stages import preprocess
 

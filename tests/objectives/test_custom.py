@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import UsageError
+from pipeline.common.errors import UsageError
 from pipeline.objectives import PolicyLossInputs, losses, policy_loss, prepare
 from pipeline.objectives.losses import registry
 from pipeline.objectives.losses.trial import try_out

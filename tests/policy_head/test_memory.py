@@ -7,8 +7,8 @@ O(T) numbers and the interpreter.
 
 import pytest
 
-from megatron_patches.policy_head.bench import run_case
-from megatron_patches.policy_head.measure import Case, Measured
+from stages.bench.policy_head import run_case
+from stages.bench.policy_head_measure import Case, Measured
 
 SLACK = 24e6
 LOGITS = 1024 * 65_536 * 4

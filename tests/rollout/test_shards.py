@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.artifacts import read_jsonl
-from pipeline.errors import InputError
+from pipeline.common.errors import InputError
+from pipeline.common.files import read_jsonl
 from pipeline.rollout.interface import Prompt, Rollout
 from pipeline.rollout.shards import ShardFolder, prompts_digest, sample_row
 

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 
-from pipeline.errors import InputError
-from pipeline.hf import check_folder, random_model
-from pipeline.tensors import INDEX, SINGLE
+from pipeline.common.errors import InputError
+from pipeline.models.folders import check_folder, random_model
+from pipeline.models.tensors import INDEX, SINGLE
 
 MODEL = tiny_model("qwen3")
 

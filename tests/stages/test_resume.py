@@ -11,7 +11,7 @@ import pytest
 from house import assert_gone, family, kill_all, ranks_of, until
 from safetensors.torch import load_file
 
-from pipeline.artifacts import read_jsonl
+from pipeline.common.files import read_jsonl
 
 TIMED = ("seconds/", "speed/", "verify/")
 """What depends on the moment: times, and the verifier's counts of its processes and its cache."""

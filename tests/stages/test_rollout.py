@@ -14,7 +14,7 @@ import pytest
 from cli import end, environment
 from house import House, assert_gone, family, until
 
-from pipeline.artifacts import read_json, read_jsonl, write_jsonl
+from pipeline.common.files import read_json, read_jsonl, write_jsonl
 
 pytestmark = pytest.mark.slow
 WORDS = ("rollout.offline_shard_prompts=4", "rollout.offline_group_size=4")
@@ -24,7 +24,7 @@ def on_a_terminal(house: House, *words: str, name: str) -> str:
     """Run stage=rollout to its end with a terminal for its output; returns what came there."""
     here, there = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", *house.words("rollout", *words, name=name)],
+        [sys.executable, "-m", "pipeline.run.cli", *house.words("rollout", *words, name=name)],
         cwd=house.folder, env=environment(ETR_FOLDER=str(house.folder), TERM="xterm", COLUMNS="100"),
         stdin=subprocess.DEVNULL, stdout=there, stderr=there, start_new_session=True,
     )  # fmt: skip

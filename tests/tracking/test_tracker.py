@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.artifacts import read_jsonl
+from pipeline.common.files import read_jsonl
 from pipeline.tracking import Tracker
 from pipeline.tracking.tracker import figures
 

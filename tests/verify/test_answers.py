@@ -5,8 +5,8 @@ from pairs import DIFFERENT, SAME
 from responses import RIGHT, WRONG
 
 from pipeline.verify import Conventions, Grade, VerifierPool, grade
+from pipeline.verify.comparing.symbolic import ask
 from pipeline.verify.grading import grade_pair
-from pipeline.verify.symbolic import ask
 
 
 def _missed(pool: VerifierPool, rows: list[tuple[str, str]], wanted: bool) -> list[tuple[tuple[str, str], Grade]]:

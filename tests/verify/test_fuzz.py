@@ -5,11 +5,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.verify import VerifierPool
-from pipeline.verify.extract import extract
 from pipeline.verify.grading import grade_pair
-from pipeline.verify.normalize import clean, key
-from pipeline.verify.numbers import parse_number
-from pipeline.verify.structure import readings
+from pipeline.verify.reading.extract import extract
+from pipeline.verify.reading.normalize import clean, key
+from pipeline.verify.reading.numbers import parse_number
+from pipeline.verify.reading.structure import readings
 from pipeline.verify.types import DEFAULT
 
 PIECES = [

@@ -16,7 +16,7 @@ MEMORY_GIB = 2.0
 
 def _workers() -> list[psutil.Process]:
     """Processes below this one that run the verifier, without the nursery, which bears them."""
-    nurseries = [p for p in psutil.Process().children() if "pipeline.verify.nursery" in " ".join(p.cmdline())]
+    nurseries = [p for p in psutil.Process().children() if "pipeline.verify.workers.nursery" in " ".join(p.cmdline())]
     return [worker for nursery in nurseries for worker in nursery.children()]
 
 

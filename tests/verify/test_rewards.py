@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.errors import UsageError
+from pipeline.common.errors import UsageError
 from pipeline.verify import Grade, grade
 from pipeline.verify.rewards import Outcome, RewardConfig, Scorer, resolve, score
 

@@ -5,9 +5,9 @@ import sys
 from tiny_models import FAMILIES, hf_model, hf_tensors, tiny_model
 
 from megatron_patches import parallel
-from megatron_patches.policy_model import build_chunks
-from megatron_patches.weights import load_hf
-from megatron_patches.weights.buckets import BucketSender
+from megatron_patches.model.policy_model import build_chunks
+from megatron_patches.model.weights import load_hf
+from megatron_patches.model.weights.buckets import BucketSender
 
 import torch  # isort: skip
 import torch.distributed as dist  # isort: skip

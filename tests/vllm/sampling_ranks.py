@@ -12,9 +12,9 @@ from tiny_models import hf_model, hf_tensors, tiny_model
 from vllm_ranks import folder_of, prompts_of, settings_of
 
 from megatron_patches import parallel
-from megatron_patches.policy import Policy
-from megatron_patches.vllm_engine import VllmEngine
-from megatron_patches.weights import load_hf
+from megatron_patches.engines.vllm import VllmEngine
+from megatron_patches.model.weights import load_hf
+from megatron_patches.training.policy import Policy
 
 import torch  # isort: skip
 

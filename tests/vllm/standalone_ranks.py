@@ -14,9 +14,9 @@ from tiny_models import hf_model, hf_tensors, tiny_model
 from vllm_ranks import PLAIN, folder_of, largest_gap, prompts_of, settings_of
 
 from megatron_patches import parallel
-from megatron_patches.policy import Policy
-from megatron_patches.vllm_standalone import StandaloneVllmEngine
-from megatron_patches.weights import load_hf
+from megatron_patches.engines.standalone import StandaloneVllmEngine
+from megatron_patches.model.weights import load_hf
+from megatron_patches.training.policy import Policy
 
 import pytest  # isort: skip
 import torch.distributed as dist  # isort: skip

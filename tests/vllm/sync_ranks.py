@@ -13,11 +13,11 @@ from tiny_models import hf_model, hf_tensors, tiny_model
 from vllm_ranks import folder_of, settings_of
 
 from megatron_patches import parallel
-from megatron_patches.policy import Policy
-from megatron_patches.sync_check import gathered
-from megatron_patches.vllm_engine import VllmEngine
-from megatron_patches.weights import export_tensors, load_hf
-from megatron_patches.weights.buckets import BucketSender
+from megatron_patches.engines.sync_check import gathered
+from megatron_patches.engines.vllm import VllmEngine
+from megatron_patches.model.weights import export_tensors, load_hf
+from megatron_patches.model.weights.buckets import BucketSender
+from megatron_patches.training.policy import Policy
 
 import pytest  # isort: skip
 import torch  # isort: skip
@@ -25,7 +25,7 @@ import torch.distributed as dist  # isort: skip
 
 from pipeline.rollout.vllm.blocks import checksums, find, worst  # isort: skip
 from pipeline.settings import Layout, Model  # isort: skip
-from pipeline.steps import GapError  # isort: skip
+from pipeline.rl.checks import GapError  # isort: skip
 
 SHAPE = {
     "hidden_size": 512, "head_dim": 64, "num_attention_heads": 8, "num_query_groups": 4, "ffn_hidden_size": 1536,

@@ -69,7 +69,7 @@ def test_two_engines_share_the_work_and_the_loss_of_one_ends_the_run(when):
 
 @pytest.mark.parametrize("address", ["node0", "node0:", ":29600", "node0:port", "node0:70000"])
 def test_an_address_that_cannot_be_is_refused(address):
-    from pipeline.errors import UsageError
+    from pipeline.common.errors import UsageError
     from pipeline.rollout.vllm.link import parse_address
 
     with pytest.raises(UsageError, match="expected host:port"):

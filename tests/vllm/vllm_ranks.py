@@ -11,14 +11,14 @@ from pathlib import Path
 from tiny_models import hf_model, hf_tensors, tiny_model
 
 from megatron_patches import parallel
-from megatron_patches.policy import Policy
-from megatron_patches.vllm_engine import VllmEngine
-from megatron_patches.weights import load_hf
+from megatron_patches.engines.vllm import VllmEngine
+from megatron_patches.model.weights import load_hf
+from megatron_patches.training.policy import Policy
 
 import torch  # isort: skip
 import torch.distributed as dist  # isort: skip
 
-from pipeline.hf import config_of  # isort: skip
+from pipeline.models.folders import config_of  # isort: skip
 from pipeline.rollout.interface import Prompt, Rollout, Sampling  # isort: skip
 from pipeline.settings import Layout, Model, Rollout as RolloutSettings, Settings  # isort: skip
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.errors import UsageError
+from pipeline.common.errors import UsageError
 from pipeline.objectives.losses.trial import try_out
 from pipeline.objectives.tokens import Tokens
 

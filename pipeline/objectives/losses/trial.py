@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import UsageError
+from pipeline.common.errors import UsageError
 from pipeline.objectives.sequences import Sequences
 from pipeline.objectives.tokens import Tokens
 from pipeline.settings import Algo

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import UsageError
+from pipeline.common.errors import UsageError
 from pipeline.rollout.gathering import Response
 from pipeline.rollout.interface import Sampling
 from pipeline.rollout.streams import request_key

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.errors import InputError, UsageError, UserError
+from pipeline.common.errors import InputError, UsageError, UserError
 
 TRAINER = 0
 

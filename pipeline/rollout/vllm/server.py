@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.rollout.vllm.blocks import checksums
 from pipeline.rollout.vllm.core import EngineCore, Piece
 from pipeline.rollout.vllm.link import Link

@@ -1,0 +1,1 @@
+"""Rollout engines on the ranks of the actor: its own modules, or vLLM."""

@@ -1,0 +1,211 @@
+"""Continuous batching: rows in flight, each with its own length, their places refilled as soon as they are free.
+
+All state of the rows is in a few tensors whose first R columns are live. A step is a fixed number of tensor operations;
+Python touches single rows only when they begin or end.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from megatron_patches.engines.native.cache import Cache
+from megatron_patches.engines.native.decoder import Decoder
+from megatron_patches.engines.native.sampler import sample, uniforms
+from megatron_patches.engines.native.stopping import StopStrings
+from pipeline.rollout.gathering import Response
+from pipeline.rollout.interface import Prompt, Sampling
+from pipeline.rollout.streams import request_key
+
+TOKEN, POSITION, CURSOR, LEFT = range(4)
+"""Rows of the state: newest token, its position, where the next token is recorded, tokens still allowed."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to be sampled."""
+
+    prompt: int
+    """Index into the engine's list of prompts."""
+    sample: int
+
+
+class Batch:
+    """Samples `group_size` responses to each of `prompts`, at most `cache.slots` at once."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        cache: Cache,
+        prompts: list[tuple[int, Prompt]],
+        group_size: int,
+        sampling: Sampling,
+        policy_version: int,
+        prefill_tokens: int,
+        stop_strings: StopStrings | None,
+    ):
+        self.decoder, self.cache, self.sampling = decoder, cache, sampling
+        self.policy_version, self.prefill_tokens, self.stop_strings = policy_version, prefill_tokens, stop_strings
+        self.device = decoder.device
+        # Long prompts first: neighbours are prefilled together, and what starts last is short.
+        self.waiting = deque(sorted(prompts, key=lambda item: -len(item[1].token_ids)))
+        self.group_size = group_size
+        self.ready: deque[tuple[Request, int, Prompt]] = deque()
+        """Requests whose prompt is in the stash, with its row there."""
+        self.stash = torch.empty(0)
+        self.rows = 0
+        self.longest = 0
+        slots, most = cache.slots, sampling.max_new_tokens
+        self.state = torch.zeros((4, slots), dtype=torch.int64, device=self.device)
+        self.one_token = torch.tensor([[1], [1], [-1]], device=self.device)
+        """What a token adds to position, cursor and the tokens left."""
+        self.requests: list[Request] = []
+        self.records: list[int] = []
+        """Of each live row, the line of the record tensors it writes to; lines do not move when rows do."""
+        self.free_records = list(range(slots - 1, -1, -1))
+        self.tokens = torch.zeros((slots, most), dtype=torch.int64, device=self.device)
+        self.logps = torch.zeros((2, slots, most), device=self.device)
+        self.uniforms = torch.zeros((slots, most), dtype=torch.float64, device=self.device)
+        self.stop_ids = torch.tensor(sampling.stop_token_ids, dtype=torch.int64, device=self.device)
+
+    def run(self, on_finish: Callable[[Response], None], on_step: Callable[[int], None]) -> None:
+        """Until nothing is left. `on_step` hears how many tokens the step made."""
+        while True:
+            self._admit()
+            if not self.rows:
+                return
+            ended = self._step()
+            on_step(self.rows)
+            if ended is not None:
+                for finished in self._remove(ended):
+                    on_finish(finished)
+
+    # Beginning -------------------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        while self.rows < self.cache.slots and (self.ready or self.waiting):
+            if not self.ready:
+                self._prefill()
+            count = min(self.cache.slots - self.rows, len(self.ready))
+            self._begin([self.ready.popleft() for _ in range(count)])
+        if not self.ready and not self.waiting:
+            self.stash = torch.empty(0)
+
+    def _prefill(self) -> None:
+        """Compute the next prompts' keys and values, once for each group, as many as the token budget holds."""
+        longest = max(len(self.waiting[0][1].token_ids) - 1, 1)
+        count = min(len(self.waiting), max(1, self.prefill_tokens // longest))
+        chosen = [self.waiting.popleft() for _ in range(count)]
+        ids = torch.zeros((count, longest), dtype=torch.int64)
+        for row, (_, prompt) in enumerate(chosen):
+            ids[row, : len(prompt.token_ids) - 1] = torch.tensor(prompt.token_ids[:-1], dtype=torch.int64)
+            self.ready += [(Request(prompt=chosen[row][0], sample=i), row, prompt) for i in range(self.group_size)]
+        self.stash = self.decoder.prefill(ids.to(self.device))
+
+    def _begin(self, starting: list[tuple[Request, int, Prompt]]) -> None:
+        """Append rows. A row begins with its prompt's last token still to be fed: the step that feeds it samples."""
+        count, most = len(starting), self.sampling.max_new_tokens
+        where = slice(self.rows, self.rows + count)
+        self.cache.append(self.rows, self.stash, torch.tensor([row for _, row, _ in starting], device=self.device))
+        records = [self.free_records.pop() for _ in starting]
+        begin = [[p.token_ids[-1] for _, _, p in starting], [len(p.token_ids) - 1 for _, _, p in starting]]
+        begin += [[record * most for record in records], [most] * count]
+        self.state[:, where] = torch.tensor(begin, device=self.device)
+        if self.sampling.temperature > 0:
+            keys = [
+                request_key(self.sampling.seed, prompt.id, request.sample, self.policy_version)
+                for request, _, prompt in starting
+            ]
+            self.uniforms[records] = uniforms(torch.tensor(keys, dtype=torch.int64, device=self.device), most)
+        self.requests += [request for request, _, _ in starting]
+        self.records += records
+        self.longest = max(self.longest, *(len(prompt.token_ids) for _, _, prompt in starting))
+        self.rows += count
+
+    # One token for every row -----------------------------------------------------------------------------------------
+
+    def _step(self) -> list[int] | None:
+        """Returns the rows that ended, or None."""
+        token, position, cursor, left = self.state[:, : self.rows]
+        logits = self.decoder.step(token, position, self.cache, self.longest)
+        mine = self.decoder.ranks.rows(self.rows)
+        own = sample(logits, self.uniforms.view(-1)[cursor[mine]], self.sampling)
+        chosen = self.decoder.together(own, self.rows)
+        tokens = chosen.tokens
+        self.tokens.view(-1).index_copy_(0, cursor, tokens)
+        self.logps[0].view(-1).index_copy_(0, cursor, chosen.logps)
+        if chosen.raw_logps is not chosen.logps:
+            self.logps[1].view(-1).index_copy_(0, cursor, chosen.raw_logps)
+        token.copy_(tokens)
+        self.state[POSITION:, : self.rows] += self.one_token
+        self.longest += 1
+        stops = (tokens[:, None] == self.stop_ids).any(-1)
+        # One wait for the device a token: nonzero() would add another, for the size of its result.
+        ended = [row for row, over in enumerate((stops | (left == 0)).tolist()) if over]
+        if self.stop_strings is not None:
+            ended = sorted({*ended, *self._ended_by_string(tokens)})
+        return ended or None
+
+    def _ended_by_string(self, tokens: torch.Tensor) -> list[int]:
+        assert self.stop_strings is not None
+        found = []
+        for row in self.stop_strings.candidates(tokens):
+            made = self._made(row)
+            tail = self.tokens[self.records[row], max(0, made - self.stop_strings.window) : made].tolist()
+            if self.stop_strings.ends(tail):
+                found.append(row)
+        return found
+
+    def _made(self, row: int) -> int:
+        return self.sampling.max_new_tokens - int(self.state[LEFT, row])
+
+    # Ending ----------------------------------------------------------------------------------------------------------
+
+    def _remove(self, ended: list[int]) -> list[Response]:
+        """Take the rows out and close the gaps with the last rows."""
+        records = [self.records[row] for row in ended]
+        made = (self.sampling.max_new_tokens - self.state[LEFT, ended]).tolist()
+        last = self.state[TOKEN, ended].tolist()
+        most = max(made)
+        tokens = self.tokens[records, :most].tolist()
+        logps = self.logps[:, records, :most].tolist()
+        raw = logps[0 if self._raw_is_sampled else 1]
+        stop_ids = set(self.sampling.stop_token_ids)
+        finished = []
+        for i, row in enumerate(ended):
+            n = made[i]
+            # A row that also ran out of tokens with a stop token as its last one has stopped.
+            stopped = n < self.sampling.max_new_tokens or last[i] in stop_ids or self._string_at(records[i], n)
+            request = self.requests[row]
+            finished.append(
+                Response(request.prompt, request.sample, tokens[i][:n], logps[0][i][:n], raw[i][:n], stopped)
+            )
+        self.free_records += records
+        self._close_gaps(ended)
+        return finished
+
+    @property
+    def _raw_is_sampled(self) -> bool:
+        how = self.sampling
+        return how.temperature == 1 and how.top_k == 0 and how.top_p == 1
+
+    def _string_at(self, record: int, made: int) -> bool:
+        if self.stop_strings is None:
+            return False
+        return self.stop_strings.ends(self.tokens[record, max(0, made - self.stop_strings.window) : made].tolist())
+
+    def _close_gaps(self, ended: list[int]) -> None:
+        left = self.rows - len(ended)
+        gone = set(ended)
+        targets = [row for row in ended if row < left]
+        sources = [row for row in range(left, self.rows) if row not in gone]
+        if targets:
+            source, target = (torch.tensor(rows, device=self.device) for rows in (sources, targets))
+            self.cache.move(source, target, self.longest)
+            self.state[:, target] = self.state[:, source]
+            for to, row in zip(targets, sources, strict=True):
+                self.requests[to], self.records[to] = self.requests[row], self.records[row]
+        del self.requests[left:], self.records[left:]
+        self.rows = left
+        self.longest = int(self.state[POSITION, :left].max()) + 1 if left else 0

@@ -1,0 +1,140 @@
+"""The native rollout engine: `pipeline.rollout.interface.RolloutEngine` on the actor's own modules."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.utils import unwrap_model
+
+from megatron_patches.engines.native.batch import Batch
+from megatron_patches.engines.native.cache import Cache
+from megatron_patches.engines.native.decoder import Decoder
+from megatron_patches.engines.native.stopping import StopStrings
+from megatron_patches.engines.replicas import Replicas
+from pipeline.common.errors import UsageError
+from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
+from pipeline.rollout.requests import Limit, check_requests
+from pipeline.settings import Settings
+
+PREFILL_TOKENS = 8192
+"""Most prompt tokens computed at once: enough to keep any device busy, few enough for their activations."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a `generate` will be run; the same on every rank."""
+
+    slots: int
+    """Most rows at once."""
+    length: int
+    """Positions of a row."""
+    prefill_tokens: int
+    stop_strings: StopStrings | None
+
+
+class NativeEngine:
+    """Samples from the present weights of `chunks` (wrapped or not), on every rank of the world in step.
+
+    Ranks that hold the same weights take shares of the prompts; tensor-parallel ranks decode together. The cache is
+    kept between calls until `sleep`; small models' weights are packed for the processor until they change.
+    """
+
+    independent = False
+
+    def __init__(self, chunks: list[Any], settings: Settings, tokenizer: Any = None):
+        """Raises UsageError under pipeline parallelism. `tokenizer` (transformers') makes the texts and finds stop
+        strings."""
+        self.replicas = Replicas.of_world()
+        self.settings, self.tokenizer = settings, tokenizer
+        self.policy_version = 0
+        timeout_s = 60 * settings.cluster.timeout_minutes
+        self.decoder = Decoder(unwrap_model(chunks[0]), settings.model.vocab_size, timeout_s)
+        self._cache: Cache | None = None
+        self._stop_strings: StopStrings | None = None
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: list[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        *,
+        on_finish: Callable[[Rollout], None] | None = None,
+        on_progress: Callable[[GenerationProgress], None] | None = None,
+    ) -> list[list[Rollout]]:
+        """`len(prompts)` groups of `group_size` rollouts, in order, the same on every rank.
+
+        The ranks of a replica take turns in calling `on_finish`: with one replica, rank r of w hears of every w-th
+        rollout of the flattened groups, beginning with number r.
+
+        Raises:
+            InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
+            UsageError: prompt and response exceed the model's context, rollout.kv_memory_gib holds no row, or there are
+                stop strings and no tokenizer.
+        """
+        context = Limit(self.settings.model.max_position_embeddings, "the model's context")
+        check_requests(self.settings, prompts, sampling, context)
+        plan = self._plan(prompts, sampling)
+        mine, gathering = self.replicas.share(self, prompts, group_size, sampling, on_finish, on_progress)
+        self.decoder.begin()
+        if mine:
+            Batch(
+                self.decoder,
+                self._cache_for(min(plan.slots, len(mine) * group_size), plan.length),
+                [(i, prompts[i]) for i in mine],
+                group_size,
+                sampling,
+                self.policy_version,
+                plan.prefill_tokens,
+                plan.stop_strings,
+            ).run(gathering.add, gathering.meter.add)
+        return gathering.groups()
+
+    def sync(self, actor: Any, policy_version: int) -> dict[str, float]:
+        """The actor's weights are the engine's: only the version moves, and what was packed of the old ones goes."""
+        self.decoder.forget()
+        self.policy_version = policy_version
+        return {"seconds/sync": 0.0}
+
+    def sleep(self) -> None:
+        """Give the cache and packed weights back."""
+        self.decoder.forget()
+        self._cache = None
+
+    def wake(self) -> None:
+        """Nothing to do: the cache is made by the next `generate`."""
+
+    def _plan(self, prompts: list[Prompt], sampling: Sampling) -> _Plan:
+        """The cache's shape. From all prompts, not this replica's share: every rank must find the same, so that none
+        waits for one that has raised."""
+        longest = max((len(prompt.token_ids) for prompt in prompts), default=1)
+        # The last token is never fed; rounding keeps rows apart by whole cache lines.
+        length = -(-(longest + sampling.max_new_tokens - 1) // 8) * 8
+        budget = int(self.settings.rollout.kv_memory_gib * 2**30) // self.decoder.bytes_per_token()
+        prefill = min(PREFILL_TOKENS, max(longest, budget // 8))
+        slots = (budget - prefill) // length
+        if slots < 1:
+            need = (length + prefill) * self.decoder.bytes_per_token() / 2**30
+            raise UsageError(
+                f"rollout.kv_memory_gib={self.settings.rollout.kv_memory_gib} holds no sequence of {length} tokens; "
+                f"one needs {need:.3g} GiB. Raise it, or lower rollout.max_new_tokens or rollout.max_prompt_tokens"
+            )
+        return _Plan(min(slots, self.settings.rollout.max_concurrent), length, prefill, self._stopper(sampling))
+
+    def _cache_for(self, slots: int, length: int) -> Cache:
+        cache, decoder = self._cache, self.decoder
+        if cache is None or cache.slots != slots or cache.length < length or cache.length > 2 * length:
+            self._cache = cache = None  # free the old one before the new one is made
+            self._cache = Cache(decoder.layer_count, slots, decoder.g, length, decoder.d, decoder.dtype, decoder.device)
+        assert self._cache is not None
+        return self._cache
+
+    def _stopper(self, sampling: Sampling) -> StopStrings | None:
+        if not sampling.stop:
+            return None
+        if self._stop_strings is None or self._stop_strings.stop != tuple(sampling.stop):
+            self._stop_strings = StopStrings(
+                sampling.stop, self.tokenizer, self.decoder.vocab_size, self.decoder.device
+            )
+        return self._stop_strings

@@ -1,0 +1,118 @@
+"""The vLLM rollout engine: colocated with the actor on the ranks of the same torchrun world."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed as dist
+
+from megatron_patches.engines.replicas import Replicas
+from megatron_patches.engines.sync_check import SyncCheck, gathered
+from megatron_patches.model.weights.buckets import BucketSender
+from megatron_patches.training.policy import Policy
+from pipeline.common.errors import UsageError
+from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
+from pipeline.rollout.requests import check_requests, row_budget
+from pipeline.rollout.vllm.blocks import checksums
+from pipeline.rollout.vllm.core import EngineCore, Options, Request, Timer
+from pipeline.settings import Settings
+
+MIB = 2**20
+
+
+class VllmEngine:
+    """One vLLM engine on every `layout.rollout_tp` consecutive ranks; engines take shares of the prompts.
+
+    It has weights of its own, random until the first `sync`. Tensor-parallel ranks of an engine sample the same.
+    """
+
+    independent = False
+
+    def __init__(self, settings: Settings, policy: Policy, tokenizer: Any, folder: str):
+        """Raises UsageError where the world cannot be cut into engines, or the model into its ranks."""
+        layout, world = settings.layout, dist.get_world_size()
+        size = layout.rollout_tp or layout.tp
+        if world % size:
+            raise UsageError(
+                f"layout.rollout_tp={size} does not divide the {world} ranks of this run; take a divisor of {world}"
+            )
+        if settings.model.num_attention_heads % size:
+            raise UsageError(
+                f"layout.rollout_tp={size} does not divide the model's {settings.model.num_attention_heads} attention heads"
+            )
+        index, rank = divmod(dist.get_rank(), size)
+        self.replicas = Replicas(world // size, index, size, rank)
+        self.settings, self.tokenizer = settings, tokenizer
+        self.policy_version = 0
+        self.core = EngineCore(options_of(settings, folder, size, tokenizer is not None))
+        self.sender = BucketSender(policy.chunks, settings.model, int(settings.rollout.sync_bucket_mib * MIB))
+        self.check = SyncCheck(settings, self._score, lambda: gathered(checksums(self.core.model)))
+        self._synced = False
+
+    def generate(
+        self,
+        prompts: list[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        *,
+        on_finish: Callable[[Rollout], None] | None = None,
+        on_progress: Callable[[GenerationProgress], None] | None = None,
+    ) -> list[list[Rollout]]:
+        """`len(prompts)` groups of `group_size` rollouts, in order, the same on every rank.
+
+        The ranks of an engine take turns in calling `on_finish`.
+
+        Raises:
+            InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
+            UsageError: prompt and response exceed the model's context, or there are stop strings and no tokenizer.
+        """
+        check_requests(self.settings, prompts, sampling)
+        if self.core.asleep or not self._synced:
+            raise RuntimeError("the vLLM engine has no weights: call sync(actor, version) before generate")
+        mine, gathering = self.replicas.share(self, prompts, group_size, sampling, on_finish, on_progress)
+        requests = [Request(i, prompts[i].id, prompts[i].token_ids) for i in mine]
+        reach = gathering.meter.reach
+        for response in self.core.generate(requests, group_size, sampling, self.policy_version, reach):
+            gathering.add(response)
+        groups = gathering.groups()
+        self.check.remember(groups)
+        return groups
+
+    def sync(self, actor: Policy, policy_version: int) -> dict[str, float]:
+        """Send the actor's weights, bucket by bucket, and compare both on a few sequences.
+
+        Raises GapError, naming the worst tensor, where the two differ by more than `rollout.gap_limit`.
+        """
+        timer = Timer()
+        self.core.wake("weights")
+        self.core.load(self.sender)
+        self.core.wake("kv_cache")
+        self.core.weights_changed()
+        self.policy_version, self._synced = policy_version, True
+        metrics = {"seconds/sync": timer.lap(), "sync/gib": self.sender.sent_bytes / 2**30}
+        metrics |= self.check.compare(actor, policy_version)
+        return metrics | {"seconds/sync_check": timer.lap()}
+
+    def _score(self, sequences: list[list[int]]) -> list[list[list[float]]]:
+        return self.replicas.gather(self.core.score(sequences))
+
+    def sleep(self) -> None:
+        """Give the GPU's memory back until the next `sync`."""
+        self.core.sleep()
+
+    def wake(self) -> None:
+        """Nothing yet: weights and KV cache come back with the next `sync`, weights first."""
+
+
+def options_of(settings: Settings, folder: str, tp: int, has_tokenizer: bool) -> Options:
+    """What the settings say of an engine."""
+    rollout = settings.rollout
+    return Options(
+        folder=folder,
+        tp=tp,
+        dtype="bfloat16" if settings.model.dtype == "bf16" else "float32",
+        max_tokens=row_budget(settings),
+        max_concurrent=rollout.max_concurrent,
+        kv_bytes=int(rollout.kv_memory_gib * 2**30),
+        gpu_memory_share=rollout.gpu_memory_share,
+        has_tokenizer=has_tokenizer,
+    )

@@ -1,5 +1,0 @@
-"""Rollouts on the actor's own Megatron modules: no second copy of the weights, and nothing to sync."""
-
-from megatron_patches.generation.engine import NativeEngine
-
-__all__ = ["NativeEngine"]

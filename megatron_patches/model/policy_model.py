@@ -1,0 +1,197 @@
+"""The actor's model: Megatron's GPTModel whose output layer hands over to the policy head (patch `policy-head`)."""
+
+from collections.abc import Callable
+from math import lcm
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.tensor_parallel import ColumnParallelLinear
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.enums import AttnBackend
+from megatron.core.transformer.moe import moe_utils
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+
+from megatron_patches.model.attention import SdpaCoreAttention
+from megatron_patches.model.norm import RMSNorm
+from pipeline.settings import Layout, Model, Rope
+
+if not hasattr(moe_utils, "te_general_gemm"):  # patch `router-gemm`
+    moe_utils.te_general_gemm = None
+
+Head = Callable[[torch.Tensor, torch.Tensor], Any]
+"""(hidden [s (/tp under sequence parallel), b, h], output weight [padded vocab / tp, h]) -> whatever the loss takes."""
+
+VOCAB_MULTIPLE = 64
+"""Vocabularies are padded to this times what tp still needs, so that one checkpoint fits every usual tp."""
+
+
+class PolicyOutputLayer(ColumnParallelLinear):
+    """The output layer, called with the head: it makes no logits of its own.
+
+    It stays a module with its weight, so that checkpoints, weight tying and the parameter all-gather hooks of the
+    distributed optimizer work as upstream.
+    """
+
+    def forward(self, input_, weight=None, runtime_gather_output=None, head: Head | None = None):  # type: ignore[override]
+        if head is None:
+            return super().forward(input_, weight, runtime_gather_output)
+        return head(input_, self.weight if weight is None else weight)
+
+
+class PolicyModel(GPTModel):
+    """GPTModel with one more keyword in `forward`: `head`.
+
+    With a head, the last pipeline stage returns `head(hidden, output_weight)` and never forms the logits of all
+    positions, as upstream does (models/gpt/gpt_model.py:685). Without one it is GPTModel.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._head: Head | None = None
+        if self.post_process:
+            self.output_layer.__class__ = PolicyOutputLayer
+
+    def forward(self, *args, head: Head | None = None, **kwargs):
+        self._head = head
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._head = None
+
+    def _postprocess(self, hidden_states, *args, **kwargs):
+        if self._head is None or not self.post_process:
+            return super()._postprocess(hidden_states, *args, **kwargs)
+        weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        return self.output_layer(hidden_states, weight=weight, head=self._head)
+
+
+def padded_vocab(vocab_size: int, tp: int) -> int:
+    """Rows of the embedding with padding; padded rows are never targets and take no probability."""
+    multiple = lcm(VOCAB_MULTIPLE, tp)
+    return -(-vocab_size // multiple) * multiple
+
+
+def torch_dtype(model: Model) -> torch.dtype:
+    return torch.bfloat16 if model.dtype == "bf16" else torch.float32
+
+
+def transformer_config(model: Model, layout: Layout, recompute: bool = False, **overrides) -> TransformerConfig:
+    """Megatron's config of `model` cut by `layout`; dropout off, no fusion that needs CUDA extensions."""
+    dtype = torch_dtype(model)
+    options: dict[str, Any] = {
+        "num_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "ffn_hidden_size": model.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "num_query_groups": model.num_query_groups,
+        "kv_channels": model.head_dim,
+        "normalization": "RMSNorm",
+        "layernorm_epsilon": model.norm_eps,
+        "gated_linear_unit": True,
+        "activation_func": F.silu,
+        "add_bias_linear": False,
+        "add_qkv_bias": model.qkv_bias,
+        "qk_layernorm": model.qk_norm,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "init_method_std": model.init_std,
+        "use_cpu_initialization": not torch.cuda.is_available(),
+        "params_dtype": dtype,
+        "pipeline_dtype": dtype,
+        "bf16": dtype == torch.bfloat16,
+        "attention_backend": AttnBackend.local,
+        "persist_layer_norm": False,
+        "bias_dropout_fusion": False,
+        "bias_activation_fusion": False,
+        "apply_rope_fusion": False,
+        "masked_softmax_fusion": False,
+        "gradient_accumulation_fusion": False,
+        "tensor_model_parallel_size": layout.tp,
+        "pipeline_model_parallel_size": layout.pp,
+        "virtual_pipeline_model_parallel_size": layout.vpp,
+        "context_parallel_size": layout.cp,
+        "sequence_parallel": layout.sp,
+        # Micro-batches differ in length; upstream then insists on this dispatcher, for dense models too.
+        "variable_seq_lengths": layout.pp > 1,
+        "moe_token_dispatcher_type": "alltoall",
+        # Batched p2p with interleaved stages gives silently wrong gradients over gloo; see docs/patches.md.
+        "overlap_p2p_comm": layout.vpp is not None,
+        "batch_p2p_comm": layout.vpp is None,
+        "calculate_per_token_loss": True,
+    }
+    if recompute:
+        options |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    if model.experts.count:
+        options |= {
+            "num_moe_experts": model.experts.count,
+            "moe_router_topk": model.experts.per_token,
+            "moe_ffn_hidden_size": model.experts.ffn_hidden_size,
+            "moe_aux_loss_coeff": model.experts.aux_loss_coef,
+            "moe_router_load_balancing_type": "aux_loss" if model.experts.aux_loss_coef else "none",
+            "moe_router_pre_softmax": not model.experts.normalize_top_k,
+            "expert_model_parallel_size": layout.ep,
+            "expert_tensor_parallel_size": 1 if layout.ep > 1 else layout.tp,
+            "moe_router_dtype": "fp32",
+        }
+    return TransformerConfig(**(options | overrides))
+
+
+def block_spec(config: TransformerConfig, vp_stage: int | None = None) -> TransformerBlockSubmodules:
+    """The layers of this rank's chunk: Megatron's local spec with our norm and core attention."""
+    layer = get_gpt_layer_local_spec(
+        num_experts=config.num_moe_experts, qk_layernorm=config.qk_layernorm, normalization="RMSNorm"
+    )
+    layer.submodules.input_layernorm = RMSNorm
+    layer.submodules.pre_mlp_layernorm = RMSNorm
+    attention = layer.submodules.self_attention.submodules
+    attention.core_attention = SdpaCoreAttention
+    if config.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
+    count = get_num_layers_to_build(config, vp_stage=vp_stage)
+    return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=RMSNorm)
+
+
+def stretch_low_frequencies(embedding: RotaryEmbedding, rope: Rope) -> None:
+    """Llama 3.1's scaling by all four of its numbers (patch `rope-scaling`); nothing where `rope.scaling` is none.
+
+    Upstream's own switch (models/common/embeddings/rotary_pos_embedding.py:84) passes the factor on and leaves the other
+    three at Llama 3.1's values.
+    """
+    if rope.scaling == "llama3":
+        embedding.inv_freq = embedding._apply_scaling(
+            embedding.inv_freq,
+            factor=rope.factor,
+            low_freq_factor=rope.low_freq_factor,
+            high_freq_factor=rope.high_freq_factor,
+            original_max_position_embeddings=rope.original_max_position_embeddings,
+        )
+
+
+def build_chunks(model: Model, layout: Layout, recompute: bool = False) -> list[PolicyModel]:
+    """This rank's model chunks, unwrapped: one, or `layout.vpp` of them. Random weights, unless loaded afterwards."""
+    config = transformer_config(model, layout, recompute)
+    chunks = []
+    for stage in range(layout.vpp) if layout.vpp else [None]:
+        chunks.append(
+            PolicyModel(
+                config,
+                block_spec(config, stage),
+                vocab_size=padded_vocab(model.vocab_size, layout.tp),
+                max_sequence_length=model.max_position_embeddings,
+                pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
+                post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
+                parallel_output=True,
+                share_embeddings_and_output_weights=model.tie_word_embeddings,
+                position_embedding_type="rope",
+                rotary_base=model.rope.theta,  # type: ignore[arg-type]
+                vp_stage=stage,
+            )
+        )
+        stretch_low_frequencies(chunks[-1].rotary_pos_emb, model.rope)
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return [chunk.to(device) for chunk in chunks]

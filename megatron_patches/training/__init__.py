@@ -1,0 +1,1 @@
+"""The actor: micro-batches, the policy loss inside Megatron's schedule, and the optimizer."""

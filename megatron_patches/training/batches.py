@@ -1,0 +1,178 @@
+"""From sequences to micro-batches: who takes which, in what rows, and where each response token's hidden state lies.
+
+A position's hidden state predicts the next token, so a sequence of P prompt and R response tokens enters the model
+without its last token, and its response log-probs come from positions P-1 .. P+R-2. Tensors are in Megatron's order:
+hidden states are [s, b, h], so row j's position p is entry `p * b + j` of the flattened `[T]`, T = s * b.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from megatron.core.packed_seq_params import PackedSeqParams
+
+from pipeline.rl.experience import Experience
+from pipeline.settings import Layout
+
+
+@dataclass
+class MicroBatch:
+    """One forward of one data- and context-parallel rank."""
+
+    tokens: torch.Tensor
+    """[b, s] input ids of this context-parallel rank; packed rows have b = 1."""
+    position_ids: torch.Tensor
+    """[b, s] natural positions within each sequence."""
+    packed: PackedSeqParams | None
+    targets: torch.Tensor
+    """[T] next token, 0 where nobody asks."""
+    index: torch.Tensor
+    """[K] the positions in `[T]` that hold this rank's response tokens, ascending."""
+    source: torch.Tensor
+    """[K] which entry of the experience's flat response tokens each of them is."""
+    row: torch.Tensor
+    """[K] which of `rows` each of them belongs to."""
+    rows: torch.Tensor
+    """[n] the micro-batch's sequences in the experience; the same on all context-parallel ranks."""
+
+    @property
+    def total(self) -> int:
+        """T."""
+        return self.targets.numel()
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        moved = {name: getattr(self, name).to(device) for name in ("tokens", "position_ids", "targets", "index")}
+        return MicroBatch(**moved, packed=self.packed, source=self.source, row=self.row, rows=self.rows)
+
+
+def assign(lengths: list[int], ranks: int) -> list[list[int]]:
+    """Indices for each data-parallel rank: longest first, to and fro, so that counts and tokens are nearly even."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    for turn, i in enumerate(order):
+        lap, place = divmod(turn, ranks)
+        shares[place if lap % 2 == 0 else ranks - 1 - place].append(i)
+    return shares
+
+
+def cut(share: list[int], lengths: list[int], budget: int, packed: bool) -> list[list[int]]:
+    """One rank's sequences (longest first) -> micro-batches of at most `budget` tokens, padding included.
+
+    A sequence longer than the budget has a micro-batch of its own.
+    """
+    cuts: list[list[int]] = []
+    used = longest = 0
+    for i in share:
+        size = lengths[i]
+        need = used + size if packed else max(longest, size) * (len(cuts[-1]) + 1 if cuts else 1)
+        if cuts and need <= budget:
+            cuts[-1].append(i)
+            used, longest = used + size, max(longest, size)
+        else:
+            cuts.append([i])
+            used = longest = size
+    return cuts
+
+
+def plan(
+    experience: Experience, chosen: list[int], layout: Layout, dp_size: int, packed: bool
+) -> list[list[list[int]]]:
+    """Micro-batches for each data-parallel rank, `[dp][micro-batch][sequence]`; the same number for every rank.
+
+    Missing ones are empty lists, which still make a forward (of one masked token), so that no rank waits for another.
+    """
+    lengths = {i: len(experience.prompts[i]) + len(experience.responses[i]) for i in chosen}
+    sizes = [lengths[i] for i in chosen]
+    cuts = [
+        cut([chosen[k] for k in share], lengths, layout.micro_batch_tokens, packed)  # type: ignore[arg-type]
+        for share in assign(sizes, dp_size)
+    ]
+    count = max(map(len, cuts), default=1) or 1
+    if layout.vpp:  # the interleaved schedule wants a multiple of the pipeline size
+        count = -(-count // layout.pp) * layout.pp
+    return [rows + [[]] * (count - len(rows)) for rows in cuts]
+
+
+def build(experience: Experience, rows: list[int], layout: Layout, cp_rank: int, packed: bool) -> MicroBatch:
+    """The tensors of one micro-batch for context-parallel rank `cp_rank`."""
+    sequences = [_sequence(experience, i, row) for row, i in enumerate(rows)] or [_Sequence.empty()]
+    multiple = 2 * layout.cp if layout.cp > 1 else 1
+    if layout.sp:
+        multiple *= layout.tp
+    arrange = _packed if packed else _padded
+    return arrange(sequences, torch.tensor(rows, dtype=torch.int64), multiple, layout.cp, cp_rank)
+
+
+@dataclass
+class _Sequence:
+    """One sequence, position by position: int64 [L]; `source` is -1 where no response token is predicted."""
+
+    tokens: torch.Tensor
+    targets: torch.Tensor
+    source: torch.Tensor
+    row: int
+
+    @classmethod
+    def empty(cls) -> "_Sequence":
+        return cls(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), torch.tensor([-1]), 0)
+
+    def padded(self, length: int) -> "_Sequence":
+        def extend(x: torch.Tensor, fill: int) -> torch.Tensor:
+            return torch.nn.functional.pad(x, (0, length - len(x)), value=fill)
+
+        return _Sequence(extend(self.tokens, 0), extend(self.targets, 0), extend(self.source, -1), self.row)
+
+
+def _sequence(experience: Experience, i: int, row: int) -> _Sequence:
+    prompt, response = experience.prompts[i], experience.responses[i]
+    tokens = torch.tensor(prompt + response, dtype=torch.int64)
+    if not response:  # nothing is predicted; the prompt alone still makes a row
+        return _Sequence(tokens, torch.zeros_like(tokens), torch.full_like(tokens, -1), row)
+    first = len(prompt) - 1
+    source = torch.full((len(tokens) - 1,), -1, dtype=torch.int64)
+    source[first:] = torch.arange(int(experience.offsets[i]), int(experience.offsets[i + 1]))
+    targets = torch.where(source >= 0, tokens[1:], 0)
+    return _Sequence(tokens[:-1], targets, source, row)
+
+
+def _up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
+
+
+def _local(length: int, cp: int, cp_rank: int) -> torch.Tensor:
+    """Natural positions of this context-parallel rank's tokens, zig-zag, int64 [length / cp]."""
+    pieces = torch.arange(length).chunk(2 * cp) if cp > 1 else [torch.arange(length)]
+    return torch.cat([pieces[cp_rank], pieces[2 * cp - 1 - cp_rank]]) if cp > 1 else pieces[0]
+
+
+def _padded(sequences: list[_Sequence], rows: torch.Tensor, multiple: int, cp: int, cp_rank: int) -> MicroBatch:
+    length = _up(max(len(s.tokens) for s in sequences), multiple)
+    here = _local(length, cp, cp_rank)
+    padded = [s.padded(length) for s in sequences]
+    tokens, targets, source = (torch.stack([getattr(s, name)[here] for s in padded]) for name in _COLUMNS)
+    row = torch.tensor([s.row for s in padded])[:, None].expand_as(tokens)
+    targets, source, row = (x.t().reshape(-1) for x in (targets, source, row))  # [b, s] -> [s * b]
+    return _finish(tokens, here[None].expand_as(tokens).contiguous(), None, targets, source, row, rows)
+
+
+def _packed(sequences: list[_Sequence], rows: torch.Tensor, multiple: int, cp: int, cp_rank: int) -> MicroBatch:
+    parts = [s.padded(_up(len(s.tokens), multiple)) for s in sequences]
+    here = [_local(len(s.tokens), cp, cp_rank) for s in parts]
+    tokens, targets, source = (
+        torch.cat([getattr(s, name)[at] for s, at in zip(parts, here, strict=True)]) for name in _COLUMNS
+    )
+    row = torch.cat([torch.full((len(at),), s.row) for s, at in zip(parts, here, strict=True)])
+    lengths = torch.tensor([len(s.tokens) for s in parts])
+    bounds = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).to(torch.int32)
+    longest = int(lengths.max())
+    packed = PackedSeqParams(
+        qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds, max_seqlen_q=longest, max_seqlen_kv=longest
+    )
+    return _finish(tokens[None], torch.cat(here)[None], packed, targets, source, row, rows)
+
+
+_COLUMNS = ("tokens", "targets", "source")
+
+
+def _finish(tokens, position_ids, packed, targets, source, row, rows) -> MicroBatch:
+    index = (source >= 0).nonzero()[:, 0]
+    return MicroBatch(tokens, position_ids, packed, targets, index, source[index], row[index], rows)

@@ -1,0 +1,114 @@
+"""A policy that scores responses, in Megatron's clothes: log-probs of whole batches of experience, at any layout."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer.module import Float16Module
+
+from megatron_patches import parallel
+from megatron_patches.model.policy_model import Head, build_chunks
+from megatron_patches.policy_head import token_logprobs
+from megatron_patches.training import batches
+from megatron_patches.training.batches import MicroBatch
+from pipeline.rl.experience import Experience
+from pipeline.settings import Settings
+
+
+class Policy:
+    """A model that scores responses: the actor's base, and the frozen reference.
+
+    Every rank of the world calls every method, with the same experience.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.layout = settings.layout
+        self.packed = settings.rl.rows == "packed"
+        self.device = parallel.device()
+        self.chunks: list[Any] = build_chunks(settings.model, settings.layout, settings.rl.recompute)
+        self.config = self.chunks[0].config
+        if self.config.bf16:
+            self.chunks = [Float16Module(self.config, chunk) for chunk in self.chunks]
+
+    def logprobs(self, experience: Experience, temperature: float | None = None) -> torch.Tensor:
+        """Log-prob of every response token, fp32 `[T]` on the CPU, on every rank; at the sampling temperature, unless
+        another is given."""
+        results: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def step(micro: MicroBatch) -> tuple[Head, Callable]:
+            def head(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+                options = self.head_options(micro) | ({} if temperature is None else {"temperature": temperature})
+                logp, _ = token_logprobs(flat(hidden), weight, micro.targets, need_entropy=False, **options)
+                return logp[micro.index]
+
+            def collect(logp: torch.Tensor):
+                results.append((micro.source, logp.float().cpu()))
+                return logp.sum(), torch.tensor(1, dtype=torch.int), {}
+
+            return head, collect
+
+        for chunk in self.chunks:
+            chunk.eval()
+        with torch.no_grad():
+            self._run(experience, list(range(len(experience))), step, forward_only=True)
+        whole = torch.zeros(int(experience.offsets[-1]))
+        if parallel_state.get_tensor_model_parallel_rank() == 0:
+            for source, logp in results:
+                whole[source] = logp
+        # Each token was scored by one data- and context-parallel rank of the last stage; the rest of the world holds 0.
+        whole = whole.to(self.device)
+        dist.all_reduce(whole)
+        return whole.cpu()
+
+    def head_options(self, micro: MicroBatch) -> dict[str, Any]:
+        """What both modes of the policy head take from here.
+
+        The policy is the distribution that is sampled from, so its log-probs carry the sampling temperature.
+        """
+        return {
+            "tp_group": parallel_state.get_tensor_model_parallel_group(),
+            "vocab_size": self.settings.model.vocab_size,
+            "index": micro.index,
+            "temperature": self.settings.rollout.temperature or 1.0,
+            "sequence_parallel": self.layout.sp,
+            "chunk_tokens": self.settings.rl.head_chunk_tokens,
+        }
+
+    def _run(
+        self,
+        experience: Experience,
+        chosen: list[int],
+        step: Callable[[MicroBatch], tuple[Head, Callable]],
+        forward_only: bool,
+    ) -> None:
+        """All micro-batches of `chosen` through Megatron's schedule; `step` gives each its head and loss function."""
+        planned = batches.plan(experience, chosen, self.layout, parallel.data_parallel_size(), self.packed)
+        mine = planned[parallel.data_parallel_rank()]
+        cp_rank = parallel_state.get_context_parallel_rank()
+        micros = [batches.build(experience, rows, self.layout, cp_rank, self.packed).to(self.device) for rows in mine]
+
+        def forward_step(iterator: Iterator[MicroBatch], model) -> tuple[Any, Callable]:
+            micro = next(iterator)
+            head, loss = step(micro)
+            packed = micro.packed
+            return model(micro.tokens, micro.position_ids, None, packed_seq_params=packed, head=head), loss
+
+        iterators = [iter(micros) for _ in self.chunks]
+        get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=iterators if len(iterators) > 1 else iterators[0],
+            model=self.chunks if len(self.chunks) > 1 else self.chunks[0],
+            num_microbatches=len(micros),
+            seq_length=self.settings.model.max_position_embeddings,  # shapes are exchanged where they matter (PP)
+            micro_batch_size=1,
+            forward_only=forward_only,
+        )
+
+
+def flat(hidden: torch.Tensor) -> torch.Tensor:
+    """[s, b, h] -> [s * b, h]."""
+    return hidden.reshape(-1, hidden.shape[-1])

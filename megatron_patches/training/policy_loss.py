@@ -1,0 +1,148 @@
+"""The policy loss inside Megatron's schedule (patches `policy-head` and `global-loss`).
+
+`PolicyLoss` knows the configuration, `MinibatchLoss` the denominators of one optimizer step, and `bind` makes of a
+micro-batch the two functions that Megatron calls: the head, in the model's forward, and the loss function.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.distributed.finalize_model_grads import finalize_model_grads
+
+from megatron_patches import parallel
+from megatron_patches.model.policy_model import Head
+from megatron_patches.policy_head import fused_policy_head, token_logprobs
+from megatron_patches.training.batches import MicroBatch
+from megatron_patches.training.policy import flat
+from pipeline.objectives import PolicyLossInputs, losses
+from pipeline.objectives.aggregate import denominator
+from pipeline.objectives.batch import prepare
+from pipeline.objectives.metrics.sums import MetricSums, add_up
+from pipeline.objectives.metrics.token import token_metrics
+from pipeline.rl.experience import Experience
+from pipeline.settings import Algo, Settings
+
+
+class PolicyLoss:
+    """The configured objective, ready to be bound to minibatches.
+
+    `sampled_elsewhere`: another engine than the actor samples, or older weights do, so `algo.is_weight=auto` means on.
+    """
+
+    def __init__(self, settings: Settings, config: Algo | None = None, sampled_elsewhere: bool = False):
+        self.config = config or settings.algo
+        if sampled_elsewhere and self.config.is_weight == "auto":
+            self.config = self.config.model_copy(update={"is_weight": "on"})
+        self.length_norm = settings.rollout.max_new_tokens
+        separable = losses.of(self.config).separable
+        mode = settings.rl.token_head
+        self.fused = separable if mode == "auto" else mode == "fused"
+        if self.fused and not separable:
+            raise ValueError(f"rl.token_head=fused: {self.config.loss} mixes the tokens of a sequence; take recompute")
+
+    def minibatch(self, experience: Experience, chosen: torch.Tensor) -> "MinibatchLoss":
+        """The loss over the sequences `chosen` [n] of one optimizer step, over all ranks and micro-batches."""
+        return MinibatchLoss(self, experience, chosen)
+
+
+class MinibatchLoss:
+    """One optimizer step's loss; collects its metrics."""
+
+    def __init__(self, loss: PolicyLoss, experience: Experience, chosen: torch.Tensor):
+        self.loss = loss
+        self.config = loss.config
+        self.experience = experience
+        lengths = experience.lengths[chosen]
+        self.denominator = denominator(self.config, tokens=float(lengths.sum()), sequences=float((lengths > 0).sum()))
+        self.sums: list[MetricSums] = []
+
+    def bind(self, micro: MicroBatch, options: dict[str, Any]) -> tuple[Head, Callable]:
+        """Head and loss function of one micro-batch; `options` are the policy head's."""
+        batch = prepare(self._inputs(micro), self.config)
+
+        def fused(hidden: torch.Tensor, weight: torch.Tensor):
+            def share(where, logp, entropy):
+                return batch.share(logp, entropy, where)
+
+            return fused_policy_head(flat(hidden), weight, micro.targets, share, **options)
+
+        def recompute(hidden: torch.Tensor, weight: torch.Tensor):
+            entropy_grad = bool(self.config.entropy_coef)
+            logp, entropy = token_logprobs(flat(hidden), weight, micro.targets, entropy_grad=entropy_grad, **options)
+            return batch.share(logp, entropy).sum(), logp, entropy
+
+        def finish(output):
+            loss, logp, entropy = output
+            with torch.no_grad():
+                self.sums.append(token_metrics(batch.tokens(logp, entropy), self.config))
+            # The count divides nothing (patch `global-loss`); upstream only wants to see one.
+            return loss, torch.ones((), dtype=torch.int, device=loss.device), {}
+
+        return (fused if self.loss.fused else recompute), finish
+
+    def _inputs(self, micro: MicroBatch) -> PolicyLossInputs:
+        """Everything but the log-probs, in the order of the flattened hidden states `[T]`."""
+        experience, device = self.experience, micro.targets.device
+
+        def by_token(values: torch.Tensor) -> torch.Tensor:
+            return spread(values[micro.source])
+
+        def by_sequence(values: torch.Tensor) -> torch.Tensor:
+            return spread(values[micro.rows[micro.row]])
+
+        def spread(values: torch.Tensor) -> torch.Tensor:
+            whole = torch.zeros(micro.total, dtype=values.dtype, device=device)
+            whole[micro.index] = values.to(device)
+            return whole
+
+        return PolicyLossInputs(
+            logp=None,
+            old_logp=by_token(experience.old_logp),
+            rollout_logp=by_token(experience.rollout_logp),
+            ref_logp=None if experience.ref_logp is None else by_token(experience.ref_logp),
+            advantages=by_sequence(experience.advantages),
+            eps_low=by_sequence(experience.eps_low),
+            eps_high=by_sequence(experience.eps_high),
+            pass_rate=by_sequence(experience.pass_rate),
+            mask=spread(torch.ones(len(micro.source), dtype=torch.bool)),
+            sequence=spread(micro.row),
+            lengths=experience.lengths[micro.rows].to(device),
+            denominator=self.denominator,
+            length_norm=self.loss.length_norm,
+            reduce=_sum_over_context if parallel_state.get_context_parallel_world_size() > 1 else None,
+        )
+
+
+def finalize_grads(chunks: list, _num_tokens: torch.Tensor | None, **options: Any) -> None:
+    """Gradients summed over ranks and divided by nothing: the policy loss carries its global denominator already.
+
+    Upstream's hook (megatron-core 0.16.1, distributed/finalize_model_grads.py) divides by the count of tokens that the
+    loss function returned, over all ranks, unless it is called without one.
+    """
+    finalize_model_grads(chunks, None, **options)
+
+
+def reduce_metrics(minibatches: list[MinibatchLoss]) -> dict[str, Any]:
+    """Named metrics of a step's minibatches over all ranks, the same on every rank (a collective).
+
+    Tensor-parallel ranks hold the same sums; data- and context-parallel ranks each hold their own tokens, and only the
+    last pipeline stage holds any.
+    """
+    named: list[dict[str, Any] | None] = [None]
+    if parallel.is_last_stage():
+        total = add_up([part for minibatch in minibatches for part in minibatch.sums])
+        group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+        named = [total.all_reduce(group).finalize(updates=len(minibatches))]
+    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+        last = parallel_state.get_pipeline_model_parallel_last_rank()
+        dist.broadcast_object_list(named, src=last, group=parallel_state.get_pipeline_model_parallel_group())
+    assert named[0] is not None
+    return named[0]
+
+
+def _sum_over_context(values: torch.Tensor) -> torch.Tensor:
+    dist.all_reduce(values, group=parallel_state.get_context_parallel_group())
+    return values

@@ -1,0 +1,1 @@
+"""What is changed in megatron-core, checked against its source."""

@@ -1,0 +1,170 @@
+"""Files that survive a crash: atomic whole-file writes, and JSON lines whose torn last line is recognised and healed.
+
+Every JSONL file of a run goes through this module, so that whatever byte a crash came at, `read_jsonl` yields every
+row that was completely written and nothing else. Knows nothing of torch: numbers of other libraries are converted by
+their `.item()` or `.tolist()`.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.common.errors import InputError
+
+StrPath = str | os.PathLike[str]
+
+
+def write_text(path: StrPath, text: str) -> None:
+    """Replace the file by `text`; a reader sees the old file or the new one, never a part."""
+    write_bytes(path, [text.encode("utf-8")])
+
+
+def write_json(path: StrPath, obj: Any) -> None:
+    """Replace the file by `obj` as indented JSON."""
+    write_text(path, json.dumps(obj, ensure_ascii=False, indent=2, default=_plain) + "\n")
+
+
+def write_jsonl(path: StrPath, rows: Iterable[dict[str, Any]]) -> int:
+    """Replace the whole file by `rows`, one line each; returns their number. `rows` may be a generator."""
+    count = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal count
+        for row in rows:
+            count += 1
+            yield _line(row)
+
+    write_bytes(path, lines())
+    return count
+
+
+def write_bytes(path: StrPath, chunks: Iterable[bytes]) -> None:
+    """Replace the file by the chunks one after the other, atomically (temporary name, fsync, rename); on any error the
+    old file stays."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say of which file
+        raise
+    _sync_folder(path.parent)
+
+
+def append_jsonl(path: StrPath, rows: Iterable[dict[str, Any]]) -> None:
+    """Append the rows, each one line, in one write. A line that an earlier crash tore is healed first: completed if
+    only its newline is missing, cut off otherwise. For one writing process at a time."""
+    data = b"".join(_line(row) for row in rows)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b", buffering=0) as file:
+        _heal(file)
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
+
+
+def read_jsonl(path: StrPath) -> Iterator[dict[str, Any]]:
+    """Yields the rows. A last line without its newline that does not parse was torn by a crash and is skipped.
+
+    Raises:
+        InputError: the file is missing or unreadable, or any other line is not a JSON object (names file and line).
+    """
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line.decode("utf-8"))
+                except (UnicodeDecodeError, json.JSONDecodeError) as error:
+                    if not line.endswith(b"\n"):
+                        return
+                    raise InputError(f"{path}, line {number}: not JSON ({error}). Mend or remove that line.") from error
+                if not isinstance(row, dict):
+                    raise InputError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
+                yield row
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def read_json(path: StrPath) -> Any:
+    """The whole file as JSON.
+
+    Raises:
+        InputError: missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}.") from error
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, default=_plain).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    """numpy and torch numbers and arrays, sets and paths as what JSON has for them."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return value.item()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
+
+
+def _heal(file: Any) -> None:
+    end = file.seek(0, os.SEEK_END)
+    start, tail = end, b""
+    while start > 0 and b"\n" not in tail:  # the tail is what follows the last newline; rows may be long, so by blocks
+        block = min(1 << 16, start)
+        start -= block
+        file.seek(start)
+        tail = file.read(block) + tail
+    tail = tail[tail.rfind(b"\n") + 1 :]
+    if not tail:
+        return
+    try:
+        json.loads(tail.decode("utf-8"))
+    except ValueError:
+        file.truncate(end - len(tail))
+    else:
+        file.write(b"\n")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; file systems that refuse to sync a folder keep renames in order anyway."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""Hugging Face model folders: made, checked, read and written."""

@@ -1,0 +1,115 @@
+"""Rewards of a step's rollouts: every rank grades a share in its own worker processes, and all get all grades."""
+
+import hashlib
+from collections import Counter
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pipeline.common.waiting import result_of
+from pipeline.rollout.interface import Groups, Rollout
+from pipeline.settings import Settings
+from pipeline.verify import Grade, VerifierPool
+from pipeline.verify.rewards import Scorer
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Grades of groups of rollouts."""
+
+    grades: list[list[Grade]]
+    """[prompts][group]."""
+    rewards: torch.Tensor
+    """fp64 [prompts, group]: the weighted sum of the configured reward functions."""
+    correct: torch.Tensor
+    """fp64 [prompts, group]: 1 where the answer is right."""
+
+
+class Grader:
+    """A verifier pool on every rank of a node, its workers shared out among them. A context manager."""
+
+    def __init__(self, settings: Settings):
+        self.pool = VerifierPool.from_settings(settings.verify)
+        self.score = Scorer(settings)
+        self._early: dict[bytes, Future[list[Grade]]] = {}
+        self._reported: Counter[str] = Counter()
+        self._totals: Counter[str] = Counter()
+
+    def __enter__(self) -> "Grader":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.pool.close()
+
+    def early(self, rollout: Rollout) -> None:
+        """Begin to grade a response on this rank while others are still being sampled; `grade` takes the verdict."""
+        key = _key(rollout)
+        if key not in self._early:
+            self._early[key] = self.pool.submit([(rollout.text, rollout.prompt.gold)])
+
+    def grade(self, groups: Groups) -> Graded:
+        """Grade equally large groups; collective over the world where there is one."""
+        rollouts = [rollout for group in groups for rollout in group]
+        keys = [_key(rollout) for rollout in rollouts]
+        known = self._verdicts(dict(zip(keys, rollouts, strict=True)))
+        rank, size = _place()
+        grades = [known[key] for key in keys]
+        mine = [
+            self.score(r.text, g, len(r.token_ids), r.finish_reason)
+            for r, g in zip(rollouts[rank::size], grades[rank::size], strict=True)
+        ]
+        rewards = torch.zeros(len(rollouts), dtype=torch.float64)
+        self._totals = Counter()
+        for k, (some, totals) in enumerate(_share((mine, self.pool.metrics()))):
+            rewards[k::size] = torch.tensor(some, dtype=torch.float64)
+            self._totals.update(totals)
+        correct = torch.tensor([grade.correct for grade in grades], dtype=torch.float64)
+        width = len(groups[0])
+        table = [grades[i : i + width] for i in range(0, len(grades), width)]
+        return Graded(table, rewards.view(-1, width), correct.view(-1, width))
+
+    def _verdicts(self, wanted: dict[bytes, Rollout]) -> dict[bytes, Grade]:
+        """The grade of every wanted response, on every rank: those begun early wherever that was, the rest shared out."""
+        # Others may be of the batch that is being sampled ahead, in another thread: they stay.
+        began = {key: future for key in wanted if (future := self._early.pop(key, None)) is not None}
+        known: dict[bytes, Grade] = {}
+        for part in _share({key: result_of(future)[0] for key, future in began.items()}):
+            known |= part
+        missing = [key for key in wanted if key not in known]
+        if missing:  # the same list on every rank, so all meet in the exchange or none does
+            rank, size = _place()
+            mine = missing[rank::size]
+            grades = self.pool.grade_many([(wanted[key].text, wanted[key].prompt.gold) for key in mine])
+            for part in _share(dict(zip(mine, grades, strict=True))):
+                known |= part
+        return known
+
+    def metrics(self) -> dict[str, float]:
+        """What the pools of all ranks counted since the last call, as of the newest `grade`; the same on every rank."""
+        since = {name: float(total - self._reported[name]) for name, total in self._totals.items()}
+        self._reported = Counter(self._totals)
+        return since
+
+
+def _key(rollout: Rollout) -> bytes:
+    """Of the text and its gold answer; equal ones are graded once."""
+    digest = hashlib.blake2b(rollout.text.encode("utf-8", "surrogatepass"), digest_size=16)
+    digest.update(b"\0" + rollout.prompt.gold.encode("utf-8", "surrogatepass"))
+    return digest.digest()
+
+
+def _place() -> tuple[int, int]:
+    """Rank and size of the world; alone without one."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _share(mine: Any) -> list[Any]:
+    """What every rank holds, in their order."""
+    _, size = _place()
+    shares: list[Any] = [mine] * size
+    if size > 1:
+        dist.all_gather_object(shares, mine)
+    return shares

@@ -1,0 +1,203 @@
+"""The stages: how each is started, what it reads and leaves, and which settings its result depends on."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.common.errors import UsageError
+from pipeline.settings import Settings
+
+Launcher = Literal["plain", "torchrun", "deepspeed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage. Paths are relative to the run's folder; `x@latest` is a checkpoint folder's newest iteration."""
+
+    name: str
+    launcher: Launcher
+    settings: tuple[str, ...]
+    """Sections or keys that its result depends on; a finished stage is run again when one of them changed."""
+    after: tuple[str, ...] = ()
+    """Earlier stages whose outputs it reads."""
+    outputs: tuple[str, ...] = ()
+    """What it must leave behind."""
+    also: tuple[str, ...] = ()
+    """What it may leave behind."""
+    resumes: tuple[str, ...] = ()
+    """What a killed one continues from; set aside, never deleted, when it is to start anew."""
+    guarded: bool = False
+    """Never set aside unasked: days of work. Changed settings are refused unless `force=true`."""
+    stops: bool = False
+    """Asks `StageRun.should_stop`, so that the first Ctrl-C lets it finish its step and save."""
+    uses_layout: bool = False
+    """Builds the Megatron actor, so the layout must fit the ranks."""
+
+
+MODEL = (
+    "model.family", "model.path", "model.num_layers", "model.hidden_size", "model.ffn_hidden_size",
+    "model.num_attention_heads", "model.num_query_groups", "model.head_dim", "model.vocab_size", "model.rope",
+    "model.max_position_embeddings", "model.norm_eps", "model.tie_word_embeddings", "model.qkv_bias", "model.qk_norm",
+    "model.experts", "model.init_std",
+)  # fmt: skip
+"""What a model's weights depend on; the layout is not among it, because checkpoints reshard."""
+
+GRADING = ("verify",)
+"""What verdicts and rewards depend on."""
+
+PROMPTS = ("data.template", "data.instruction")
+"""What makes a problem a prompt. Problems are kept as text, so every stage that shows them to a model depends on it."""
+
+SAMPLING = ("rollout.max_prompt_tokens", "rollout.max_new_tokens", "rollout.stop")
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="preprocess",
+            launcher="plain",
+            settings=("data", "seed", "model.path", "model.vocab_size", "rollout.max_prompt_tokens"),
+            outputs=("preprocess/train.jsonl",),
+            also=("preprocess/sft.jsonl", "preprocess/sft_mixed.jsonl", "preprocess/eval", "preprocess/tokenizer"),
+        ),
+        Stage(
+            name="sft",
+            launcher="deepspeed",
+            settings=("sft", "seed", *PROMPTS, *MODEL),
+            after=("preprocess",),
+            outputs=("sft/hf",),
+            resumes=("sft/checkpoints", "sft/metrics.jsonl"),
+            stops=True,
+        ),
+        Stage(
+            name="convert",
+            launcher="torchrun",
+            settings=("sft.enabled", "model.dtype", *MODEL),
+            after=("sft",),
+            outputs=("convert@latest",),
+            also=("convert/hf",),
+            uses_layout=True,
+        ),
+        Stage(
+            name="rollout",
+            launcher="torchrun",
+            settings=("rollout", "seed", "model.dtype", *GRADING, *PROMPTS, *MODEL),
+            after=("preprocess", "convert"),
+            outputs=("rollout/pass_rates.jsonl",),
+            also=("rollout/shards",),
+            resumes=("rollout/shards",),
+            stops=True,
+            uses_layout=True,
+        ),
+        Stage(
+            name="rl",
+            launcher="torchrun",
+            settings=("algo", "rl", "rollout", "seed", "model.dtype", *GRADING, *PROMPTS, *MODEL),
+            after=("preprocess", "convert"),
+            outputs=("checkpoints@latest",),
+            also=("metrics.jsonl",),
+            resumes=("checkpoints", "metrics.jsonl", "samples.jsonl", "tensorboard"),
+            guarded=True,
+            stops=True,
+            uses_layout=True,
+        ),
+        Stage(
+            name="evaluate",
+            launcher="torchrun",
+            settings=("evaluate", "seed", "model.dtype", *SAMPLING, *GRADING, *PROMPTS),
+            after=("preprocess", "convert"),
+            outputs=("evaluate/{variant}.json",),
+            uses_layout=True,
+        ),
+        Stage(
+            name="export",
+            launcher="torchrun",
+            settings=("export", *MODEL),
+            after=("rl",),
+            outputs=("export/hf",),
+            uses_layout=True,
+        ),
+        Stage(name="report", launcher="plain", settings=(), outputs=("report.html",)),
+        Stage(name="bench", launcher="plain", settings=("bench",)),
+        Stage(name="doctor", launcher="plain", settings=()),
+    )
+}
+
+IRRELEVANT = frozenset(
+    {
+        "rl.save_every", "rl.keep_checkpoints", "rl.sample_rollouts", "verify.workers", "verify.memory_gib",
+        "verify.cache_size", "rollout.max_concurrent", "rollout.kv_memory_gib", "rollout.gpu_memory_share",
+        "rollout.sync_bucket_mib",
+    }
+)  # fmt: skip
+"""Settings within the sections above that no result depends on."""
+
+HARMLESS = frozenset(
+    {
+        "rl.steps", "rl.eval_every", "rl.dynamic_sampling_rounds", "rollout.offline_group_size",
+        "rollout.offline_shard_prompts", "rollout.offline_split",
+    }
+)  # fmt: skip
+"""May differ between the checkpoints of an RL run and its continuation."""
+
+ORDER = ("preprocess", "sft", "convert", "evaluate:before", "rl", "export", "evaluate:after", "report")
+"""What `stage=all` runs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage to be run with its resolved settings."""
+
+    stage: Stage
+    settings: Settings
+    variant: str | None = None
+    """`before` or `after` for evaluate, which keeps one result of each."""
+
+    @property
+    def launcher(self) -> Launcher:
+        """As the catalog says, but benchmarks of distributed things need their ranks."""
+        if self.stage.name == "bench" and self.settings.bench.what in ("step", "step_peer", "rollout"):
+            return "torchrun"
+        return self.stage.launcher
+
+    @property
+    def label(self) -> str:
+        return self.stage.name + (f" ({self.variant})" if self.variant else "")
+
+    @property
+    def chosen_checkpoint(self) -> str | None:
+        """What evaluate or export were told to read: before, after, or a folder."""
+        chosen = {"evaluate": self.settings.evaluate.checkpoint, "export": self.settings.export.checkpoint}
+        return chosen.get(self.stage.name)
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """Earlier stages that this job reads, under its settings."""
+        names = list(self.stage.after)
+        origin = self.chosen_checkpoint
+        if self.stage.name == "evaluate" and origin == "after":
+            names = ["preprocess", "rl"]
+        elif self.stage.name == "evaluate" and origin != "before":
+            names = ["preprocess", "convert"]  # whose config and tokenizer a folder of the user's is read with
+        elif self.stage.name == "export" and origin != "after":
+            names = ["convert"]
+        if self.stage.name == "rl" and (self.settings.rl.min_pass_rate, self.settings.rl.max_pass_rate) != (None, None):
+            names.append("rollout")
+        if "sft" in names and not self.settings.sft.enabled:
+            names.remove("sft")
+            names.append("preprocess")  # the tokenizer, and with it the vocabulary of a randomly initialised model
+        return tuple(names)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(path.format(variant=self.variant) for path in self.stage.outputs)
+
+
+def variant_of(settings: Settings) -> str:
+    """The name under which an evaluation's result is kept: before, after, or that of the folder that was measured."""
+    chosen = settings.evaluate.checkpoint
+    if chosen in ("before", "after"):
+        return chosen
+    name = chosen.rstrip("/").rpartition("/")[2]
+    if not name:
+        raise UsageError(f"evaluate.checkpoint={chosen}: allowed is before, after, auto, or a folder.")
+    return name

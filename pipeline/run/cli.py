@@ -1,0 +1,205 @@
+"""The command line: `bash run.sh stage=<stage> model=<preset> [key=value ...]` ends here.
+
+Composes the settings, decides which stages have to run, starts each, and keeps the run's records. Exit codes: 0 done;
+2 wrong usage or configuration; 3 an input or an earlier stage is missing or broken; 1 anything else.
+"""
+
+import contextlib
+import fcntl
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from pipeline.common.errors import UsageError, UserError
+from pipeline.common.files import write_text
+from pipeline.run import door, machines, manifests
+from pipeline.run.catalog import ORDER, STAGES, Job, variant_of
+from pipeline.run.compose import compose
+from pipeline.run.launch import command, config_path
+from pipeline.settings import Settings
+from pipeline.stage import AGAIN, disk_full, explain
+
+ROOT = door.ROOT
+
+
+def main(words: list[str]) -> int:
+    """Run a command line; returns the exit code. Errors are printed, not raised."""
+    if not words or words[0] in ("help", "-h", "--help"):
+        print(door.usage())
+        return 0
+    try:
+        return _main(words)
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        code, message = explain(error)
+        print(message, file=sys.stderr)
+        return code
+
+
+def _main(words: list[str]) -> int:
+    settings = compose(words)
+    os.chdir(ROOT)
+    if settings.stage == "test":
+        code = subprocess.run([sys.executable, "-m", "pytest"], stdin=subprocess.DEVNULL).returncode
+        return 1 if code else 0  # pytest's own 2 and 3 mean something else than ours
+    jobs = list_jobs(words, settings)
+    if settings.dry_run or settings.stage == "plan":
+        from pipeline.run.plan import describe
+
+        print(describe(jobs, words))
+        return 0
+    if settings.stage == "all" and settings.cluster.nnodes > 1:
+        raise UsageError(
+            "stage=all is for one node: on several, start each stage by itself, so that no node waits for one that"
+            " another skips. docs/cluster.md has the loop."
+        )
+    for job in jobs:
+        code = run_job(job, words)
+        if code:
+            return code
+    return 0
+
+
+def list_jobs(words: list[str], settings: Settings) -> list[Job]:
+    """What a command line asks to be run, in order, each with its own resolved settings."""
+    if settings.stage in ("all", "plan"):
+        return [_job(words, name) for name in ORDER]
+    if settings.stage == "evaluate" and settings.evaluate.checkpoint == "auto":
+        trained = manifests.load(run_root(settings), "rl") is not None
+        return [_job(words, f"evaluate:{when}") for when in (("before", "after") if trained else ("before",))]
+    return [_job(words, settings.stage)]
+
+
+def _job(words: list[str], name: str) -> Job:
+    stage, _, variant = name.partition(":")
+    if variant:
+        words = [word for word in words if not word.startswith("evaluate.checkpoint=")]
+        words = [*words, f"evaluate.checkpoint={variant}"]
+    settings = compose(words, stage)
+    if stage == "evaluate" and not variant:
+        variant = variant_of(settings)
+    return Job(STAGES[stage], settings, variant or None)
+
+
+def run_root(settings: Settings) -> Path:
+    """`runs/<name>`; a relative `runs_dir` lies in the project's folder."""
+    return ROOT / settings.runs_dir / settings.name
+
+
+def run_job(job: Job, words: list[str]) -> int:
+    """Run one stage unless its manifest matches; returns its exit code."""
+    from pipeline.run import plan
+
+    root, settings = run_root(job.settings), job.settings
+    if job.stage.name == "sft" and not settings.sft.enabled:
+        _say("sft: skipped, sft.enabled=false: the base model goes to RL as it is")
+        return 0
+    if job.stage.uses_layout:
+        plan.check(settings)
+    main_node = settings.cluster.node_rank == 0
+    if job.launcher == "plain" and not main_node:
+        _say(f"{job.label}: runs on node 0 alone")
+        return 0
+    manifests.require(job, root, _again(words))
+    with _alone(root / job.stage.name, job):
+        return _run_alone(job, root, _again(words))
+
+
+def _run_alone(job: Job, root: Path, again: str) -> int:
+    """The rest of `run_job`, while no other process runs this stage of this run."""
+    from pipeline.run import summary, supervise
+
+    settings, main_node = job.settings, job.settings.cluster.node_rank == 0
+    state = manifests.state_of(job, root)
+    reason = manifests.why_run(job, root, state)
+    if reason is None:
+        _say(f"{job.label}: skipped, its manifest matches (force=true runs it again)")
+        return 0
+    if job.launcher != "plain":
+        machines.check_devices(settings.cluster)
+        machines.check_port(settings.cluster)
+    if main_node:
+        for path in manifests.prepare(job, root, state):
+            _say(f"{job.label}: set aside as {path}")
+        summary.write_environment(root)
+    _write_config(job, root)
+    _say(f"{job.label}: {reason}" if job.outputs and reason != "it has not finished before" else job.label)
+    size = 1 if job.launcher == "plain" else settings.cluster.devices_per_node
+    ranks = range(settings.cluster.node_rank * size, (settings.cluster.node_rank + 1) * size)
+    started = time.monotonic()
+    start = command(job, root, settings.cluster.node_rank)
+    start.env[AGAIN] = again
+    ending = supervise.run(start, ROOT, root / job.stage.name, ranks, job.stage.stops)
+    seconds = time.monotonic() - started
+    if ending.stopped:
+        _say(f"{job.label}: stopped after {seconds:.0f} s; the same command continues")
+        return 1
+    if ending.code:
+        sys.stdout.flush()
+        if ending.message:
+            print(ending.message, file=sys.stderr, flush=True)
+        return ending.code
+    if main_node and job.outputs:
+        manifests.save(job, root, state, seconds, ending.result)
+        summary.write_summary(root)
+    _say(f"{job.label}: done in {seconds:.1f} s")
+    return 0
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, job: Job) -> Iterator[None]:
+    """Holds this node's lock on a stage's folder; the kernel frees it however the process ends.
+
+    Raises:
+        UsageError: the same stage of the same run is running, or the folder cannot be written to.
+    """
+    settings = job.settings
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / f"lock.node{settings.cluster.node_rank}", "w")  # noqa: SIM115
+    except OSError as error:
+        if disk_full(error):
+            raise
+        raise UsageError(
+            f"runs_dir={settings.runs_dir}: {folder} cannot be written to ({error.strerror}). Name a folder that can."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"stage={job.stage.name} of name={settings.name} is running already, in another process. Wait for it, or"
+                " give name=... for a run beside it."
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def _write_config(job: Job, root: Path) -> None:
+    """The resolved config beside the stage, which its ranks read, and the run's newest one at the top."""
+    values = job.settings.model_dump(mode="json")
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    write_text(config_path(job, root, job.settings.cluster.node_rank), text)
+    if job.settings.cluster.node_rank == 0:
+        write_text(root / "config.yaml", text)
+
+
+def _again(words: list[str]) -> str:
+    """The same command line with `{stage}` for its stage, and braces in it made harmless."""
+    words = [shlex.quote(word) for word in words if not word.startswith(("stage=", "force="))]
+    kept = [word.replace("{", "{{").replace("}", "}}") for word in words]
+    return " ".join(["bash run.sh", "stage={stage}", *kept])
+
+
+def _say(text: str) -> None:
+    print(f"[run] {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,125 @@
+"""What can be run, told with the standard library alone: `bash run.sh` answers before any environment exists.
+
+`run.sh` also asks this module to check the names of stages and presets before it spends minutes on an installation.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+STAGES = {
+    "all": "preprocess, sft, convert, evaluate, rl, export, evaluate, report: everything, one after the other",
+    "preprocess": "clean, deduplicate and decontaminate the problems; tokenizer",
+    "sft": "supervised warm-up with DeepSpeed ZeRO",
+    "convert": "Hugging Face weights to a Megatron checkpoint",
+    "rollout": "generate offline: shards with rewards and pass rates",
+    "rl": "reinforcement learning on the Megatron-core actor",
+    "evaluate": "avg@k, pass@k and greedy accuracy on held-out problems (evaluate.checkpoint=before|after)",
+    "export": "Megatron checkpoint to Hugging Face weights",
+    "report": "one HTML file with curves and sample rollouts",
+    "plan": "print the layout, the memory estimate and every command; run nothing",
+    "bench": "measurements (what=policy_head|objective|verifier|rollout|step|step_peer)",
+    "doctor": "versions, devices, patches: is this machine ready?",
+    "test": "run the test suite",
+}
+"""Stages by name, in the order in which people meet them."""
+
+GROUPS = ("model", "algo", "data", "cluster")
+"""Preset groups: `configs/<group>/<name>.yaml`, chosen by `<group>=<name>`."""
+
+NEEDS_NO_MODEL = frozenset({"bench", "doctor", "test"})
+"""Stages that take the tiny preset if none is named."""
+
+
+def preset_names(group: str) -> list[str]:
+    """Names of the presets in `configs/<group>`, smallest model first."""
+    names = sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
+    return sorted(names, key=_billions) if group == "model" else names
+
+
+def _billions(name: str) -> float:
+    """Parameters as a model's name states them: 30b-a3b -> 30, tiny -> 0."""
+    size = re.search(r"(\d+(?:\.\d+)?)b\b", name)
+    return float(size[1]) if size else 0.0
+
+
+def nearest(word: str, names: Iterable[str]) -> str | None:
+    """The name that was most likely meant, or None if none is near."""
+    names, word = list(names), word.lower()
+    found = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    if found:
+        return found[0]
+    return next((name for name in names if word and (name.startswith(word) or word.startswith(name))), None)
+
+
+def unknown(kind: str, word: str, names: Iterable[str]) -> str:
+    """The message for a name that does not exist: what was asked, the nearest right one, and all there are."""
+    names = list(names)
+    guess = nearest(word, names)
+    hint = f" Did you mean {kind}={guess}?" if guess else ""
+    return f"{kind}={word}: there is no such {kind}.{hint}\nAllowed: {', '.join(names)}"
+
+
+def usage() -> str:
+    """What `bash run.sh` prints: stages, models, and three examples."""
+    width = max(map(len, STAGES))
+    lines = ["bash run.sh stage=<stage> model=<preset> [key=value ...]", "", "Stages"]
+    lines += [f"  {name:<{width}}  {text}" for name, text in STAGES.items()]
+    lines += ["", "Models", f"  {'  '.join(preset_names('model'))}", "", "Other presets"]
+    lines += [f"  {group + '=':<9}{'  '.join(preset_names(group))}" for group in GROUPS[1:]]
+    lines += [
+        "",
+        "Any setting is a dotted key (algo.alpha=0.3); pipeline/settings/ describes them all. Examples",
+        "  bash run.sh stage=all model=tiny                       # the whole pipeline on two CPU cores",
+        "  bash run.sh stage=rl model=tiny algo=grpo seed=1       # one stage, another objective, another seed",
+        "  bash run.sh stage=rl model=32b dry_run=true            # layout, memory and commands; runs nothing",
+    ]
+    return "\n".join(lines)
+
+
+def check_names(words: list[str]) -> str | None:
+    """The first thing wrong with the names of stage and presets on a command line, or None."""
+    chosen: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            if word in STAGES:
+                return f"{word}: expected key=value. Did you mean stage={word}?"
+            if word in preset_names("model"):
+                return f"{word}: expected key=value. Did you mean model={word}?"
+            return f"{word}: expected key=value, for example stage=rl model=tiny. `bash run.sh` lists what can be run."
+        if key in chosen:
+            return f"{key} is given twice: {chosen[key]} and {value}. Keep one."
+        chosen[key] = value
+    stage = chosen.get("stage")
+    if stage is None:
+        return f"stage= is missing. Allowed: {', '.join(STAGES)}"
+    if stage not in STAGES:
+        return unknown("stage", stage, STAGES)
+    if "model" not in chosen and stage not in NEEDS_NO_MODEL:
+        return f"model= is missing. Allowed: {', '.join(preset_names('model'))}, or a file of your own (model=my.yaml)."
+    for group in GROUPS:
+        value = chosen.get(group, "")
+        if group in chosen and not value.endswith((".yaml", ".yml")) and value not in preset_names(group):
+            return unknown(group, value, preset_names(group))
+    return None
+
+
+def main(words: list[str]) -> int:
+    """Print the usage (no words, or a plea for help) or check the names; returns the exit code."""
+    if not words or words[0] in ("help", "-h", "--help"):
+        print(usage())
+        return 0
+    problem = check_names(words)
+    if problem:
+        print(problem, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,117 @@
+"""An estimate of the memory that one device needs, phase by phase. Bytes throughout; GiB only where it is printed.
+
+Good to some ten percent for dense models: allocator slack and NCCL's buffers enter as one constant, and MoE routing is
+assumed even. It is meant to refuse what cannot work before a cluster is booked, not to replace a trial run.
+"""
+
+from dataclasses import dataclass
+
+from pipeline.run.shapes import count, on_rank
+from pipeline.settings import Settings
+
+GIB = 2**30
+OVERHEAD_GIB = 2.5
+"""CUDA context, NCCL buffers and allocator slack of one GPU rank."""
+HEAD_LOGITS_BYTES = 640 << 20
+"""What the policy head lets the logits of a chunk take where `rl.head_chunk_tokens` is not set."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One rank's memory, in bytes."""
+
+    weights: int
+    gradients: int
+    """fp32, as Megatron's DistributedDataParallel accumulates them."""
+    optimizer: int
+    """fp32 masters and Adam's two moments; over data-parallel ranks if distributed."""
+    reference: int
+    """A second copy of the weights, if the loss has a KL term."""
+    activations: int
+    """Of all micro-batches in flight."""
+    head: int
+    """Logits of one chunk, the most of them that the policy head holds, and the output weight's gradient."""
+    logits_avoided: int
+    """What whole fp32 logits and their gradient of one micro-batch would take."""
+    generation: int
+    """KV cache of the native engine, or all that vLLM takes while it generates."""
+    overhead: int
+
+    @property
+    def states(self) -> int:
+        """What never leaves the device."""
+        return self.weights + self.gradients + self.optimizer + self.reference + self.overhead
+
+    @property
+    def training(self) -> int:
+        """Peak while the policy is updated."""
+        return self.states + self.activations + self.head
+
+    @property
+    def generating(self) -> int:
+        """Peak while responses are sampled."""
+        return self.states + self.generation
+
+    @property
+    def peak(self) -> int:
+        return max(self.training, self.generating)
+
+
+def estimate(settings: Settings, data_parallel: int, engine: str, on_gpu: bool) -> Memory:
+    """Memory of the fullest rank of the RL stage.
+
+    Args:
+        data_parallel: ranks that hold the same part of the model and see different sequences.
+        engine: the rollout engine, `native` or `vllm`.
+    """
+    model, layout, rl = settings.model, settings.layout, settings.rl
+    dense, experts = on_rank(model, layout)
+    own = dense + experts
+    element = 2 if model.dtype == "bf16" else 4
+    state = 8 + (4 if model.dtype == "bf16" else 0)  # fp32 parameters are their own masters
+    shards = data_parallel * layout.cp if rl.optimizer.distributed else 1
+    # Experts are copied over fewer ranks than dense weights: ep of the data-parallel ranks hold different ones.
+    expert_shards = max(1, shards * layout.tp // layout.ep) if rl.optimizer.distributed else 1
+    tokens = layout.micro_batch_tokens // layout.cp
+    vocab = count(model).embedding // model.hidden_size // layout.tp
+    budget = settings.rollout.kv_memory_gib
+    if engine == "vllm":
+        budget = settings.rollout.gpu_memory_share * settings.cluster.device_memory_gib
+    return Memory(
+        weights=own * element,
+        gradients=own * 4,
+        optimizer=dense * state // shards + experts * state // expert_shards,
+        reference=own * element if settings.algo.kl_coef > 0 else 0,
+        activations=_activations(settings, tokens) * element,
+        head=_head(rl.head_chunk_tokens, tokens, vocab, model.hidden_size, element),
+        logits_avoided=2 * 4 * tokens * vocab,
+        generation=int(budget * GIB),
+        overhead=int(OVERHEAD_GIB * GIB) if on_gpu else 0,
+    )
+
+
+def _head(chunk: int | None, tokens: int, vocab: int, hidden: int, element: int) -> int:
+    """Bytes of the policy head's fused mode: one chunk of fp32 logits, the gradient of the output weight `[vocab, hidden]`
+    until it is added to the buffer, and its fp32 sum where the weight is narrower."""
+    logits = 4 * min(chunk or tokens, tokens) * vocab
+    weight = vocab * hidden
+    return (logits if chunk else min(logits, HEAD_LOGITS_BYTES)) + weight * element + (4 * weight if element < 4 else 0)
+
+
+def _activations(settings: Settings, tokens: int) -> int:
+    """Elements kept for the backward pass on one rank, `tokens` tokens a micro-batch; attention scores are not among
+    them, since the core attention recomputes them. 1F1B keeps up to pp micro-batches of a stage's layers alive."""
+    model, layout = settings.model, settings.layout
+    h, d = model.hidden_size, model.head_dim
+    stream = h // (layout.tp if layout.sp else 1)
+    if model.experts.count:
+        # Each token is sent to several experts: its copy, and the gated MLP's three intermediate results, for each.
+        mlp = model.experts.per_token * (h + 3 * model.experts.ffn_hidden_size)
+    else:
+        mlp = 3 * model.ffn_hidden_size // layout.tp
+    # Inputs and outputs of both norms; q, k, v and the attention's output; gate, up and their product.
+    layer = 4 * stream + (2 * model.num_attention_heads + 2 * model.num_query_groups) * d // layout.tp + mlp
+    layers = model.num_layers // layout.pp
+    if settings.rl.recompute:
+        return tokens * (layers * layout.pp * stream + layer)  # every layer's input, and one layer at work
+    return tokens * layers * layout.pp * layer

@@ -1,0 +1,280 @@
+"""What a run would be: layout, memory and every node's commands; and why a layout cannot work.
+
+`check` is asked before any stage that builds the actor is started, so that a cluster's first minute is not spent on
+finding out that 40 heads do not go into 16 parts.
+"""
+
+import shlex
+from pathlib import Path
+
+from pipeline.common.errors import UsageError
+from pipeline.run.catalog import Job
+from pipeline.run.door import ROOT
+from pipeline.run.launch import command
+from pipeline.run.memory import GIB, Memory, estimate
+from pipeline.run.shapes import count
+from pipeline.settings import Settings
+
+
+def world_size(settings: Settings) -> int:
+    """Ranks of the whole run."""
+    return settings.cluster.nnodes * settings.cluster.devices_per_node
+
+
+def data_parallel(settings: Settings) -> int:
+    """Copies of the model, each with sequences of its own; `check` has seen that it is whole."""
+    layout = settings.layout
+    return world_size(settings) // (layout.tp * layout.pp * layout.cp)
+
+
+def engine(settings: Settings) -> str:
+    """The rollout engine that `auto` means: vLLM on GPUs, where run.sh installs it, and wherever there are pipeline stages,
+    which the native engine cannot cross."""
+    if settings.rollout.engine != "auto":
+        return settings.rollout.engine
+    if settings.cluster.device == "cuda":
+        return "vllm"
+    return "vllm" if settings.layout.pp > 1 else "native"
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that cannot work.
+
+    Raises:
+        UsageError: every reason found, each with the keys and values it comes from and what would do.
+    """
+    problems = [*_cuts(settings), *_world(settings), *_lengths(settings)]
+    if not problems:
+        problems = [*_batch(settings), *_fit(settings)]
+    if problems:
+        raise UsageError("This layout cannot work:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def _cuts(settings: Settings) -> list[str]:
+    """Whether the model can be cut as the layout says."""
+    model, layout, experts = settings.model, settings.layout, settings.model.experts
+    problems = []
+    for key, what in (("num_attention_heads", "heads"), ("num_query_groups", "key/value heads")):
+        if getattr(model, key) % layout.tp:
+            problems.append(f"layout.tp={layout.tp} does not divide model.{key}={getattr(model, key)} {what}.")
+    if model.num_attention_heads % model.num_query_groups:
+        problems.append(
+            f"model.num_query_groups={model.num_query_groups} does not divide"
+            f" model.num_attention_heads={model.num_attention_heads}."
+        )
+    width = experts.ffn_hidden_size if experts.count else model.ffn_hidden_size
+    if width % layout.tp and not (experts.count and layout.ep > 1):
+        problems.append(f"layout.tp={layout.tp} does not divide the MLP's width of {width}.")
+    chunks = layout.pp * (layout.vpp or 1)
+    if model.num_layers % chunks:
+        name = f"layout.pp={layout.pp}" + (f" times layout.vpp={layout.vpp}" if layout.vpp else "")
+        problems.append(f"{name} does not divide model.num_layers={model.num_layers}.")
+    if layout.vpp and layout.pp == 1:
+        problems.append(f"layout.vpp={layout.vpp} interleaves pipeline stages, and layout.pp=1 has only one.")
+    if layout.sp and layout.tp == 1:
+        problems.append("layout.sp=true shares norms out over tensor-parallel ranks; it needs layout.tp > 1.")
+    if layout.ep > 1 and not experts.count:
+        problems.append(f"layout.ep={layout.ep} spreads experts, and this model has none.")
+    elif experts.count % layout.ep:
+        problems.append(f"layout.ep={layout.ep} does not divide model.experts.count={experts.count}.")
+    if layout.ep > 1 and layout.tp > 1 and not layout.sp:
+        problems.append(f"layout.ep={layout.ep} with layout.tp={layout.tp} needs layout.sp=true (Megatron's MoE).")
+    if layout.pp > 1 and settings.rollout.engine == "native":
+        problems.append(
+            f"rollout.engine=native decodes token by token and would leave layout.pp={layout.pp} stages idle:"
+            " take rollout.engine=vllm, or layout.pp=1."
+        )
+    return problems
+
+
+def _world(settings: Settings) -> list[str]:
+    """Whether the ranks come out even."""
+    cluster, layout, world = settings.cluster, settings.layout, world_size(settings)
+    ranks = f"{world} ranks (cluster.nnodes={cluster.nnodes} times cluster.devices_per_node={cluster.devices_per_node})"
+    problems = []
+    if cluster.node_rank >= cluster.nnodes:
+        problems.append(f"cluster.node_rank={cluster.node_rank} must be below cluster.nnodes={cluster.nnodes}.")
+    model_ranks = layout.tp * layout.pp * layout.cp
+    if world % model_ranks:
+        problems.append(
+            f"{ranks} are not divisible by tp {layout.tp} x pp {layout.pp} x cp {layout.cp} = {model_ranks},"
+            " the ranks of one copy of the model."
+        )
+    elif (world // layout.pp) % layout.ep:
+        problems.append(f"{ranks} by pp {layout.pp} are not divisible by layout.ep={layout.ep}.")
+    rollout_tp = layout.rollout_tp or layout.tp
+    if engine(settings) == "vllm":
+        if cluster.devices_per_node % rollout_tp:
+            problems.append(
+                f"layout.rollout_tp={rollout_tp} does not divide cluster.devices_per_node={cluster.devices_per_node}."
+            )
+        if settings.model.num_attention_heads % rollout_tp:
+            problems.append(
+                f"layout.rollout_tp={rollout_tp} does not divide {settings.model.num_attention_heads} attention heads."
+            )
+    return problems
+
+
+def _lengths(settings: Settings) -> list[str]:
+    """Whether the longest sequence has room."""
+    rollout, layout = settings.rollout, settings.layout
+    longest = rollout.max_prompt_tokens + rollout.max_new_tokens
+    text = f"rollout.max_prompt_tokens={rollout.max_prompt_tokens} + rollout.max_new_tokens={rollout.max_new_tokens}"
+    problems = []
+    if longest > settings.model.max_position_embeddings:
+        problems.append(
+            f"{text} = {longest} exceed the model's context of {settings.model.max_position_embeddings} tokens."
+        )
+    if longest > layout.micro_batch_tokens:
+        problems.append(f"{text} = {longest} do not fit into layout.micro_batch_tokens={layout.micro_batch_tokens}.")
+    return problems
+
+
+def _batch(settings: Settings) -> list[str]:
+    """Whether a rollout batch can be dealt out evenly."""
+    rl, copies = settings.rl, data_parallel(settings)
+    samples = rl.prompts_per_step * rl.group_size
+    text = f"rl.prompts_per_step={rl.prompts_per_step} x rl.group_size={rl.group_size} = {samples} responses"
+    if samples % rl.minibatches:
+        return [f"{text} are not divisible by rl.minibatches={rl.minibatches}."]
+    if (samples // rl.minibatches) % copies:
+        return [
+            f"{text} make minibatches of {samples // rl.minibatches} (rl.minibatches={rl.minibatches}), which"
+            f" {copies} data-parallel ranks cannot share evenly."
+        ]
+    return []
+
+
+def _fit(settings: Settings) -> list[str]:
+    """Whether weights, gradients and optimizer fit at all; what is merely tight is a warning of the plan."""
+    memory, device = _memory(settings), settings.cluster.device_memory_gib
+    if memory.states <= device * GIB:
+        return []
+    return [
+        f"weights, gradients and optimizer alone take {memory.states / GIB:.1f} GiB a device, which has {device:g}"
+        " (cluster.device_memory_gib): use more nodes, or a larger layout.tp or layout.pp."
+    ]
+
+
+def _memory(settings: Settings) -> Memory:
+    return estimate(settings, data_parallel(settings), engine(settings), settings.cluster.device == "cuda")
+
+
+def describe(jobs: list[Job], words: list[str]) -> str:
+    """The plan of these jobs as text: layout, memory, what to type on each node, and each node's command for each job.
+
+    Raises:
+        UsageError: the layout cannot work.
+    """
+    settings = jobs[0].settings
+    parts: list[str] = []
+    actor = next((job for job in jobs if job.stage.name == "rl"), None) or next(
+        (job for job in jobs if job.stage.uses_layout), None
+    )
+    if actor is not None:
+        check(actor.settings)
+        parts += [*_layout_lines(actor.settings), "", *_memory_lines(actor.settings), ""]
+    parts += _typed_lines(settings, words)
+    for job in jobs:
+        parts += _command_lines(job)
+    parts += ["", f"Nothing was run. The run's folder is {Path(settings.runs_dir) / settings.name}."]
+    return "\n".join(parts)
+
+
+def _layout_lines(settings: Settings) -> list[str]:
+    cluster, layout, rl, model = settings.cluster, settings.layout, settings.rl, settings.model
+    samples, copies = rl.prompts_per_step * rl.group_size, data_parallel(settings)
+    longest = settings.rollout.max_prompt_tokens + settings.rollout.max_new_tokens
+    per_copy = samples // rl.minibatches // copies
+    full = max(1, layout.micro_batch_tokens // longest)
+    return [
+        f"Model    {settings.model_name}: {count(model).total:,} parameters, {model.dtype}"
+        + (f", published as {model.published_as}" if model.published_as else ""),
+        f"Weights  {model.path or _no_weights(settings)}",
+        f"World    {world_size(settings)} ranks: {cluster.nnodes} node{'s' * (cluster.nnodes > 1)} of"
+        f" {cluster.devices_per_node} {'GPUs' if cluster.device == 'cuda' else 'processes'}"
+        f" with {cluster.device_memory_gib:g} GiB",
+        f"Layout   TP {layout.tp}, PP {layout.pp}" + (f" (VPP {layout.vpp})" if layout.vpp else "")
+        + f", CP {layout.cp}, EP {layout.ep}, DP {copies}, sequence parallel {'on' if layout.sp else 'off'}",
+        f"Rollout  {engine(settings)} engine, TP {layout.rollout_tp or layout.tp}; up to"
+        f" {settings.rollout.max_prompt_tokens} + {settings.rollout.max_new_tokens} tokens",
+        f"Batch    {rl.prompts_per_step} prompts x {rl.group_size} = {samples} responses a step;"
+        f" {rl.minibatches} minibatches x {rl.epochs} epoch{'s' * (rl.epochs > 1)} of {samples // rl.minibatches}",
+        f"         {per_copy} of a minibatch on each data-parallel rank, in micro-batches of"
+        f" {layout.micro_batch_tokens} tokens: at most {-(-per_copy // full)} ({full} full-length responses each)",
+    ]  # fmt: skip
+
+
+def _no_weights(settings: Settings) -> str:
+    if settings.data.tokenizer == "sentencepiece":
+        return "random"
+    return (
+        f"model.path is not set: download {settings.model.published_as or 'the model'} and give model.path=<its folder>"
+    )
+
+
+def _memory_lines(settings: Settings) -> list[str]:
+    memory, device = _memory(settings), settings.cluster.device_memory_gib
+    unit, name = (GIB, "GiB") if memory.peak > 4 * GIB else (GIB / 1024, "MiB")
+    share = f"vLLM's share of {settings.rollout.gpu_memory_share:g}"
+    rows = [
+        ("weights", memory.weights, settings.model.dtype),
+        ("gradients", memory.gradients, "fp32"),
+        ("optimizer", memory.optimizer, "masters and Adam's moments" + _over(settings)),
+        ("reference", memory.reference, "for the KL term" if memory.reference else "no KL term"),
+        ("overhead", memory.overhead, "context, communication buffers, allocator"),
+        ("activations", memory.activations, "recomputed" if settings.rl.recompute else "kept"),
+        (
+            "policy head",
+            memory.head,
+            f"a chunk of logits and the gradient; whole logits: {memory.logits_avoided / unit:.1f}",
+        ),
+        ("generation", memory.generation, "KV cache, at most" if engine(settings) == "native" else share),
+    ]
+    lines = [f"Memory of the fullest device, {name} (estimate)"]
+    lines += [f"  {what:<12}{size / unit:8.1f}  {note}" for what, size, note in rows]
+    lines.append(
+        f"  peak        {memory.peak / unit:8.1f}  training {memory.training / unit:.1f},"
+        f" generating {memory.generating / unit:.1f}; a device has {device * GIB / unit:g}"
+    )
+    if memory.peak > device * GIB:
+        cure = "rl.recompute=true, a smaller layout.micro_batch_tokens"
+        if memory.generating > device * GIB:
+            cure = "a smaller rollout.gpu_memory_share or rollout.kv_memory_gib"
+        lines.append(f"  WARNING: by this estimate it does not fit. Try {cure}, a larger layout.tp, or more nodes.")
+    return lines
+
+
+def _over(settings: Settings) -> str:
+    shards = data_parallel(settings) * settings.layout.cp
+    return f", over {shards} ranks" if settings.rl.optimizer.distributed and shards > 1 else ""
+
+
+def _typed_lines(settings: Settings, words: list[str]) -> list[str]:
+    """What a person types on each of several nodes, unless SLURM does."""
+    cluster = settings.cluster
+    if cluster.nnodes == 1:
+        return []
+    drop = ("dry_run=", "cluster.node_rank=", "cluster.nnodes=", "cluster.master_addr=", "cluster.master_port=")
+    kept = " ".join(shlex.quote(word) for word in words if not word.startswith(drop))
+    place = f"cluster.nnodes={cluster.nnodes} cluster.master_addr={cluster.master_addr}"
+    place += f" cluster.master_port={cluster.master_port}"
+    lines = [f"  bash run.sh {kept} {place} cluster.node_rank={node}" for node in range(cluster.nnodes)]
+    if cluster.master_addr in ("127.0.0.1", "localhost"):
+        lines.append(
+            f"  (cluster.master_addr={cluster.master_addr} joins nodes on one machine alone: name node 0's host)"
+        )
+    return ["To type on each node", *lines, ""]
+
+
+def _command_lines(job: Job) -> list[str]:
+    cluster = job.settings.cluster
+    root = ROOT / job.settings.runs_dir / job.settings.name
+    if job.stage.name == "sft" and not job.settings.sft.enabled:
+        return [f"# {job.label}: skipped (sft.enabled=false)"]
+    nodes = range(1 if job.launcher == "plain" else cluster.nnodes)
+    lines = []
+    for node in nodes:
+        host = f", node {node} of {cluster.nnodes}" if cluster.nnodes > 1 else ""
+        lines += [f"# {job.label}{host}", command(job, root, node).line()]
+    return lines

@@ -1,0 +1,170 @@
+"""Questions about the settings tree: which dotted keys exist, what each allows, and how text becomes its value."""
+
+import types
+from collections.abc import Iterator
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from pipeline.common.errors import UsageError
+from pipeline.run.door import nearest
+from pipeline.settings import Section, Settings
+
+SECTIONS = tuple(
+    name
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+)
+"""Top-level keys of a preset file."""
+
+
+def all_keys() -> list[str]:
+    """Every dotted key that can be set, dict fields with `<name>` in the place of the free part."""
+    return [key for key, _ in _walk(Settings, "")]
+
+
+def _walk(section: type[Section], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            yield from _walk(inner, f"{prefix}{name}.")
+        elif get_origin(inner) is dict:
+            value = get_args(inner)[1]
+            if isinstance(value, type) and issubclass(value, Section):
+                yield from _walk(value, f"{prefix}{name}.<name>.")
+            else:
+                yield f"{prefix}{name}.<name>", value
+        else:
+            yield prefix + name, inner
+
+
+def field_type(key: str) -> Any:
+    """The annotation at a dotted key.
+
+    Raises:
+        UsageError: there is no such key (names the nearest right one and what its section holds).
+    """
+    annotation: Any = Settings
+    walked: list[str] = []
+    for part in key.split("."):
+        origin, arguments = get_origin(annotation), get_args(annotation)
+        if isinstance(annotation, type) and issubclass(annotation, Section) and part in annotation.model_fields:
+            annotation = annotation.model_fields[part].annotation
+        elif origin is dict and part:
+            annotation = arguments[1]
+        elif origin is list and part.isdigit() and isinstance(arguments[0], type) and issubclass(arguments[0], Section):
+            annotation = arguments[0]
+        else:
+            raise UsageError(unknown_key(key, walked))
+        walked.append(part)
+    return annotation
+
+
+def unknown_key(key: str, walked: list[str] | None = None) -> str:
+    """The message for a key that does not exist."""
+    guess = nearest(key, [name.replace(".<name>", "") for name in all_keys()])
+    text = f"{key}: there is no such setting." + (f" Did you mean {guess}?" if guess else "")
+    prefix = ".".join(walked or [])
+    inside = [name for name in all_keys() if prefix and name.startswith(prefix + ".")]
+    if inside:
+        return f"{text}\nAllowed in {prefix}: {', '.join(name[len(prefix) + 1 :] for name in inside)}"
+    return f"{text}\nSections: {', '.join(SECTIONS)}; beside them: seed, name, runs_dir, force, dry_run"
+
+
+def parse(key: str, text: str) -> Any:
+    """The value that `key=text` on a command line means; numbers stay text, which pydantic converts and checks.
+
+    Raises:
+        UsageError: no such key, or text that its type can never be made of.
+    """
+    annotation, optional = _unwrap(field_type(key))
+    if get_origin(annotation) is Literal and text in get_args(annotation):
+        return text
+    if text in ("", "none", "null"):
+        if optional:
+            return None
+        if text == "" and get_origin(annotation) is list:
+            return []
+        if text == "":
+            raise UsageError(f"{key}= needs a value. Allowed: {describe(key)}")
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        raise UsageError(f"{key} is a section, not a setting. Allowed: {', '.join(annotation.model_fields)}")
+    if get_origin(annotation) in (list, dict):
+        if text.startswith(("[", "{")):
+            try:
+                return yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise UsageError(f"{key}={text}: not a list in YAML ({error}).") from error
+        return [part.strip() for part in text.split(",") if part.strip()] if get_origin(annotation) is list else text
+    return text
+
+
+def describe(key: str) -> str:
+    """What is allowed at a key: its values, or its type and range."""
+    try:
+        annotation, optional = _unwrap(field_type(key))
+    except UsageError:
+        return "nothing (no such setting)"
+    text = _type_name(annotation)
+    limits = [f"{sign} {bound:g}" for sign, bound in _limits(_field(key))]
+    if limits:
+        text += " " + " and ".join(limits)
+    return text + (", or none" if optional else "")
+
+
+def _field(key: str) -> FieldInfo | None:
+    """The declaration behind a key, where it is a plain field of a section."""
+    section: Any = Settings
+    field: FieldInfo | None = None
+    for part in key.split("."):
+        if isinstance(section, type) and issubclass(section, Section) and part in section.model_fields:
+            field = section.model_fields[part]
+            section = field.annotation
+        elif get_origin(section) in (dict, list):
+            section, field = get_args(section)[-1], None
+        else:
+            return None
+    return field
+
+
+def default_of(key: str) -> Any:
+    """The plain (dumped) default at a key, or None."""
+    field = _field(key)
+    default = None if field is None else field.get_default(call_default_factory=True)
+    if default is PydanticUndefined:
+        return None
+    if isinstance(default, list):
+        return [item.model_dump() if isinstance(item, Section) else item for item in default]
+    if isinstance(default, dict):
+        return {name: item.model_dump() if isinstance(item, Section) else item for name, item in default.items()}
+    return default
+
+
+def _limits(field: FieldInfo | None) -> Iterator[tuple[str, float]]:
+    for rule in field.metadata if field else ():
+        for attribute, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+            bound = getattr(rule, attribute, None)
+            if bound is not None:
+                yield sign, bound
+
+
+def _unwrap(annotation: Any) -> tuple[Any, bool]:
+    """The annotation without `| None`, and whether None is allowed."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        inner = [argument for argument in get_args(annotation) if argument is not type(None)]
+        return inner[0], len(inner) < len(get_args(annotation))
+    return annotation, False
+
+
+def _type_name(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(map(str, arguments))
+    if origin is list:
+        return f"a list of {_type_name(arguments[0])} (a,b,c or a YAML list)"
+    if origin is dict:
+        return f"{_type_name(arguments[1])} by name"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))

@@ -1,0 +1,126 @@
+"""DeepSpeed's engine, configured: ZeRO at any stage, on GPUs or over gloo."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.common.errors import InputError
+from pipeline.common.files import write_text
+from pipeline.settings import Sft
+
+
+def connect(timeout_minutes: float) -> None:
+    """Join the launcher's world through DeepSpeed, and keep libraries from talking to the user past the stage."""
+    import warnings
+    from datetime import timedelta
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # of reading and writing shards
+    # DeepSpeed 0.19 calls collectives by the names that torch 2.13 deprecates.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_PORT", "29511")
+    import deepspeed
+
+    # Its shared-memory collective would be compiled at first use, one to two minutes; gloo does without it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    deepspeed.init_distributed(backend, timeout=timedelta(minutes=timeout_minutes), verbose=False)
+
+
+def build_engine(model: torch.nn.Module, sft: Sft, accumulation: int, bf16: bool) -> Any:
+    """The engine around `model`, with torch's AdamW (DeepSpeed's own would be compiled first)."""
+    import deepspeed
+
+    config = {
+        "train_micro_batch_size_per_gpu": sft.micro_batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": sft.clip_grad,
+        "zero_optimization": {"stage": sft.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": bf16},
+        "steps_per_print": 1 << 30,
+        "wall_clock_breakdown": False,
+    }
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": sft.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=1e-3)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    return engine
+
+
+def save_progress(engine: Any, folder: Path, step: int) -> None:
+    """Save what the warm-up continues from (a collective). Only when it is whole does `latest` name it and its
+    predecessor go, so that a kill or a full disk at any moment leaves one that can be continued."""
+    import torch.distributed as dist
+
+    tag = f"step_{step:07d}"
+    try:
+        engine.save_checkpoint(str(folder), tag=tag, client_state={"step": step}, save_latest=False)
+    except Exception:
+        shutil.rmtree(folder / tag, ignore_errors=True)
+        raise
+    dist.barrier()
+    if dist.get_rank() == 0:
+        write_text(folder / "latest", tag)
+        for old in folder.iterdir():
+            if old.is_dir() and old.name != tag:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def load_progress(engine: Any, folder: Path) -> int:
+    """Go on from what `save_progress` left; returns its step, 0 where there is none. Raises InputError if it is damaged,
+    or was made by another number of ranks, over which ZeRO had cut the optimizer."""
+    latest = folder / "latest"
+    if not latest.exists():
+        return 0
+    error: Exception | None = None
+    try:
+        _, client = engine.load_checkpoint(str(folder))
+        if client is not None:
+            return int(client["step"])
+    except Exception as caught:
+        error = caught
+    why = str(error).strip().partition("\n")[0].partition(". ")[0] if error else "files are missing"
+    raise InputError(
+        f"{folder / latest.read_text().strip()} cannot be continued ({why}). Delete {folder} to start the warm-up anew, or "
+        "give as many devices as it was made with"
+    ) from error
+
+
+def whole_state(engine: Any) -> dict[str, torch.Tensor]:
+    """All weights on the CPU of rank 0, gathered one by one under ZeRO 3 (a collective); {} on other ranks."""
+    import deepspeed
+    import torch.distributed as dist
+
+    sharded = engine.zero_optimization_stage() == 3
+    state = {}
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
+            if dist.get_rank() == 0:
+                state[name] = parameter.detach().cpu().clone()
+    return state
+
+
+def save_model(engine: Any, folder: Path, finish: Any) -> None:
+    """Write the model as a Hugging Face folder that appears whole or not at all; `finish(folder)` adds the tokenizer."""
+    import torch.distributed as dist
+
+    state = whole_state(engine)
+    if dist.get_rank() == 0:
+        temporary = folder.with_name(f".{folder.name}.writing")
+        shutil.rmtree(temporary, ignore_errors=True)
+        engine.module.save_pretrained(str(temporary), state_dict=state)
+        finish(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    dist.barrier()

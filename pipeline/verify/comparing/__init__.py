@@ -1,0 +1,1 @@
+"""From two structures to a verdict: exact, by value, by algebra, and last symbolically."""

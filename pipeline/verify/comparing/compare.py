@@ -1,0 +1,322 @@
+"""Whether two answers say the same, given their structure. Symmetric: which of the two is the gold does not matter."""
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from itertools import pairwise
+
+from pipeline.verify.comparing.scalars import Scalars
+from pipeline.verify.reading.nodes import (
+    BaseNumber,
+    Equation,
+    Group,
+    Inequality,
+    Interval,
+    Matrix,
+    Named,
+    Node,
+    Ratio,
+    Scalar,
+    Union,
+    Word,
+)
+from pipeline.verify.reading.normalize import key
+from pipeline.verify.reading.numbers import Number
+from pipeline.verify.reading.structure import read, without_points
+from pipeline.verify.reading.units import conflict
+from pipeline.verify.types import Conventions
+
+MOST_ITEMS = 100
+"""Longer lists are compared in their order only: every pair of items would be too many."""
+
+_NAME = re.compile(r"[A-Za-z0-9\s(){}.']*")
+
+Ask = Callable[[str, str, str], bool | None]
+
+
+class Comparison:
+    """One comparison in progress: its conventions, and the deepest layer that it needed."""
+
+    def __init__(self, conventions: Conventions, ask: Ask) -> None:
+        self.conventions = conventions
+        self.scalars = Scalars(conventions, ask)
+
+    @property
+    def layer(self) -> str:
+        return self.scalars.layer
+
+    @property
+    def unread(self) -> str:
+        return self.scalars.unread
+
+    def equal(self, a: Node, b: Node) -> bool:
+        if isinstance(a, Named) or isinstance(b, Named):
+            return self._named(a, b)
+        if isinstance(a, Scalar) and isinstance(b, Scalar):
+            return self.scalars.equal(a, b)
+        self.scalars.note("structure")
+        if isinstance(a, Group) and isinstance(b, Group):
+            return self._groups(a, b)
+        if isinstance(a, Group) or isinstance(b, Group):
+            group, other = (a, b) if isinstance(a, Group) else (b, a)
+            assert isinstance(group, Group)
+            return self._group_with(group, other)
+        if isinstance(a, Matrix) and isinstance(b, Matrix):
+            return self._matrices(a, b)
+        if isinstance(a, Matrix) or isinstance(b, Matrix):
+            return self._matrix_with_scalar(a, b)
+        if isinstance(a, (Interval, Union, Inequality)) and isinstance(b, (Interval, Union, Inequality)):
+            return self._sets(a, b)
+        if isinstance(a, Equation) and isinstance(b, Equation):
+            return self._equations((a.left, a.right), (b.left, b.right))
+        if isinstance(a, Ratio) or isinstance(b, Ratio):
+            return self._ratios(a, b)
+        if isinstance(a, BaseNumber) or isinstance(b, BaseNumber):
+            return _base_numbers(a, b)
+        if isinstance(a, Word) or isinstance(b, Word):
+            return self._words(a, b)
+        return False
+
+    # ---- names and equations
+
+    def _named(self, a: Node, b: Node) -> bool:
+        if isinstance(a, Named) and isinstance(b, Named):
+            if a.label == b.label or (self._constant(a) and self._constant(b)):
+                return self.equal(a.value, b.value)
+            if _head(a.label) == _head(b.label) and self.equal(a.value, b.value):
+                return True
+            return self._equations((a.left, a.right), (b.left, b.right))
+        named, other = (a, b) if isinstance(a, Named) else (b, a)
+        assert isinstance(named, Named)
+        if isinstance(other, Equation):
+            return self._equations((named.left, named.right), (other.left, other.right))
+        return self.equal(named.value, other)
+
+    def _constant(self, named: Named) -> bool:
+        return not isinstance(named.value, Scalar) or not self.scalars.variables(named.value)
+
+    def _equations(self, a: tuple[str, str], b: tuple[str, str]) -> bool:
+        self.scalars.note("structure")
+        if key(a[0]) == key(b[0]) and self.equal(read(a[1]), read(b[1])):
+            return True
+        return self.scalars.proportional(_difference(*a), _difference(*b), positive=False)
+
+    # ---- groups
+
+    def _groups(self, a: Group, b: Group) -> bool:
+        if {a.kind, b.kind} == {"tuple", "set"}:
+            return False
+        left, right = a.items, b.items
+        if "set" not in (a.kind, b.kind) and len(left) == len(right):
+            if all(isinstance(item, Named) for item in [*left, *right]):
+                return self._named_items(left, right)
+            if all(self._item_equal(x, y) for x, y in zip(left, right, strict=True)):
+                return True
+        if "tuple" in (a.kind, b.kind) or not self._order_free(a, b) or max(len(left), len(right)) > MOST_ITEMS:
+            return False
+        if "set" not in (a.kind, b.kind) and len(left) == len(right) and all(isinstance(x, Scalar) for x in left):
+            return self._matched(left, right)
+        return self._covered(left, right) and self._covered(right, left)
+
+    def _matched(self, left: list[Node], right: list[Node]) -> bool:
+        """One to one: `1, 2, 2` is not `1, 1, 2`."""
+        rest = list(right)
+        for x in left:
+            found = next((k for k, y in enumerate(rest) if self.equal(x, y)), None)
+            if found is None:
+                return False
+            del rest[found]
+        return not rest
+
+    def _item_equal(self, x: Node, y: Node) -> bool:
+        return self.equal(x, y)
+
+    def _named_items(self, left: list[Node], right: list[Node]) -> bool:
+        """`x = 1, y = 2`: by name where the names are the same ones, else as a list of values."""
+        names_left = [item.label for item in left if isinstance(item, Named)]
+        names_right = [item.label for item in right if isinstance(item, Named)]
+        if len(set(names_left)) == len(names_left) and set(names_left) == set(names_right):
+            by_name = {item.label: item for item in right if isinstance(item, Named)}
+            return all(self.equal(item, by_name[item.label]) for item in left if isinstance(item, Named))
+        return self._covered(left, right) and self._covered(right, left)
+
+    def _covered(self, left: list[Node], right: list[Node]) -> bool:
+        return all(any(self.equal(x, y) for y in right) for x in left)
+
+    def _order_free(self, a: Group, b: Group) -> bool:
+        if self.conventions.list_order != "auto":
+            return self.conventions.list_order == "any"
+        if a.free or b.free or "set" in (a.kind, b.kind):
+            return True
+        values = [[_number(item) for item in group.items] for group in (a, b)]
+        if any(value is None for side in values for value in side):
+            return True  # points, words, roots: solutions, not a sequence
+        # Two sequences in different orders are different; two sorted lists are the same solutions, sorted otherwise.
+        return all(_is_sorted([value for value in side if value is not None]) for side in values)
+
+    def _group_with(self, group: Group, other: Node) -> bool:
+        if len(group.items) == 1:
+            return self.equal(group.items[0], other)
+        if isinstance(other, Interval) and group.kind == "tuple" and len(group.items) == 2:
+            if other.low_closed or other.high_closed:
+                return False
+            return self._ends(other, group.items[0], group.items[1])
+        if isinstance(other, Matrix):
+            cells = _vector(other)
+            return (
+                cells is not None
+                and group.kind != "set"
+                and self._groups(Group("tuple", cells), Group("tuple", group.items))
+            )
+        if (
+            isinstance(other, Union)
+            and group.free
+            and all(isinstance(item, (Interval, Inequality)) for item in group.items)
+        ):
+            return self._sets(Union(group.items), other)  # `x < 1 or x > 3`
+        return False
+
+    # ---- sets of reals
+
+    def _sets(self, a: Node, b: Node) -> bool:
+        if isinstance(a, Inequality) and isinstance(b, Inequality):
+            return self._inequalities(a, b)
+        a, b = _hole(a), _hole(b)
+        if isinstance(a, Interval) and isinstance(b, Interval):
+            if (a.low_closed, a.high_closed) != (b.low_closed, b.high_closed) or (
+                a.label and b.label and a.label != b.label
+            ):
+                return False
+            return self._texts(a.low, b.low) and self._texts(a.high, b.high)
+        if isinstance(a, Union) and isinstance(b, Union):
+            return len(a.parts) <= MOST_ITEMS and self._covered(a.parts, b.parts) and self._covered(b.parts, a.parts)
+        for inequality, other in ((a, b), (b, a)):
+            if isinstance(inequality, Inequality) and isinstance(other, Interval):
+                side = _as_inequality(other)
+                return side is not None and self._inequalities(inequality, side)
+        return False
+
+    def _inequalities(self, a: Inequality, b: Inequality) -> bool:
+        if a.relation != b.relation:
+            return False
+        left, right = _difference(a.left, a.right), _difference(b.left, b.right)
+        return self.scalars.proportional(left, right, positive=a.relation != "!=")
+
+    def _ends(self, interval: Interval, low: Node, high: Node) -> bool:
+        return self.equal(read(interval.low), low) and self.equal(read(interval.high), high)
+
+    def _texts(self, a: str, b: str) -> bool:
+        return key(a).lstrip("+") == key(b).lstrip("+") or self.equal(read(a), read(b))
+
+    # ---- matrices, ratios, words
+
+    def _matrices(self, a: Matrix, b: Matrix) -> bool:
+        if [len(row) for row in a.rows] != [len(row) for row in b.rows]:
+            return False
+        with self.scalars.entries():
+            return all(
+                self.equal(x, y)
+                for left, right in zip(a.rows, b.rows, strict=True)
+                for x, y in zip(left, right, strict=True)
+            )
+
+    def _matrix_with_scalar(self, a: Node, b: Node) -> bool:
+        """A matrix against an expression of matrices, which only the symbolic layer can work out."""
+        matrix, other = (a, b) if isinstance(a, Matrix) else (b, a)
+        if isinstance(other, Scalar) and "\\begin" in other.text and isinstance(matrix, Matrix):
+            return self.scalars.symbolic_equal(_matrix_latex(matrix), other.text)
+        return False
+
+    def _ratios(self, a: Node, b: Node) -> bool:
+        ratio, other = (a, b) if isinstance(a, Ratio) else (b, a)
+        assert isinstance(ratio, Ratio)
+        if isinstance(other, Ratio):
+            if len(ratio.items) != len(other.items) or conflict(ratio.unit, other.unit):
+                return False
+            if any(len(item) == 2 and item[0] == "0" for item in [*ratio.items[1:], *other.items[1:]]):  # a time of day
+                return [key(item) for item in ratio.items] == [key(item) for item in other.items]
+            first, second = ratio.items, other.items
+            return all(
+                self._texts(f"({x})\\cdot({v})", f"({y})\\cdot({u})")
+                for (x, y), (u, v) in zip(pairwise(first), pairwise(second), strict=True)
+            )
+        if isinstance(other, Scalar) and len(ratio.items) == 2:
+            return self._texts(f"\\frac{{{ratio.items[0]}}}{{{ratio.items[1]}}}", other.text)
+        return False
+
+    def _words(self, a: Node, b: Node) -> bool:
+        if isinstance(a, (Word, Scalar)) and isinstance(b, (Word, Scalar)):
+            x, y = _letters(a), _letters(b)
+            if not x or not y:
+                return False
+            if len(x) == 1 or len(y) == 1 or self.conventions.text_case:
+                return x == y
+            return x.casefold() == y.casefold()
+        return False
+
+
+def _number(item: Node) -> Fraction | None:
+    return item.number.value if isinstance(item, Scalar) and item.number is not None else None
+
+
+def _is_sorted(values: list[Fraction]) -> bool:
+    return all(x <= y for x, y in pairwise(values)) or all(x >= y for x, y in pairwise(values))
+
+
+def _head(label: str) -> str:
+    """`W` of `W(x)` and of `W(n)`; a label without arguments is itself."""
+    return label.split("(")[0] if "(" in label and not label.startswith("(") else label + "!"
+
+
+def _difference(left: str, right: str) -> str:
+    return f"({left})-({right})"
+
+
+def _hole(node: Node) -> Node:
+    """`x \\ne 3` as what is left of the real line."""
+    if isinstance(node, Inequality) and node.relation == "!=":
+        value = read(node.right)
+        if isinstance(value, Scalar) and value.number is not None:
+            return without_points([value.text])
+    return node
+
+
+def _as_inequality(interval: Interval) -> Inequality | None:
+    low, high = key(interval.low), key(interval.high)
+    name = interval.label or "x"
+    if low == "-\\infty":
+        return Inequality("<=" if interval.high_closed else "<", name, interval.high)
+    if high in ("\\infty", "+\\infty"):
+        return Inequality("<=" if interval.low_closed else "<", interval.low, name)
+    return None
+
+
+def _vector(matrix: Matrix) -> list[Node] | None:
+    if len(matrix.rows) == 1:
+        return matrix.rows[0]
+    return [row[0] for row in matrix.rows] if all(len(row) == 1 for row in matrix.rows) else None
+
+
+def _matrix_latex(matrix: Matrix) -> str:
+    rows = [" & ".join(cell.text if isinstance(cell, Scalar) else "?" for cell in row) for row in matrix.rows]
+    return r"\begin{bmatrix}" + r" \\ ".join(rows) + r"\end{bmatrix}"
+
+
+def _base_numbers(a: Node, b: Node) -> bool:
+    values = []
+    for node in (a, b):
+        if isinstance(node, BaseNumber):
+            values.append(Fraction(int(node.digits, node.base)))
+        elif isinstance(node, Scalar) and isinstance(node.number, Number):
+            values.append(node.number.value)
+        else:
+            return False
+    return values[0] == values[1]
+
+
+def _letters(node: Word | Scalar) -> str:
+    """What is read aloud of a word or a name; nothing of a formula, whose signs matter (`x-y` is not `x+y`)."""
+    text = node.text.replace("\\text", "")
+    if isinstance(node, Scalar) and not _NAME.fullmatch(text):
+        return ""
+    return "".join(character for character in text if character.isalnum())

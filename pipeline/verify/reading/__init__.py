@@ -1,0 +1,1 @@
+"""From text to structure: finds the answer in a response and takes it apart."""

@@ -1,0 +1,154 @@
+r"""Finds the final answer in a response. Every pattern is linear: no nested repetition over the same characters.
+
+In the order of what binds most: `<answer>` tags; then whichever of these stands last: `\boxed{}` (and `\fbox{}`),
+`####`, "the final answer is", "Answer:". A response without any of them may be an answer as a whole, or end in a
+sentence that states one ("Thus $x = 3$.", "so there are 12 of them."); a number that merely occurs is no answer.
+"""
+
+import re
+
+from pipeline.verify.reading.boxes import (
+    CORRECTED,
+    NOTHING,
+    SENTENCE_END,
+    WORD,
+    Extraction,
+    find_boxes,
+    from_boxes,
+    squeeze,
+)
+from pipeline.verify.reading.response import visible
+from pipeline.verify.reading.sentences import (
+    CUE,
+    LONGEST_SENTENCE,
+    MATH,
+    MATH_WORDS,
+    first_sentence,
+    in_sentence,
+    is_one_formula,
+    looks_like_answer,
+    stated_after_cue,
+)
+
+LONGEST_PLAIN = 300
+"""A longer response without any marker is not an answer as a whole."""
+_TAG = re.compile(r"<(/?)answer>", re.I)
+_MARKER = re.compile(
+    r"####|(?:\bfinal\s+answer\b|\banswer\b|答案)[^\S\n]{0,3}(?:\*\*)?[^\S\n]{0,3}(?:(?:is|are|be|equals|为|是)\b(?:\s+(?:simply|therefore|thus|then|just|exactly|also))?"
+    r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?"
+    r"|\bcorrect\s+(?:option|choice)\s+is\b\s*:?|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
+    re.I,
+)
+_STRONG = re.compile(r"####|final", re.I)
+_ALTERNATIVE = re.compile(r"\b(?:or|either|alternatively|maybe|perhaps|possibly|might)\b", re.I)
+_HOPE = re.compile(r"(?:I hope (?:it|this) is correct|I hope this helps|Hope this helps)[.!]?\s*$", re.I)
+_DISPLAY = re.compile(r"\$\$(?P<a>[^$]+)\$\$\s*\.?\s*$|\\\[(?P<b>(?:(?!\\\[|\\\]).)+)\\\]\s*\.?\s*$", re.S)
+_GLUED = re.compile(r"(?<=[\d)}])(and|or)(?=[A-Z(\\])")
+
+
+def extract(response: str, plain_response: bool = True) -> Extraction:
+    """The final answer of `response`. Never raises."""
+    text = visible(response)
+    if not text:
+        return NOTHING
+    if "<answer>" in text.lower():
+        tagged = _tag_contents(text)
+        if tagged:
+            return _tagged(tagged)
+    boxes = find_boxes(text) if "box" in text else []
+    marker = _last_marker(text)
+    if boxes and (marker is None or marker.start() < boxes[-1][0]):
+        return from_boxes(text, boxes)
+    if marker is not None:
+        stated = _from_marker(text, marker)
+        if stated.answer is not None and (not boxes or looks_like_answer(stated)):
+            return stated
+        if boxes:
+            return from_boxes(text, boxes)
+        if stated.answer is not None:
+            return stated
+    return _unmarked(text) if plain_response else NOTHING
+
+
+def _last_marker(text: str) -> re.Match[str] | None:
+    """The last phrase that announces an answer. Looked for from the first of its words on: most of a response is
+    mathematics, and this pattern would be tried at every character of it."""
+    lower = text.lower()
+    places = [
+        place
+        for word in ("answer", "####", "答案", "correct option is", "correct choice is")
+        if (place := lower.find(word)) >= 0
+    ]
+    if not places:
+        return None
+    marker = None
+    for match in _MARKER.finditer(text, max(0, min(places) - 40) if len(lower) == len(text) else 0):
+        marker = match
+    return marker
+
+
+def _tag_contents(text: str) -> list[str]:
+    contents: list[str] = []
+    start: int | None = None
+    for tag in _TAG.finditer(text):
+        if not tag.group(1):
+            start = tag.end()
+        elif start is not None:
+            contents.append(text[start : tag.start()])
+            start = None
+    return contents
+
+
+def _tagged(tagged: list[str]) -> Extraction:
+    inner = tagged[-1].strip()
+    differ = len({re.sub(r"\s+", "", part) for part in tagged}) > 1
+    boxes = find_boxes(inner)
+    if boxes:
+        found = from_boxes(inner, boxes)
+    else:
+        marker = _last_marker(inner)
+        found = _from_marker(inner, marker) if marker is not None else Extraction(inner or None)
+    return Extraction(found.answer, found.prose, found.hedged or differ, found.several)
+
+
+def _from_marker(text: str, marker: re.Match[str]) -> Extraction:
+    rest = text[marker.end() : marker.end() + LONGEST_SENTENCE]
+    rest = _HOPE.sub("", rest).lstrip(" *:\n\t_")
+    sentence = first_sentence(rest)
+    found = in_sentence(sentence)
+    if found.answer is None:
+        return found
+    before = text[max(0, marker.start() - 200) : marker.start()]
+    earlier = None
+    for match in _MARKER.finditer(before):
+        earlier = match
+    if (
+        earlier is not None
+        and (_STRONG.search(marker.group()) or _ALTERNATIVE.search(before[earlier.end() :]))
+        and not CORRECTED.search(before[earlier.end() :])
+    ):
+        other = in_sentence(first_sentence(before[earlier.end() :].lstrip(" *:\n\t_")))
+        if other.answer is not None and looks_like_answer(other) and squeeze(other.answer) != squeeze(found.answer):
+            return Extraction(found.answer, found.prose, True)
+    return found
+
+
+def _unmarked(text: str) -> Extraction:
+    text = _HOPE.sub("", text).strip()
+    if len(text) <= LONGEST_PLAIN and ("\n" not in text or "\\begin" in text or is_one_formula(text)):
+        text = _GLUED.sub(r" \1 ", text)
+        words = [
+            word
+            for word in WORD.findall(MATH.sub(" ", re.sub(r"\\text\w*\s*\{[^{}]*\}", " ", text)))
+            if word.lower() not in MATH_WORDS
+        ]
+        if not words or (len(words) <= 3 and not CUE.search(text)) or is_one_formula(text):
+            return Extraction(text, several=len(MATH.findall(text)) > 1)
+    display = _DISPLAY.search(text[-3000:])
+    if display:
+        return Extraction((display.group("a") or display.group("b")).strip())
+    last = text.rsplit("\n", 1)[-1].strip()[-LONGEST_SENTENCE:]
+    sentences = [part.strip() for part in SENTENCE_END.split(last) if part and part.strip(" *$")]
+    if not sentences or not last.strip(" $.*\\()[]"):
+        return NOTHING
+    return stated_after_cue(sentences[-1]) or NOTHING

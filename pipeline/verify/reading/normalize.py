@@ -1,0 +1,215 @@
+r"""One spelling for each thing: LaTeX and plain text cleaned of what does not change their meaning.
+
+`clean` gives LaTeX in a reduced vocabulary (`\frac` always with braces, `\le` for every way to write it, `\text` for
+every way to set words, `\degree`, `\%`), which the later layers rely on; `key` also drops spaces and grouping, for
+comparing strings. Every step is linear in the length of the text.
+"""
+
+import re
+
+from pipeline.verify.reading.vocabulary import DIGITS, FUNCTIONS, SAME, STYLE, TEXT, UNICODE
+
+LONGEST_ANSWER = 4000
+"""No answer is longer; what is, is refused before any work."""
+
+_PLAIN_NAMES = re.compile(
+    r"(?<![\\A-Za-z])(?:sqrt|pi|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|theta|alpha|beta"
+    r"|infinity|infty|inf|oo)(?![A-Za-z])"
+)
+_TOKEN = re.compile(r"\\\\|\\([A-Za-z]+)\*?(\s*)|\\(.)|([$%`]|\*\*?|[<>!]=|=<)", re.S)
+_GROUP = re.compile(r"\s*\{([^{}]*)\}")
+_SIMPLE = re.compile(r"[-+]?\d+(?:\.\d+)?")
+_DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?:s)?(?![A-Za-z])")
+_THOUSANDS = re.compile(r"(?<=\d)(?:,\\!\s?|\s?\{\s?,\s?\}\s?|\\,|\{\\,\})(?=\d{3}(?!\d))")
+_SPACE = re.compile(r"\s+")
+_DOUBLED = re.compile(r"\\\\(?=[A-Za-z(){}\[\]$%,;:!])")
+_SIZED = re.compile(r"\\(?:left|right)(?![A-Za-z])")
+_POWER = re.compile(r"(?<=[\w)])\s?\*\*\s?(?=[\w(\-])")
+_ORDINAL = re.compile(
+    r"(?<=\d)(?:\^\s*\{\s*\\(?:text|textrm|mathrm|mbox)\s*\{(?:st|nd|rd|th)\}\s*\}|(?:\\(?:text|textrm|mathrm|mbox)\s*\{"
+    r"(?:st|nd|rd|th)\})|\^\s*\{(?:st|nd|rd|th)\}|(?:st|nd|rd|th)(?![A-Za-z])(?=\}?$))"
+)
+_CHOOSE = re.compile(r"\{([^{}\\]*)\\choose(?![A-Za-z])([^{}\\]*)\}")
+_PERCENT = re.compile(r"(?<=[\d}\s)])\s*(?:per\s?cent(?:age)?s?|pct\.?)(?![A-Za-z])", re.I)
+
+
+def clean(answer: str, prose: bool = False) -> str:
+    r"""`answer` in the reduced vocabulary. `prose`: it was cut out of a sentence, where `sqrt` without a backslash is
+    a word. Never raises; the empty string where nothing is left."""
+    answer = answer.strip()
+    if _SIMPLE.fullmatch(answer):
+        return answer
+    if not answer.isascii():
+        answer = answer.translate(UNICODE).translate(DIGITS)
+    if "\\" in answer or "{" in answer:
+        answer = _THOUSANDS.sub("", answer)
+        if "\\\\" in answer and "\\begin" not in answer:
+            answer = _DOUBLED.sub(lambda _: "\\", answer)  # escaped twice on its way through some JSON
+        answer = _DEGREE.sub(r"\\degree ", answer)
+    if not prose:
+        answer = _PLAIN_NAMES.sub(lambda m: _plain_name(m.group()), answer)
+    if "**" in answer:
+        answer = _POWER.sub("^", answer)
+    if "\\choose" in answer:
+        answer = _CHOOSE.sub(r"\\binom{\1}{\2}", answer)
+    if answer.endswith(("h}", "d}", "t}", "h", "d", "t", "}}")):
+        answer = _ORDINAL.sub("", answer)
+    answer = _tokens(answer)
+    if "\\frac" in answer or "\\sqrt" in answer or "\\binom" in answer:
+        answer = brace_arguments(answer)
+    answer = _PERCENT.sub(r"\\%", answer)
+    return _trim(_SPACE.sub(" ", answer))
+
+
+def _plain_name(name: str) -> str:
+    return r"\infty " if name in ("infinity", "infty", "inf", "oo") else f"\\{name} "
+
+
+def _tokens(answer: str) -> str:
+    """Every command in its one spelling, in one pass."""
+    out: list[str] = []
+    at = 0
+    while match := _TOKEN.search(answer, at):
+        out.append(answer[at : match.start()])
+        at = match.end()
+        name, space, symbol, plain = match.group(1), match.group(2), match.group(3), match.group(4)
+        if name is not None:
+            at = _command(answer, name, space, at, out)
+        elif symbol is not None:
+            if symbol in "{}|%":
+                out.append("|" if symbol == "|" else f"\\{symbol}")
+            elif symbol == "$":
+                out.append(r"\dollar ")
+            elif symbol not in "()[]":
+                out.append(" ")
+        elif plain is not None:
+            out.append({"$": " ", "%": r"\%", "`": " ", "*": r"\cdot ", "**": "", "!=": r"\ne "}.get(plain, ""))
+            if plain in ("<=", "=<", ">="):
+                out[-1] = r"\ge " if plain == ">=" else r"\le "
+        else:
+            out.append("\\\\")
+    out.append(answer[at:])
+    return "".join(out)
+
+
+def _command(answer: str, name: str, space: str, at: int, out: list[str]) -> int:
+    """Writes command `name` to `out`; returns where to go on in `answer`."""
+    if name in TEXT or name in STYLE:
+        group = _GROUP.match(answer, at)
+        if group is None:
+            if name in TEXT:
+                out.append(r"\text")
+            return at
+        inside = _SIZED.sub("", group.group(1)) if "\\" in group.group(1) else group.group(1)
+        words = inside.strip()
+        if name in STYLE and words in FUNCTIONS:
+            out.append(f"\\{words} ")
+        elif len(words) <= 1 or words.replace(".", "").replace(",", "").isdigit():
+            out.append(f" {words} " if name in TEXT else words)
+        elif words == "th" or words.lower() == "base":
+            pass
+        else:
+            out.append(f"\\text{{{inside}}}")
+        return group.end()
+    if (
+        name == "phantom"
+        or name == "hphantom"
+        or name == "vspace"
+        or name == "hspace"
+        or name == "color"
+        or name == "label"
+        or name == "tag"
+    ):
+        group = _GROUP.match(answer, at)
+        return group.end() if group else at
+    if name in ("left", "right") and answer.startswith(".", at):
+        return at + 1
+    if name.startswith("quad") or name.startswith("qquad"):  # `\\quadx`: a space was lost on the way
+        out.append(" " + name.removeprefix("q").removeprefix("uad") + space)
+        return at
+    same = SAME.get(name)
+    out.append(same if same is not None else f"\\{name}{' ' if space else ''}")
+    return at
+
+
+def brace_arguments(latex: str) -> str:
+    r"""`\frac12` -> `\frac{1}{2}`, `\sqrt 3` -> `\sqrt{3}`: every argument of these in braces."""
+    partner = _partners(latex)
+    inserts: list[tuple[int, int, str]] = []
+    for match in re.finditer(r"\\(frac|binom|sqrt)(?![A-Za-z])", latex):
+        at = match.end()
+        if match.group(1) == "sqrt":
+            at = _skip_space(latex, at)
+            if at < len(latex) and latex[at] == "[":
+                end = latex.find("]", at)
+                if end < 0:
+                    continue
+                at = end + 1
+        for _ in range(1 if match.group(1) == "sqrt" else 2):
+            at = _skip_space(latex, at)
+            if at >= len(latex) or latex[at] in "(),}])":
+                break
+            if latex[at] == "{":
+                if at not in partner:
+                    break
+                at = partner[at] + 1
+                continue
+            token = re.compile(r"\\[A-Za-z]+|.", re.S).match(latex, at)
+            assert token is not None
+            if token.group() in ("\\sqrt", "\\frac", "\\binom"):  # its own arguments come first: leave it
+                break
+            inserts += [(at, 1, "{"), (token.end(), 0, "}")]
+            at = token.end()
+    if not inserts:
+        return latex
+    out, last = [], 0
+    for position, _, text in sorted(inserts, key=lambda item: (item[0], item[1])):
+        out += [latex[last:position], text]
+        last = position
+    return "".join([*out, latex[last:]])
+
+
+def _skip_space(text: str, at: int) -> int:
+    while at < len(text) and text[at] == " ":
+        at += 1
+    return at
+
+
+def _partners(latex: str) -> dict[int, int]:
+    """Where each `{` closes."""
+    partner: dict[int, int] = {}
+    stack: list[int] = []
+    for match in re.finditer(r"\\.|[{}]", latex, re.S):
+        if match.group() == "{":
+            stack.append(match.start())
+        elif match.group() == "}" and stack:
+            partner[stack.pop()] = match.start()
+    return partner
+
+
+def _trim(text: str) -> str:
+    """Without punctuation at its ends and without braces that hold the whole."""
+    while True:
+        before = text
+        text = text.strip().rstrip(" .,;:").lstrip(" ,;:")
+        if text.endswith("\\") and not text.endswith("\\\\"):
+            text = text[:-1]
+        if text.endswith(r"\}") and r"\{" not in text:
+            text = text[:-2]
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+            text = text[1:-1]
+        if text.startswith("{") and text.endswith("}") and "," not in text and _partners(text).get(0) == len(text) - 1:
+            text = text[1:-1]
+        if text == before:
+            return text
+
+
+def key(cleaned: str) -> str:
+    """For comparing as strings: no spaces, no braces around single characters, one spelling of signs."""
+    if _SIMPLE.fullmatch(cleaned):
+        return cleaned
+    text = re.sub(r"(?<=\d)\s*,\s+(?=\d)", ";", cleaned)  # `1, 234` is two numbers, `1,234` one
+    text = re.sub(r"(?<=\d)\s+(?=\d)(?!\d{3}(?!\d))", "~", text)  # `2 3/4` is not `23/4`, but `1 000` is `1000`
+    text = re.sub(r"\s+", "", re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])", r"\1{}", text))
+    text = re.sub(r"([\^_])\{([A-Za-z0-9])\}", r"\1\2", text)
+    return text.replace(r"\cdot", "*")

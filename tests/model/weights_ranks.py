@@ -1,0 +1,65 @@
+"""Run by test_weights.py on real ranks: every family through load, logits, export and a resharding checkpoint."""
+
+import sys
+from pathlib import Path
+
+from tiny_models import FAMILIES, hf_model, hf_tensors, tiny_model
+
+from megatron_patches import parallel
+from megatron_patches.model import checkpoint
+from megatron_patches.model.policy_model import build_chunks
+from megatron_patches.model.weights import export_tensors, load_hf
+
+import torch  # isort: skip
+import torch.distributed as dist  # isort: skip
+
+
+def logits_of(chunks, ids: torch.Tensor) -> torch.Tensor:
+    positions = torch.arange(ids.shape[1])[None].expand_as(ids)
+    with torch.no_grad():
+        return chunks[0].eval()(ids, positions, None, runtime_gather_output=True)
+
+
+def check(family: str, layouts: list, folder: Path) -> None:
+    name, _, tying = family.partition("-")
+    model = tiny_model(name, **({"tie_word_embeddings": tying == "tied"} if tying else {}))
+    hf = hf_model(model)
+    published = hf_tensors(hf)
+    ids = torch.randint(0, model.vocab_size, (3, 24), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = hf(ids).logits
+    for number, layout in enumerate(layouts):
+        parallel.initialize(layout, seed=0)
+        chunks = build_chunks(model, layout)
+        load_hf(chunks, model, published.__getitem__)
+        if layout.pp == 1:
+            found = logits_of(chunks, ids)[..., : model.vocab_size]
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        exported = {name: tensor.clone() for name, tensor in export_tensors(chunks, model)}
+        assert exported.keys() == published.keys()
+        for name, tensor in exported.items():
+            assert torch.equal(tensor, published[name]), f"{family} {layout}: {name}"
+        checkpoint.save(folder / family, number, chunks, model, common={"number": number})
+        # Read back what the layout before this one wrote: a checkpoint belongs to no layout.
+        other = build_chunks(model, layout)
+        common = checkpoint.load(folder / family, max(number - 1, 0), other, model)
+        assert common == {"number": max(number - 1, 0)}
+        again = dict(export_tensors(other, model))
+        assert all(torch.equal(again[name], published[name]) for name in published)
+
+
+def main() -> None:
+    from pipeline.settings import Layout
+
+    folder, families = Path(sys.argv[1]), sys.argv[2].split(",")
+    parallel.initialize(Layout(), seed=0)
+    size = dist.get_world_size()
+    layouts = [Layout()] if size == 1 else [Layout(tp=2), Layout(tp=2, sp=True), Layout(pp=2), Layout()]
+    for family in families:
+        extra = [Layout(ep=2)] if size == 2 and FAMILIES[family.partition("-")[0]].get("experts") else []
+        check(family, layouts + extra, folder)
+    parallel.finish()
+
+
+if __name__ == "__main__":
+    main()

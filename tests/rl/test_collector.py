@@ -1,0 +1,187 @@
+"""Batches for the RL loop: rounds of dynamic sampling, sampling a step ahead, resuming, and early grades.
+
+The engine here is a real one as far as the interface goes: it answers from a table instead of a model, so that what a
+batch must hold is known by hand. The verifier is the real pool.
+"""
+
+import io
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pipeline.common.errors import InputError
+from pipeline.rl.collector import Collector
+from pipeline.rl.grading import Grader
+from pipeline.rl.prompt_sampler import PromptSampler
+from pipeline.rollout.interface import Prompt, Rollout, Sampling
+from pipeline.run.compose import compose
+from pipeline.tracking import Tracker
+
+GROUP = 4
+
+
+class TableEngine:
+    """Answers `right[prompt.id]` of a group correctly, the first ones; `policy_version` as it was when it sampled."""
+
+    def __init__(self, right: dict[str, int], independent: bool = False):
+        self.right, self.independent, self.policy_version = right, independent, 0
+        self.calls: list[tuple[list[str], int, int]] = []
+        """Prompt ids, version, and thread of each `generate`."""
+
+    def generate(self, prompts, group_size, sampling, *, on_finish=None, on_progress=None):
+        self.calls.append(([p.id for p in prompts], self.policy_version, threading.get_ident()))
+        groups = []
+        for prompt in prompts:
+            group = []
+            for sample in range(group_size):
+                answer = prompt.gold if sample < self.right[prompt.id] else f"{prompt.gold}1"
+                rollout = Rollout(
+                    prompt=prompt, sample=sample, token_ids=[1, 2, sample], logps=[-0.5] * 3, raw_logps=[-0.5] * 3,
+                    finish_reason="stop", policy_version=self.policy_version, text=f"\\boxed{{{answer}}}",
+                )  # fmt: skip
+                group.append(rollout)
+                if on_finish is not None:
+                    on_finish(rollout)
+            groups.append(group)
+        return groups
+
+    def sync(self, actor, policy_version):
+        self.policy_version = policy_version
+        return {}
+
+
+@pytest.fixture(scope="module")
+def graders():
+    made = {}
+
+    def of(settings):
+        key = settings.algo.dynamic_sampling
+        return made.setdefault(key, Grader(settings))
+
+    yield of
+    for grader in made.values():
+        grader.pool.close()
+
+
+@pytest.fixture
+def build(tmp_path, graders):
+    opened = []
+
+    def make(right: list[int], *words: str, independent: bool = False):
+        settings = compose(
+            ["stage=rl", "model=tiny", "rl.prompts_per_step=2", f"rl.group_size={GROUP}", "verify.workers=1", *words]
+        )
+        prompts = [Prompt(id=f"p{i}", token_ids=[i + 1], gold=str(i + 10)) for i in range(len(right))]
+        engine = TableEngine({f"p{i}": count for i, count in enumerate(right)}, independent)
+        sampler = PromptSampler(prompts, settings.rl.prompts_per_step, seed=0)
+        tracker = Tracker(tmp_path, total_steps=1, enabled=False)
+        collector = Collector(settings, sampler, engine, graders(settings), Sampling(max_new_tokens=8), tracker)
+        opened.append(collector)
+        return SimpleNamespace(collector=collector, engine=engine, sampler=sampler)
+
+    yield make
+    for collector in opened:
+        collector.close()
+
+
+def ids(batch) -> list[str]:
+    return [group[0].prompt.id for group in batch.groups]
+
+
+def test_a_batch_is_the_samplers_prompts_with_their_grades(build):
+    made = build([0, 1, 2, 3])
+    batch = made.collector.next()
+    assert ids(batch) == made.engine.calls[0][0]
+    for prompt_id, correct in zip(ids(batch), batch.graded.correct.tolist(), strict=True):
+        right = made.engine.right[prompt_id]
+        assert correct == [1.0] * right + [0.0] * (GROUP - right)
+    assert made.collector.metrics(batch, version=0)["rollout/version_lag_max"] == 0
+
+
+def test_dynamic_sampling_goes_on_until_the_batch_is_full_of_mixed_groups(build):
+    made = build([0, 0, 0, 2, 4, 0, 1, 0], "algo.dynamic_sampling=true", "rl.dynamic_sampling_rounds=4")
+    batch = made.collector.next()
+    assert sorted(ids(batch)) == ["p3", "p6"]
+    assert len(made.engine.calls) == made.collector.rounds <= 4
+
+
+def test_a_batch_without_any_mixed_group_says_what_to_do(build):
+    made = build([0, 4, 0, 4, 0, 0], "algo.dynamic_sampling=true", "rl.dynamic_sampling_rounds=3")
+    found = r"run dry: 3 rounds of 2 prompts \(4 groups all wrong, 2 all right\) .*_rounds=6\. .*rl\.min_pass_rate=0 "
+    with pytest.raises(InputError, match=found):
+        made.collector.next()
+    assert len(made.engine.calls) == 3
+
+
+def test_a_short_batch_is_told_once(build, capsys):
+    made = build([0, 4, 2, 0], "algo.dynamic_sampling=true", "rl.dynamic_sampling_rounds=2")
+    made.collector.tracker.enabled = True
+    assert ids(made.collector.next()) == ["p2"]
+    out = capsys.readouterr().out
+    assert "2 rounds of 2 prompts (2 groups all wrong, 1 all right) brought 1 of 2 groups to learn from" in out
+    made.collector.next()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_the_batch_ahead_is_sampled_from_the_weights_before_the_update(build, independent):
+    made = build([1] * 8, "rl.async_depth=1", independent=independent)
+    first = made.collector.next()
+    made.collector.look_ahead()
+    made.collector.wait()
+    made.engine.sync(None, 1)  # the update of step 1
+    second = made.collector.next()
+    assert made.collector.metrics(first, version=0)["rollout/version_lag_max"] == 0
+    assert made.collector.metrics(second, version=1)["rollout/version_lag_mean"] == 1
+    assert ids(second) == made.engine.calls[1][0]
+    elsewhere = made.engine.calls[1][2] != threading.get_ident()
+    assert elsewhere == independent
+
+
+def test_a_resumed_run_trains_on_the_batch_that_was_sampled_ahead(build):
+    made = build([0, 1, 2, 3, 1, 2], "rl.async_depth=1")
+    made.collector.next()
+    made.collector.look_ahead()
+    saved = io.BytesIO()
+    torch.save(made.collector.state_dict(), saved)
+    saved.seek(0)
+    state = torch.load(saved)  # as a checkpoint reads it: nothing but tensors and plain values
+    expected = [made.collector.next()]
+    made.collector.look_ahead()
+    expected.append(made.collector.next())
+
+    again = build([0, 1, 2, 3, 1, 2], "rl.async_depth=1")
+    again.collector.load_state_dict(state)
+    found = [again.collector.next()]
+    again.collector.look_ahead()
+    found.append(again.collector.next())
+    assert again.engine.calls[0][0] == ids(expected[1])  # the first batch was not sampled anew
+    for a, b in zip(expected, found, strict=True):
+        assert a.groups == b.groups
+        assert a.graded.rewards.equal(b.graded.rewards)
+
+
+def test_a_batch_ahead_whose_prompts_are_gone_is_refused(build):
+    made = build([1] * 4, "rl.async_depth=1")
+    made.collector.look_ahead()
+    state = made.collector.state_dict()
+    other = build([1] * 4, "rl.async_depth=1")
+    for i, prompt in enumerate(other.sampler.prompts):
+        other.sampler.prompts[i] = Prompt(id=f"q{i}", token_ids=prompt.token_ids, gold=prompt.gold)
+    with pytest.raises(InputError, match="not among the training prompts"):
+        other.collector.load_state_dict(state)
+
+
+def test_metrics_count_what_was_graded_since_the_last_time(build):
+    made = build([1] * 4)
+    grader = made.collector.grader
+    made.collector.next()
+    grader.metrics()
+    made.collector.next()
+    counted = grader.metrics()
+    # Two texts for each of two prompts; equal ones are graded once.
+    assert counted["graded"] + counted["cache_hits"] >= 4
+    assert counted["timeouts"] == 0
+    assert grader.metrics()["graded"] == 0

@@ -1,0 +1,121 @@
+"""How errors become exit codes and messages, whatever library wrapped them."""
+
+import errno
+import fcntl
+from pathlib import Path
+
+import pytest
+import torch
+from cli import preset
+from torch.distributed.checkpoint.api import CheckpointException
+
+from pipeline.common.errors import InputError
+from pipeline.run import cli
+from pipeline.stage import explain
+
+
+def wrapped() -> Exception:
+    """A full disk behind another error, as libraries raise it."""
+    error = ValueError("cannot save")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device", "x.pt")
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "x.pt"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        wrapped(),
+        CheckpointException("save", {1: (OSError(errno.ENOSPC, "No space left on device", "x.pt"), None)}),
+        RuntimeError("[enforce fail at inline_container.cc:863] . PytorchStreamWriter failed writing file data/0"),
+        RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos 64 vs 0"),
+    ],
+)
+def test_a_full_disk_is_told_as_such(error):
+    code, message = explain(error)
+    assert code == 3
+    assert message.startswith("The disk is full")
+    assert "the same command continues" in message
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full, a disk that is always full")
+def test_what_torch_and_python_really_raise_on_a_full_disk():
+    with pytest.raises(Exception) as caught:  # noqa: PT011  whatever it is
+        torch.save({"a": torch.zeros(1 << 20)}, "/dev/full")
+    assert explain(caught.value)[0] == 3
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        Path("/dev/full").write_bytes(b"x")
+    assert explain(caught.value)[0] == 3
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_folder_that_may_not_be_written_to_is_told_as_such(number):
+    code, message = explain(OSError(number, "Not allowed", "the runs/shards"))
+    assert code == 3
+    assert message.startswith("the runs/shards cannot be read or written (Not allowed). ")
+    assert explain(OSError(number, "Not allowed"))[0] == 1  # no file: a signal, a socket
+
+
+@pytest.mark.skipif(not Path("/proc/self/fdinfo").exists(), reason="needs a folder in which nobody may make files")
+def test_a_run_in_a_folder_of_the_kernels(call):
+    code, err = call("stage=preprocess", "runs_dir=/proc/self/fdinfo")
+    assert code == 2
+    assert "runs_dir=/proc/self/fdinfo" in err
+    assert "cannot be written to" in err
+
+
+def test_other_errors_keep_their_codes():
+    assert explain(InputError("x is missing")) == (3, "x is missing")
+    assert explain(InputError("see why: No space left on device"))[0] == 3
+    assert explain(ValueError("odd")) == (1, "ValueError: odd")
+    assert explain(OSError(errno.EADDRINUSE, "Address already in use"))[0] == 2
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        code = cli.main([*words, f"model={preset(tmp_path)}"])
+        return code, capfd.readouterr().err
+
+    return run
+
+
+def test_a_runs_folder_that_cannot_be_one(tmp_path, call):
+    (tmp_path / "a file").write_text("")
+    code, err = call("stage=preprocess", f"runs_dir={tmp_path / 'a file'}")
+    assert code == 2
+    assert "cannot be written to" in err
+
+
+def test_the_same_stage_of_the_same_run_twice_at_once(tmp_path, call):
+    folder = tmp_path / "runs" / "mini" / "preprocess"
+    folder.mkdir(parents=True)
+    with open(folder / "lock.node0", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        code, err = call("stage=preprocess", f"runs_dir={tmp_path / 'runs'}")
+    assert code == 2
+    assert "is running already" in err
+
+
+def test_the_command_that_is_missing_can_be_pasted_into_a_shell(tmp_path, call):
+    code, err = call("stage=convert", f"runs_dir={tmp_path / 'my runs'}", "name=a b")
+    assert code == 3
+    assert "'name=a b'" in err
+    assert f"'runs_dir={tmp_path / 'my runs'}'" in err
+
+
+@pytest.mark.parametrize(("stage", "checkpoint"), [("evaluate", "befor"), ("export", "afte")])
+def test_a_misspelled_checkpoint_gets_the_right_word(tmp_path, call, stage, checkpoint):
+    code, err = call(f"stage={stage}", f"{stage}.checkpoint={checkpoint}", f"runs_dir={tmp_path}")
+    assert code == 2
+    assert "Did you mean" in err
+
+
+def test_a_checkpoint_folder_that_is_not_there(tmp_path, call):
+    code, err = call("stage=export", f"export.checkpoint={tmp_path / 'none'}", f"runs_dir={tmp_path}")
+    assert code == 3
+    assert "there is no such folder" in err

@@ -1,0 +1,104 @@
+"""What the plan prints, and which layouts it refuses, with the reason."""
+
+import pytest
+from cli import TINY_SHAPE, preset
+
+from pipeline.common.errors import UsageError
+from pipeline.run import cli
+from pipeline.run.compose import compose
+from pipeline.run.plan import check
+
+
+@pytest.fixture
+def rl(tmp_path, monkeypatch):
+    """Composes `stage=rl` of a small preset on one node of eight GPUs, at tp 2."""
+    monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
+    path = preset(tmp_path)
+    return lambda *words: compose(["stage=rl", f"model={path}", "cluster=gpu8", "rl.group_size=16", *words])
+
+
+def test_the_small_preset_itself_is_fine(rl):
+    check(rl())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["layout.tp=3"], ["layout.tp=3", "num_attention_heads=4", "not divisible by tp 3"]),
+        (["layout.tp=4"], ["layout.tp=4 does not divide model.num_query_groups=2"]),
+        (["layout.pp=3"], ["layout.pp=3 does not divide model.num_layers=4"]),
+        (["layout.pp=2", "layout.vpp=4"], ["layout.pp=2 times layout.vpp=4 does not divide model.num_layers=4"]),
+        (["layout.vpp=2"], ["layout.pp=1 has only one"]),
+        (["layout.tp=1", "layout.sp=true"], ["layout.sp=true", "layout.tp > 1"]),
+        (["layout.ep=2"], ["layout.ep=2", "this model has none"]),
+        (["cluster.devices_per_node=3"], ["3 ranks", "tp 2 x pp 1 x cp 1 = 2"]),
+        (["layout.cp=3"], ["8 ranks", "cp 3"]),
+        (["layout.pp=2", "rollout.engine=native"], ["rollout.engine=native", "rollout.engine=vllm"]),
+        (["rl.minibatches=3"], ["64 responses", "rl.minibatches=3"]),
+        (["rl.prompts_per_step=1", "rl.minibatches=8"], ["minibatches of 2", "4 data-parallel ranks"]),
+        (["rollout.max_new_tokens=250"], ["314 exceed the model's context of 256"]),
+        (["layout.micro_batch_tokens=100"], ["128 do not fit into layout.micro_batch_tokens=100"]),
+        (["cluster.nnodes=2", "cluster.node_rank=2"], ["cluster.node_rank=2 must be below cluster.nnodes=2"]),
+        (["cluster.device_memory_gib=0.5"], ["alone take 2.5 GiB", "cluster.device_memory_gib"]),
+        (["layout.rollout_tp=3"], ["layout.rollout_tp=3 does not divide cluster.devices_per_node=8"]),
+    ],
+)
+def test_a_layout_that_cannot_work_is_refused_with_its_reason(rl, words, said):
+    with pytest.raises(UsageError) as caught:
+        check(rl(*words))
+    for part in said:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["layout.ep=3", "layout.tp=1"], "layout.ep=3 does not divide model.experts.count=8"),
+        (["layout.ep=2", "layout.tp=2"], "needs layout.sp=true"),
+        (["layout.ep=8", "layout.tp=1", "cluster.devices_per_node=4"], "not divisible by layout.ep=8"),
+    ],
+)
+def test_expert_layouts(tmp_path, monkeypatch, words, said):
+    monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
+    text = TINY_SHAPE.replace("family: qwen3", "family: qwen3_moe\n  experts: {count: 8, per_token: 2}")
+    path = preset(tmp_path, text, "moe")
+    with pytest.raises(UsageError) as caught:
+        check(compose(["stage=rl", f"model={path}", "cluster=gpu8", *words]))
+    assert said in str(caught.value)
+
+
+def test_a_dry_run_prints_every_node_and_runs_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
+    (tmp_path / "none.yaml").write_text("{}")
+    groups = ["data=none.yaml", "algo=none.yaml", "name=dry-run-of-a-test", f"runs_dir={tmp_path}"]
+    nodes = ["cluster.nnodes=4", "cluster.master_addr=head", "cluster.node_rank=2"]
+    assert cli.main(["stage=rl", "model=32b", "dry_run=true", *groups, *nodes]) == 0
+    out = capsys.readouterr().out
+    for node in range(4):
+        assert f"--nnodes=4 --nproc-per-node=8 --node-rank={node} --master-addr=head --master-port=29500" in out
+        assert f"cluster.node_rank={node}" in out
+    assert "TP 8, PP 2, CP 1, EP 1, DP 2" in out
+    assert "32,763,876,352 parameters" in out
+    assert "micro-batches of 8192 tokens" in out
+    assert "Nothing was run" in out
+    assert not (tmp_path / "dry-run-of-a-test").exists()
+
+
+def test_the_plan_of_everything_names_each_stage_and_launcher(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
+    path = preset(tmp_path)
+    assert cli.main(["stage=plan", f"model={path}"]) == 0
+    out = capsys.readouterr().out
+    for stage in ("preprocess", "sft", "convert", "rl", "evaluate", "export", "report"):
+        assert f"stages.{stage} " in out
+    assert "--nproc-per-node=2 --standalone" in out
+    assert "DS_ACCELERATOR=cpu" in out
+    assert "evaluate (before)" in out
+    assert cli.main(["stage=plan", f"model={path}", "cluster=gpu8", "rl.group_size=16"]) == 0
+    assert "deepspeed.launcher.launch" in capsys.readouterr().out
+
+
+def test_a_dry_run_of_an_impossible_layout_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
+    assert cli.main(["stage=rl", f"model={preset(tmp_path)}", "dry_run=true", "layout.tp=3"]) == 2
+    assert "layout.tp=3 does not divide" in capsys.readouterr().err

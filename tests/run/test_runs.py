@@ -1,0 +1,265 @@
+"""A run's records: what is skipped, what is run again and why, what is set aside, and what a missing stage is told.
+
+The stages' own code is replaced by a few lines of Python that leave the files the catalog names; the command line, the
+manifests and the supervision are the real ones.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from cli import preset
+
+from pipeline.common.files import read_json, write_json
+from pipeline.run import cli
+from pipeline.run.launch import Command
+from pipeline.run.summary import mean_accuracy, write_summary
+
+STAND_IN = """
+import json, os, re, sys, time
+from pathlib import Path
+
+text = Path(sys.argv[1]).read_text()
+stage = re.search(r"^stage: (.*)", text, re.M).group(1)
+seed = re.search(r"^seed: (.*)", text, re.M).group(1)
+when = re.search(r"^evaluate:\\n  checkpoint: (.*)", text, re.M).group(1)
+steps = re.search(r"^rl:\\n  steps: (.*)", text, re.M).group(1) if stage == "rl" else "0"
+root = Path(sys.argv[1]).parents[1]
+print("worked on", stage, flush=True)
+leave = {
+    "preprocess": ["preprocess/train.jsonl", "preprocess/tokenizer/a.json"],
+    "sft": ["sft/hf/model.safetensors"],
+    "convert": ["convert/iter_0000000/x", "convert/latest_checkpointed_iteration.txt"],
+    "rl": [f"checkpoints/iter_{int(steps):07d}/x", "checkpoints/latest_checkpointed_iteration.txt", "metrics.jsonl"],
+    "evaluate": [f"evaluate/{when}.json"],
+    "export": ["export/hf/model.safetensors"],
+    "rollout": ["rollout/pass_rates.jsonl", "rollout/shards/0.jsonl"],
+    "report": ["report.html"],
+}[stage]
+accuracy = {"n": 4, "greedy": 0.25 if when == "before" else 0.75, "avg@8": 0.5, "pass@8": 1.0}
+for name in leave:
+    content = stage + seed
+    if name.endswith("iteration.txt"):
+        content = steps
+    if stage == "evaluate":
+        content = json.dumps({"sets": {"a": accuracy}})
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+died = os.environ.get("TEST_DIE") == stage
+outcome = {"code": int(died), "message": "", "traceback": "RuntimeError: died" if died else "", "stopped": False}
+outcome |= {"result": {"steps": int(steps)}, "rank": 0, "host": "", "time": time.time() + 1}
+Path(os.environ["ETR_OUTCOME_FOLDER"], "rank0.json").write_text(json.dumps(outcome))
+sys.exit(died)
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """Calls the command line with stand-ins for the stages; returns exit code, what was printed, what was complained."""
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # the command line goes to the project's folder, and the test comes back
+
+    def command(job, root: Path, node: int) -> Command:
+        return Command([sys.executable, "-S", str(script), str(cli.config_path(job, root, node))], {})
+
+    monkeypatch.setattr(cli, "command", command)
+    model = f"model={preset(tmp_path)}"
+
+    def call(*words: str) -> tuple[int, str, str]:
+        code = cli.main([*words, model, f"runs_dir={tmp_path / 'runs'}"])
+        printed = capfd.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def worked(out):
+    return [line.removeprefix("worked on ") for line in out.splitlines() if line.startswith("worked on ")]
+
+
+def test_everything_runs_in_order_once_and_ends_with_a_summary(tmp_path, run):
+    code, out, err = run("stage=all")
+    assert code == 0, err
+    assert worked(out) == ["preprocess", "sft", "convert", "evaluate", "rl", "export", "evaluate", "report"]
+    root = tmp_path / "runs" / "mini"
+    summary = read_json(root / "summary.json")
+    assert summary["accuracy"]["before"] == {"avg@8": 0.5, "greedy": 0.25, "pass@8": 1.0}
+    assert summary["accuracy"]["after"]["greedy"] == 0.75
+    assert set(summary["seconds"]) == {"preprocess", "sft", "convert", "evaluate", "rl", "export", "report"}
+    assert read_json(root / "environment.json")["versions"]["torch"].startswith("2.13.0")
+    manifest = read_json(root / "rl" / "manifest.json")
+    assert manifest["result"] == {"steps": 200}
+    assert "convert@latest" in manifest["inputs"]
+    code, out, _ = run("stage=all")
+    assert code == 0
+    assert worked(out) == []
+    assert out.count("skipped, its manifest matches") == 8
+    code, out, _ = run("stage=all", "verify.workers=3", "rl.save_every=7")  # no result depends on these
+    assert worked(out) == []
+
+
+def test_a_change_runs_again_what_depends_on_it_and_says_why(run):
+    run("stage=all")
+    code, out, _ = run("stage=all", "evaluate.k=4")
+    assert code == 0
+    assert worked(out) == ["evaluate", "evaluate"]  # with the same result, so the report stays
+    assert "evaluate.k 8 -> 4" in out
+    code, out, _ = run("stage=export", "export.dtype=fp32")
+    assert worked(out) == ["export"]
+    assert "export.dtype model -> fp32" in out
+    code, out, _ = run("stage=export", "export.dtype=fp32", "force=true")
+    assert worked(out) == ["export"]
+
+
+def test_another_template_concerns_every_stage_that_shows_problems(run):
+    run("stage=all")
+    run("stage=rollout")
+    for stage in ("sft", "evaluate", "rollout"):
+        _, out, _ = run(f"stage={stage}", "data.template=bare")
+        assert set(worked(out)) == {stage}
+        assert "data.template auto -> bare" in out
+    code, _, err = run("stage=rl", "data.template=bare")
+    assert code == 2
+    assert "data.template auto -> bare" in err
+
+
+def test_evaluate_depends_on_how_answers_are_compared(run):
+    run("stage=all")
+    _, out, _ = run("stage=evaluate", "verify.percent=same")
+    assert worked(out) == ["evaluate", "evaluate"]
+    assert "verify.percent either -> same" in out
+
+
+def test_rollout_follows_the_trained_actor(tmp_path, run):
+    for stage in ("preprocess", "sft", "convert", "rollout"):
+        run(f"stage={stage}")
+    _, out, _ = run("stage=rollout")
+    assert worked(out) == []
+    run("stage=rl", "rl.steps=5")
+    _, out, _ = run("stage=rollout")
+    assert worked(out) == ["rollout"]
+    assert "checkpoints@latest is another" in out
+    assert (tmp_path / "runs" / "mini" / "rollout" / "shards.old-1").is_dir()
+    _, out, _ = run("stage=rollout")
+    assert worked(out) == []
+
+
+def test_a_damaged_output_is_made_again(tmp_path, run):
+    run("stage=preprocess")
+    (tmp_path / "runs" / "mini" / "preprocess" / "train.jsonl").write_text("")
+    _, out, _ = run("stage=preprocess")
+    assert worked(out) == ["preprocess"]
+    assert "is not as the stage left it" in out
+
+
+def test_a_missing_earlier_stage_is_told_the_command(run):
+    code, _, err = run("stage=rl", "rl.steps=3")
+    assert code == 3
+    assert "stage=preprocess has not finished" in err
+    assert "bash run.sh stage=preprocess rl.steps=3 model=" in err
+    run("stage=preprocess")
+    code, _, err = run("stage=convert")
+    assert code == 3
+    assert "Run: bash run.sh stage=sft" in err
+    code, out, _ = run("stage=convert", "sft.enabled=false")
+    assert code == 0
+    code, out, _ = run("stage=sft", "sft.enabled=false")
+    assert code == 0
+    assert "skipped, sft.enabled=false" in out
+
+
+def test_rl_continues_under_harmless_changes_and_refuses_others(tmp_path, run, monkeypatch):
+    for stage in ("preprocess", "sft", "convert"):
+        run(f"stage={stage}")
+    monkeypatch.setenv("TEST_DIE", "rl")
+    code, _, err = run("stage=rl", "rl.steps=4")
+    assert code == 1
+    assert "RuntimeError: died" in err
+    monkeypatch.delenv("TEST_DIE")
+    root = tmp_path / "runs" / "mini"
+    code, _, err = run("stage=rl", "rl.steps=8", "algo.alpha=0.5", "rl.save_every=1")
+    assert code == 2
+    assert "algo.alpha 0.25 -> 0.5" in err
+    assert "rl.steps" not in err
+    assert "force=true" in err
+    assert (root / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "4"
+    code, _, err = run("stage=rl", "rl.steps=8")
+    assert code == 0, err
+    assert not list(root.glob("checkpoints.old-*"))
+    code, out, _ = run("stage=rl", "rl.steps=8", "algo.alpha=0.5", "force=true")
+    assert code == 0
+    assert "set aside as" in out
+    assert (root / "checkpoints.old-1" / "latest_checkpointed_iteration.txt").read_text() == "8"
+    assert (root / "metrics.jsonl.old-1").exists()
+    run("stage=rl", "rl.steps=8", "algo.alpha=0.5", "force=true")
+    assert (root / "checkpoints.old-2").is_dir()
+
+
+def test_rl_refuses_checkpoints_of_another_base_model(run):
+    for stage in ("preprocess", "sft", "convert", "rl"):
+        run(f"stage={stage}")
+    for stage in ("preprocess", "sft", "convert"):
+        assert run(f"stage={stage}", "seed=1", "name=mini")[0] == 0
+    code, _, err = run("stage=rl", "seed=1", "name=mini")
+    assert code == 2
+    assert "seed 0 -> 1" in err
+
+
+def test_evaluate_takes_what_there_is(run):
+    for stage in ("preprocess", "sft", "convert"):
+        run(f"stage={stage}")
+    code, out, _ = run("stage=evaluate")
+    assert code == 0
+    assert worked(out) == ["evaluate"]
+    run("stage=rl")
+    code, out, _ = run("stage=evaluate")
+    assert "evaluate (before): skipped" in out
+    assert worked(out) == ["evaluate"]
+    code, _, err = run("stage=evaluate", "evaluate.checkpoint=after", "name=other")
+    assert code == 3
+    assert "stage=preprocess has not finished" in err
+
+
+def test_several_stages_on_several_nodes_are_refused(run):
+    code, _, err = run("stage=all", "cluster.nnodes=2")
+    assert code == 2
+    assert "docs/cluster.md" in err
+
+
+def test_too_few_gpus_are_told_before_anything_starts(run, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    run("stage=preprocess")
+    code, out, err = run("stage=sft", "cluster=gpu8")
+    assert code == 2
+    assert "cluster.devices_per_node=8" in err
+    assert "offers 0 GPUs" in err
+    assert worked(out) == []
+
+
+def test_a_port_in_use_is_told_by_node_0(run):
+    import socket
+
+    run("stage=preprocess")
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, _, err = run("stage=sft", "cluster.nnodes=2", f"cluster.master_port={port}")
+    assert code == 2
+    assert f"cluster.master_port={port} is in use" in err
+
+
+def test_accuracy_is_the_mean_over_problems(tmp_path):
+    sets = {
+        "a": {"n": 1, "greedy": 1.0, "avg@8": 0.5, "avg@8_ci": [0, 1], "pass@8": 1.0},
+        "b": {"n": 3, "greedy": 0.0, "avg@8": 0.1, "pass@8": 0.2, "avg@4": 1.0},
+    }
+    assert mean_accuracy(sets) == pytest.approx({"greedy": 0.25, "avg@8": 0.2, "pass@8": 0.4})
+    assert mean_accuracy({}) == {}
+    write_json(tmp_path / "evaluate" / "after.json", {"sets": sets})
+    assert list(write_summary(tmp_path)["accuracy"]) == ["after"]
+    assert json.loads((tmp_path / "summary.json").read_text())["seconds"] == {}

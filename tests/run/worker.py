@@ -1,0 +1,64 @@
+"""A rank that ends as TEST_MODE says; rank 0 always waits for the others in a collective."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pipeline.common.errors import InputError
+from pipeline.common.files import write_text
+from pipeline.stage import StageRun, run_stage
+
+MODE = os.environ["TEST_MODE"]
+
+
+def main(run: StageRun) -> dict:
+    if MODE != "deaf":
+        import torch  # seconds that the tests of a deaf rank need not spend
+
+        torch.distributed.init_process_group("gloo")
+    print(f"rank {run.rank} of {run.world_size}", flush=True)
+    if run.rank == 1:
+        fail(run)
+    if MODE in ("loop", "deaf"):
+        # A child of the rank's own, as a verifier's worker is: it must not be left behind either.
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(os.getpid())])
+        write_text(Path(sys.argv[1]).parents[1] / f"started.{run.rank}", str(os.getpid()))
+        while MODE == "deaf" or not run.should_stop():
+            time.sleep(0.02)
+        child.kill()
+        child.wait()
+        return {"saved": True}
+    total = torch.tensor([run.rank + 1.0])
+    torch.distributed.all_reduce(total)
+    return {"sum": total.item()}
+
+
+CHILD = """
+import sys, time
+from pipeline.common.processes import die_with_parent
+die_with_parent(int(sys.argv[1]))
+time.sleep(60)
+"""
+
+
+def fail(run: StageRun) -> None:
+    if MODE == "input":
+        raise InputError("the file x.jsonl is missing")
+    if MODE == "raise":
+        raise ValueError("rank one is ill")
+    if MODE == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    marker = Path(sys.argv[1]).with_name("failed-once")
+    if MODE == "once" and not marker.exists():
+        marker.touch()
+        raise ValueError("rank one is ill at first")
+
+
+if MODE == "import" and os.environ["RANK"] == "1":
+    import nothing_like_it  # noqa: F401
+
+if __name__ == "__main__":
+    run_stage(main)
