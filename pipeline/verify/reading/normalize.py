@@ -24,6 +24,10 @@ _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?:s
 _THOUSANDS = re.compile(r"(?<=\d)(?:,\\!\s?|\s?\{\s?,\s?\}\s?|\\,|\{\\,\})(?=\d{3}(?!\d))")
 _GROUPED = re.compile(r"(?<![\w.,])\d{1,3}(?:'\d{3})+(?![\d'])|(?<![\w.,])\d{1,3}(?:_\d{3})+(?![\d_])")
 _DOTS = re.compile(r"(?<=\.\d)(\d*)\s*\.\.\.+|(?<=,)(\s*)\.\.\.+")
+_MARKED = re.compile(
+    r"\\(?:overline|overleftrightarrow|overarc|wideparen|widehat)\s*\{\s*([A-Z]{2,4}'?)\s*\}|\\triangle\s*(?=[A-Z]{3})"
+)
+r"""The sign on `\overline{AB}` says what kind of thing AB is."""
 _SPACE = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z(){}\[\]$%,;:!])")
 _SIZED = re.compile(r"\\(?:left|right)(?![A-Za-z])")
@@ -54,6 +58,10 @@ def clean(answer: str, prose: bool = False) -> str:
         answer = _GROUPED.sub(lambda match: match.group().replace("'", "").replace("_", ""), answer)
     if "..." in answer:
         answer = _DOTS.sub(lambda match: (match.group(1) or match.group(2) or "") + r"\dots ", answer)
+    if "\\over" in answer or "\\wide" in answer or "\\tri" in answer:
+        answer = _MARKED.sub(r"\1", answer)
+    if answer.count("{") != answer.count("}"):
+        answer = _balanced(answer)
     if "**" in answer:
         answer = _POWER.sub("^", answer)
     if "\\choose" in answer:
@@ -65,6 +73,16 @@ def clean(answer: str, prose: bool = False) -> str:
         answer = brace_arguments(answer)
     answer = _PERCENT.sub(r"\\%", answer)
     return _trim(_SPACE.sub(" ", answer))
+
+
+def _balanced(answer: str) -> str:
+    """With the closing braces that are missing at its end, or without those that are too many there."""
+    missing = sum(1 if brace == "{" else -1 for brace in re.findall(r"(?<!\\)[{}]", answer))
+    if missing > 0:
+        return answer + "}" * missing if missing <= 3 else answer
+    while missing < 0 and answer.endswith("}") and not answer.endswith("\\}"):
+        answer, missing = answer[:-1], missing + 1
+    return answer
 
 
 def _plain_name(name: str) -> str:

@@ -33,6 +33,9 @@ _UPPER = re.compile(f"[{''.join(SUPERSCRIPTS)}]+")
 _LOWER = re.compile(f"[{''.join(SUBSCRIPTS)}]+")
 _SMALL_FRACTION = re.compile(f"([{''.join(SUPERSCRIPTS)}]+)[⁄/]([{''.join(SUBSCRIPTS)}]+)")
 
+_MYRIADS = re.compile(r"(?<=\d)[万萬亿億]")
+"""Chinese and Japanese count in ten thousands: `3万` is 30000."""
+
 
 class _Characters(dict[int, str]):
     """The replacement of every character that has one, worked out when it is first met."""
@@ -71,6 +74,7 @@ def repair(answer: str) -> str:
         answer = _UPPER.sub(lambda match: "^{" + _letters(match.group(), SUPERSCRIPTS) + "}", answer)
         answer = _LOWER.sub(lambda match: "_{" + _letters(match.group(), SUBSCRIPTS) + "}", answer)
         answer = answer.translate(_CHARACTERS)
+        answer = _MYRIADS.sub(lambda match: rf"\cdot 10^{{{4 if match.group() in '万萬' else 8}}}", answer)
     if "&" in answer and ";" in answer:
         answer = _ENTITY.sub(_entity, answer)
     if "<" in answer and ">" in answer:
