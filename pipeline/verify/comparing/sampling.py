@@ -1,33 +1,50 @@
 r"""Compares trees at places: in doubles, which refutes in microseconds, and to many digits, which settles identities.
 
 Two expressions are compared where both are real. Where they never are, or where one of them writes `i`, complex principal
-values are compared. Agreement to `DIGITS` digits at many places, of all sizes and signs, is taken as equality: every number
-on the way is large enough that those digits show it.
+values are compared. Agreement to many digits at places of all sizes and signs is taken as equality: every number on the
+way is large enough to show in those digits, and what is not goes on to the next precision, and then to sympy.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from pipeline.verify.comparing.values import (
     COMPLEX,
+    LOCK,
     NEGATIVE,
     POINTS,
     REAL,
     WIDE,
     Arithmetic,
     NoValueError,
-    exclusive,
+    OutOfRangeError,
     precise,
 )
 from pipeline.verify.reading.syntax import Tree, children, symbols
 
-ENOUGH = 6
-"""Common places that settle an identity."""
-DIGITS = 640
-"""Numbers between 1e-300 and 1e300 may meet in one sum: with this many digits, each of them shows."""
-_VISIBLE = 320
-"""Decimal places of a difference: rounding errors stay below them, no number on the way does."""
+ENOUGH = 10
+"""Common places that settle an identity, and the fewest that do."""
+FEWEST = 6
+_ORDER = [0, 4, 1, 5, *WIDE, 2, 6, 3, 7]
+"""Places of both signs first."""
+
+
+@dataclass(frozen=True)
+class _Precision:
+    digits: int
+    largest: float
+    least_share: float
+    places: int
+    """A difference shows within these decimal places; rounding errors stay below."""
+
+    def arithmetic(self, real: bool) -> Arithmetic:
+        return precise(real, self.digits, self.largest, self.least_share)
+
+
+_PRECISIONS = [_Precision(60, 1e9, 1e-9, 30), _Precision(640, 1e300, 1e-250, 320)]
+"""The second takes ten times as long and is used where the first cannot show a number."""
 
 
 def agree(a: Tree, b: Tree) -> bool | None:
@@ -58,38 +75,49 @@ def _agree_at(points: Iterable[int], a: Tree, b: Tree, on: Arithmetic) -> bool |
 
 
 def settled(a: Tree, b: Tree) -> bool | None:
-    """Whether the two are equal, decided to `DIGITS` digits; None where there are too few places with values."""
-    with exclusive():
-        if not _variables(a, b):
-            on = precise(not _complex(a, b), DIGITS)
-            found = _same_digits(a, b, [0], on, 1)
-            return _same_digits(a, b, [0], precise(False, DIGITS), 1) if found is None and on.real else found
-        points = [*range(POINTS), *NEGATIVE, *WIDE]
-        if _complex(a, b):
-            return _same_digits(a, b, points, precise(False, DIGITS), ENOUGH)
-        found = _same_digits(a, b, points, precise(True, DIGITS), ENOUGH)
-        return _same_digits(a, b, points, precise(False, DIGITS), ENOUGH) if found is None else found
+    """Whether the two are equal, to many digits; None where there are too few places at which both have values."""
+    with LOCK:
+        places, fewest = (_ORDER, FEWEST) if _variables(a, b) else ([0], 1)
+        found = None if _complex(a, b) else _settled_at(a, b, places, True, fewest)
+        return _settled_at(a, b, places, False, fewest) if found is None else found
 
 
-def _same_digits(a: Tree, b: Tree, points: Iterable[int], on: Arithmetic, enough: int) -> bool | None:
-    absolute = on.real and _has(a, "abs") != _has(b, "abs")
+def _settled_at(a: Tree, b: Tree, points: Iterable[int], real: bool, fewest: int) -> bool | None:
+    absolute = real and _has(a, "abs") != _has(b, "abs")
     seen = 0
     for point in points:
-        values = [_value(tree, point, on) for tree in (a, b)]
-        if values[0] is None or values[1] is None:
-            if absolute and (values[0] is None) != (values[1] is None):
-                return False  # `\ln|x|` goes on where `\ln x` ends
+        same, mismatch = _same_digits(a, b, point, real)
+        if same is False or (absolute and mismatch):
+            return False  # `\ln|x|` goes on where `\ln x` ends
+        seen += same is True
+        if seen == ENOUGH:
+            break
+    return True if seen >= fewest else None
+
+
+def _same_digits(a: Tree, b: Tree, point: int, real: bool) -> tuple[bool | None, bool]:
+    """(whether the two agree at `point`, None where they cannot be compared; whether only one has a value there)."""
+    for precision in _PRECISIONS:
+        on = precision.arithmetic(real)
+        values = []
+        try:
+            for tree in (a, b):
+                values.append(_value(tree, point, on))
+        except OutOfRangeError:
             continue
         x, y = values
-        if abs(x - y) > on.library.mpf(10) ** -_VISIBLE:
-            return False
-        seen += 1
-    return True if seen >= enough else None
+        if x is None or y is None:
+            return None, (x is None) != (y is None)
+        return bool(abs(x - y) <= on.library.mpf(10) ** -precision.places), False
+    return None, False
 
 
 def _value(tree: Tree, point: int, on: Arithmetic) -> Any:
+    """Raises OutOfRangeError; None where there is no value for another reason."""
     try:
         return on(tree, point)
+    except OutOfRangeError:
+        raise
     except NoValueError:
         return None
 
@@ -121,16 +149,21 @@ def _without_imaginary(value: complex) -> float | None:
 
 def has_value(tree: Tree) -> bool:
     """Whether `tree` has a finite value at any of the places tried."""
-    points = range(POINTS) if symbols(tree) else range(1)
-    return any(_value(tree, point, COMPLEX) is not None for point in points)
+    return any(_double(tree, point) is not None for point in (range(POINTS) if symbols(tree) else range(1)))
+
+
+def _double(tree: Tree, point: int) -> complex | None:
+    try:
+        return complex(COMPLEX(tree, point))
+    except NoValueError:
+        return None
 
 
 def ratio(a: Tree, b: Tree) -> complex | None:
     """The constant c with a = c * b, as far as the places tried show; None where there is none."""
     found: complex | None = None
-    on = COMPLEX
     for point in range(POINTS):
-        x, y = _value(a, point, on), _value(b, point, on)
+        x, y = _double(a, point), _double(b, point)
         if x is None or y is None:
             continue
         if abs(y) < 1e-9 or abs(x) < 1e-9:

@@ -17,14 +17,16 @@ from typing import Any
 from pipeline.verify.comparing.evaluate import exact
 from pipeline.verify.reading.syntax import Tree
 
-LARGEST = 1e300
-"""Beyond this, and below its inverse, a number has no value here: what is added to it would be lost."""
-_LOCK = threading.RLock()
+LOCK = threading.RLock()
 """mpmath keeps its working precision in an object that its functions change."""
 
 
 class NoValueError(ArithmeticError):
     """The tree has no value here (a pole, outside of the domain, too large)."""
+
+
+class OutOfRangeError(NoValueError):
+    """A number on the way is too large or too small, or a sum too small beside its terms, to show in the digits."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,17 @@ class Arithmetic:
     """Of an int, a float or a Fraction."""
     library: Any
     """math, cmath, or a context of mpmath."""
-    digits: int
+    largest: float
+    """Numbers beyond this, or below its inverse, are out of range."""
+    least_share: float = 0.0
+    """Sums below this share of their largest term are out of range."""
 
     def __call__(self, tree: Tree, point: int = 0) -> Any:
         """The value of `tree` at `point`. Raises NoValueError where there is none."""
         try:
             found = self._value(tree, point)
+        except NoValueError:
+            raise
         except (ArithmeticError, ValueError, TypeError) as error:
             raise NoValueError(str(error)) from error
         if isinstance(found, float) and not math.isfinite(found):
@@ -53,13 +60,17 @@ class Arithmetic:
     def _value(self, tree: Tree, point: int) -> Any:
         kind = tree[0]
         if kind == "num":
-            return self.number(tree[1])
+            return self._sized(self.number(tree[1]))
         if kind == "sym":
             return self.number(place(tree[1], point))
         if kind == "neg":
             return -self._value(tree[1], point)
         if kind == "add":
-            return sum((self._value(part, point) for part in tree[1]), self.number(0))
+            terms = [self._value(part, point) for part in tree[1]]
+            total = sum(terms, self.number(0))
+            if self.least_share and total and abs(total) < self.least_share * max(map(abs, terms)):
+                raise OutOfRangeError("cancelled")
+            return total
         if kind == "mul":
             product = self.number(1)
             for part in tree[1]:
@@ -72,8 +83,8 @@ class Arithmetic:
         return self._sized(self._function(tree[1], [self._value(part, point) for part in tree[2]], point))
 
     def _sized(self, value: Any) -> Any:
-        if value and not 1 / LARGEST < abs(value) < LARGEST:
-            raise NoValueError("out of range")
+        if value and not 1 / self.largest < abs(value) < self.largest:
+            raise OutOfRangeError("out of range")
         return value
 
     def _constant(self, name: str) -> Any:
@@ -143,6 +154,8 @@ class Arithmetic:
                 raise NoValueError("not real")
             if self.real and ((ours == "acosh" and x < 1) or (ours == "atanh" and abs(x) >= 1)):
                 raise NoValueError("not real")
+        if ours == "tanh" and self.least_share and abs(x) > 10:
+            raise OutOfRangeError("too close to 1")
         found = getattr(self.library, ours)(x)
         return 1 / found if inverted else found
 
@@ -172,13 +185,13 @@ _NAMES = {
 }  # fmt: skip
 """Our name: whether it is the inverse of a value, and the library's name."""
 
-REAL = Arithmetic(True, float, math, 15)
-COMPLEX = Arithmetic(False, complex, cmath, 15)
+REAL = Arithmetic(True, float, math, 1e300)
+COMPLEX = Arithmetic(False, complex, cmath, 1e300)
 
 
 @cache
-def precise(real: bool, digits: int) -> Arithmetic:
-    """The arithmetic with this many digits. Its values are valid within `exclusive()`."""
+def precise(real: bool, digits: int, largest: float, least_share: float) -> Arithmetic:
+    """An arithmetic with this many digits, for use under `LOCK`."""
     from mpmath.ctx_mp import MPContext
 
     context = MPContext()
@@ -189,11 +202,7 @@ def precise(real: bool, digits: int) -> Arithmetic:
             value = context.mpf(value.numerator) / value.denominator
         return context.mpf(value) if real else context.mpc(value)
 
-    return Arithmetic(real, number, context, digits)
-
-
-def exclusive() -> threading.RLock:  # type: ignore[valid-type]
-    return _LOCK
+    return Arithmetic(real, number, context, largest, least_share)
 
 
 POINTS = 4
@@ -202,7 +211,7 @@ NEGATIVE = range(POINTS, 2 * POINTS)
 """Places at which every variable is below zero."""
 WIDE = range(2 * POINTS, 2 * POINTS + 24)
 """Places of all sizes and signs, one for each variable."""
-_SIZES = (0.02, 0.15, 0.6, 2.5, 4.0, 9.0, 30.0, 140.0)
+_SIZES = (0.6, 2.5, 0.15, 4.0, 9.0, 30.0, 0.02, 140.0)
 
 
 def place(name: str, point: int) -> float:
