@@ -128,6 +128,9 @@ class Comparison:
     def _groups(self, a: Group, b: Group) -> bool:
         if {a.kind, b.kind} == {"tuple", "set"}:
             return False
+        for group, other in ((a, b), (b, a)):
+            if group.kind == "tuple" and other.kind == "list" and other.joined and _are_relations(other):
+                return realsets.equal(group, other, self._texts) is True  # `x > 0 and x < 5`
         left, right = a.items, b.items
         if "set" not in (a.kind, b.kind) and len(left) == len(right):
             if all(isinstance(item, Named) for item in [*left, *right]):
@@ -284,6 +287,10 @@ class Comparison:
 
 def _number(item: Node) -> Fraction | None:
     return item.number.value if isinstance(item, Scalar) and item.number is not None else None
+
+
+def _are_relations(group: Group) -> bool:
+    return all(isinstance(item, (Interval, Inequality)) for item in group.items)
 
 
 def _different_names(group: Group) -> bool:

@@ -10,6 +10,8 @@ from pipeline.verify.reading.words import Qualified
 
 _NAME = re.compile(r"\\text\s*\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z](?:_(?:\{[^{}]*\}|\w))?")
 _FUNCTION = re.compile(r"\s*([A-Za-z])\s*\(\s*([A-Za-z](?:\s*,\s*[A-Za-z])*)\s*\)\s*=(.+)", re.S)
+_HEAD = re.compile(r"^\s*[A-Za-z]\s*=(?!.*=)")
+"""`x =` before a family of values."""
 _WHOLE_NUMBERS = {"k", "n", "m", "l", "j"}
 """Letters that count the turns in `\frac{\pi}{4} + k\pi`."""
 _CONSTANTS = {"C", "c", "K", "k", "C_1", "c_1", "C_{1}", "c_{1}"}
@@ -20,7 +22,7 @@ def renamed(given: Qualified, wanted: Qualified) -> str | None:
     left, right = _FUNCTION.fullmatch(given.body), _FUNCTION.fullmatch(wanted.body)
     if left and right:
         return _with_arguments(left, right)
-    ours, theirs = _names(given.body), _names(wanted.body)
+    ours, theirs = _names(_HEAD.sub("", given.body)), _names(_HEAD.sub("", wanted.body))
     if len(ours - theirs) != 1 or len(theirs - ours) != 1:
         return None
     (old,), (new,) = ours - theirs, theirs - ours

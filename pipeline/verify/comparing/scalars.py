@@ -59,6 +59,8 @@ class Scalars:
     def equal(self, a: Scalar, b: Scalar) -> bool:
         if self.conventions.units == "same" and a.unit != b.unit:
             return False
+        if a.unit != b.unit and "degree" in (a.unit, b.unit) and self._as_radians(a, b):
+            return True
         if conflict(a.unit, b.unit):
             return False
         if a.percent != b.percent:
@@ -70,6 +72,16 @@ class Scalars:
                 return True
             return self.conventions.percent == "either" and self._values(plain, percent)
         return self._values(a, b)
+
+    def _as_radians(self, a: Scalar, b: Scalar) -> bool:
+        r"""Whether one is an angle in degrees and the other the same in radians: `60^\circ` is `\frac{\pi}{3}`."""
+        degrees, other = (a, b) if a.unit == "degree" else (b, a)
+        if self.conventions.degrees != "either" or other.unit not in ("", "radian"):
+            return False
+        if not other.unit and "\\pi" not in other.text:
+            return False
+        value = str(degrees.number.value) if degrees.number is not None else degrees.text
+        return self._values(Scalar(f"({value})\\cdot\\pi/180"), replace(other, unit=""))
 
     def _values(self, a: Scalar, b: Scalar) -> bool:
         if a.number is not None and b.number is not None:
