@@ -43,3 +43,5 @@ def grade(response: str, gold: str) -> Grade:
         return _pool().grade_many([(response, gold)])[0]
     except RecursionError:
         return Grade(False, None, "nested too deeply", "pool")
+    except Exception as error:  # a defect of ours costs one answer, as it does in a worker
+        return Grade(False, None, f"error: {type(error).__name__}", "pool")

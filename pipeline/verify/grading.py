@@ -6,6 +6,7 @@ from functools import lru_cache
 from pipeline.verify.comparing.compare import Comparison
 from pipeline.verify.comparing.scalars import DIGITS_OF_A_PAIR
 from pipeline.verify.reading.extract import Extraction, extract
+from pipeline.verify.reading.golds import alternatives
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
 from pipeline.verify.reading.numbers import numbers_equal, parse_number
 from pipeline.verify.types import Conventions, Grade
@@ -33,19 +34,27 @@ def gold_answer(gold: str) -> tuple[str, str, bool]:
     return cleaned, key(cleaned), several
 
 
+@lru_cache(maxsize=20_000)
+def gold_answers(gold: str, how: str) -> list[tuple[str, str, bool]]:
+    """`gold_answer` of each text that the gold accepts, without those that hold no answer."""
+    return [found for text in alternatives(gold, how) if (found := gold_answer(text))[0]]
+
+
 def grade_pair(response: str, gold: str, conventions: Conventions, ask: Ask) -> Grade:
     """The verdict on `response`. Raises only what `ask` raises, and RecursionError or MemoryError."""
-    found = extract(response, conventions.plain_response)
+    found = extract(response, conventions.plain_response, conventions.hedge_distance)
     if found.answer is None:
         return Grade(False, None, "no final answer", "extract", unread="extract")
     if len(found.answer) > LONGEST_ANSWER:
         return Grade(False, None, "answer too long", "extract")
     if found.hedged:
         return Grade(False, found.answer, "hedged", "extract")
-    wanted, wanted_key, several = gold_answer(gold)
-    if not wanted:
-        return Grade(False, found.answer, "no gold answer", "extract")
-    return answers_equal(found, wanted, wanted_key, several, conventions, ask)
+    grade = Grade(False, found.answer, "no gold answer", "extract")
+    for wanted, wanted_key, several in gold_answers(gold, conventions.gold_list):
+        grade = answers_equal(found, wanted, wanted_key, several, conventions, ask)
+        if grade.correct:
+            break
+    return grade
 
 
 def answers_equal(

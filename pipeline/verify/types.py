@@ -35,6 +35,8 @@ class Conventions:
     rounded_digits_entry: int = 2
     text_case: bool = False
     plain_response: bool = True
+    hedge_distance: int = 200
+    gold_list: Literal["any", "all", "text"] = "any"
 
     @classmethod
     def from_settings(cls, verify: Any) -> "Conventions":

@@ -67,8 +67,7 @@ _CHARACTERS = _Characters(UNICODE)
 def repair(answer: str) -> str:
     """`answer` in ASCII as far as it goes, without the marks of Markdown and HTML, its lost backslashes restored."""
     if not answer.isprintable():
-        answer = _LOST.sub(lambda match: "\\" + _ESCAPES[match.group()], answer)
-        answer = _CONTROL.sub("", answer)
+        answer = _CONTROL.sub("", lost_backslashes(answer))
     if not answer.isascii():
         answer = _SMALL_FRACTION.sub(_fraction, answer)
         answer = _UPPER.sub(lambda match: "^{" + _letters(match.group(), SUPERSCRIPTS) + "}", answer)
@@ -86,6 +85,11 @@ def repair(answer: str) -> str:
     if "~" in answer:
         answer = answer.replace("~", " ")
     return answer
+
+
+def lost_backslashes(text: str) -> str:
+    r"""`text` with `\frac` for a form feed and `rac`, and the like."""
+    return _LOST.sub(lambda match: "\\" + _ESCAPES[match.group()], text)
 
 
 def _letters(run: str, table: dict[str, str]) -> str:
