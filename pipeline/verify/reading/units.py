@@ -54,9 +54,13 @@ _VALUE = re.compile(
     r"|\\frac\s*\{[^{}]*\}\s*\{[^{}]*\})(?:\s*\\cdot\s*10\s*\^\s*(?:\{\s*-?\d+\s*\}|\d))?(?:\s*\\sqrt\s*\{\d+\})?(?:\s*\\pi(?![A-Za-z]))?"
 )
 """A number at the start, so that letters after it can be units."""
-_UNIT_FRACTION = re.compile(r"\\frac\s*\{((?:\\text\s*\{[^{}]*\}|[^{}]|\{[^{}]*\})*)\}\s*\{((?:\\text\s*\{[^{}]*\}|[^{}]|\{[^{}]*\})*)\}")
+_UNIT_FRACTION = re.compile(
+    r"\\frac\s*\{((?:\\text\s*\{[^{}]*\}|[^{}]|\{[^{}]*\})*)\}\s*\{((?:\\text\s*\{[^{}]*\}|[^{}]|\{[^{}]*\})*)\}"
+)
 _UNIT_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_UNIT_TOKEN = re.compile(r"\s*(?:(\\mu ?[A-Za-z]+|[A-Za-z]+|[a-z]?\\Omega)(\.(?=\s|$))?\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?|(/)|\\cdot|\.)")
+_UNIT_TOKEN = re.compile(
+    r"\s*(?:(\\mu ?[A-Za-z]+|[A-Za-z]+|[a-z]?\\Omega)(\.(?=\s|$))?\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?|(/)|\\cdot|\.)"
+)
 _POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 _CURRENCY = re.compile(r"(?:\\(dollar|euro|pounds|yen|rupee)|(?:US|USD|Rs\.?))(?![A-Za-z])\s*")
 _TEXT_UNIT = re.compile(r"\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*(?:\{\s*-?\d\s*\}|\d))?\s*$")
@@ -218,6 +222,11 @@ def _canonical(words: str) -> str:
     """The unit's one name; a phrase of unknown words is kept as it is."""
     words = words.strip().lower().rstrip(".")
     return _NAMES.get(words, " ".join(words.split()))
+
+
+def is_known(unit: str) -> bool:
+    """Whether `unit` measures something: money, lengths, ... and not things that are counted."""
+    return bool(unit) and unit != "unit" and all(part.partition("^")[0] in _KNOWN for part in unit.split("*"))
 
 
 def conflict(a: str, b: str) -> bool:
