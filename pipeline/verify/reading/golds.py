@@ -8,7 +8,10 @@ from pipeline.verify.reading.repair import lost_backslashes
 _QUOTED = r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'"
 _LIST = re.compile(rf"\[\s*(?:{_QUOTED})\s*(?:,\s*(?:{_QUOTED})\s*)*\]", re.S)
 _ITEM = re.compile(_QUOTED, re.S)
-_ALSO = re.compile(r"(?P<first>.*\S)\s*\(\s*(?:(?:(?:also|or)\s+)?accept(?:ed|able)?|or|also)\s*:?\s+(?P<second>[^()]+(?:\([^()]*\))?[^()]*)\)", re.S)
+_ALSO = re.compile(
+    r"(?P<first>.*\S)\s*\(\s*(?:(?:(?:also|or)\s+)?accept(?:ed|able)?|or|also)\s*:?\s+(?P<second>[^()]+(?:\([^()]*\))?[^()]*)\)",
+    re.S,
+)
 
 
 def alternatives(gold: str, how: str = "any") -> list[str]:

@@ -26,7 +26,9 @@ _GLOSS = re.compile(r"([$€£]?[-+]?\d[\d,./]*(?:\s?\\?%)?)\s*\([A-Za-z][A-Za-z
 _DENIED = re.compile(r"(?:\b(?:not|never|cannot|no|ne|nicht|pas|не)|n't|n’t)\s+$|[不非没沒未]\s*$", re.I)
 _VALUE = re.compile(r"[$€£¥]?\s?[-+−]?(?:\d|\.\d|\\frac|\\sqrt|\\pi|\()")
 _LEADING_NUMBER = re.compile(r"[$€£¥]?\s?([-+−]?\d[\d,]*+(?:\.\d++)?+(?:\s?/\s?\d++)?+(?:\s?(?:\\?%|percent))?+)")
-_UNIT_LIKE = re.compile(r"\s?[€$£¥²³°]|\s?(?![或至到或])[^\W\d_a-zA-Z]|,?\s?(?!and\b|or\b)[A-Za-z]{2,}|\s?[mgslLh](?:[²³/]|\b)")
+_UNIT_LIKE = re.compile(
+    r"\s?[€$£¥²³°]|\s?(?![或至到或])[^\W\d_a-zA-Z]|,?\s?(?!and\b|or\b)[A-Za-z]{2,}|\s?[mgslLh](?:[²³/]|\b)"
+)
 _ANY_NUMBER = re.compile(r"(?<![\w.,/^\\])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?(?![\w^/])")
 MATH_WORDS = {
     "and",
