@@ -1,5 +1,7 @@
 """Right answers that were lost once, by kind, and beside each the wrong ones that must not be paid with them."""
 
+import json
+
 import pytest
 from kinds import GOLDS, KINDS, RESPONSES
 
@@ -104,3 +106,13 @@ def test_an_identity_needs_no_slow_layer(given: str, gold: str) -> None:
 
     assert grade_pair(rf"\boxed{{{given}}}", gold, DEFAULT, never).correct
     assert not grade_pair(rf"\boxed{{{given}+10^{{-40}}}}", gold, DEFAULT, never).correct
+
+
+def test_a_kill_falls_back_on_what_the_cheap_layers_say() -> None:
+    slow = r"\int_0^1 \sin(x^{x})\,dx"
+    either = json.dumps([r"\frac{\pi}{8}", slow])  # the first is what takes long
+    with VerifierPool(workers=1, timeout_s=0.5) as pool:
+        right, wrong = pool.grade_many([(rf"\boxed{{{slow}}}", either), (rf"\boxed{{{slow}}}", r"\frac{\pi}{8}")])
+    assert (right.correct, right.reason) == (True, "equal")
+    assert (wrong.correct, wrong.reason) == (False, "time-out")
+    assert right.seconds >= 0.5
