@@ -143,7 +143,8 @@ class Comparison:
             if all(self._item_equal(x, y) for x, y in zip(left, right, strict=True)):
                 return True
         if a.kind == b.kind == "list" and not (a.free or b.free) and len(left) != len(right):
-            return False
+            if all(_number(item) is not None for item in [*left, *right]):
+                return False  # `1, 1, 2` as a sequence is not `1, 2`
         if "tuple" in (a.kind, b.kind) or not self._order_free(a, b) or max(len(left), len(right)) > MOST_ITEMS:
             return False
         if "set" not in (a.kind, b.kind) and len(left) == len(right) and all(isinstance(x, Scalar) for x in left):

@@ -18,32 +18,47 @@ from pipeline.verify.reading.boxes import (
     from_boxes,
     squeeze,
 )
-from pipeline.verify.reading.languages import ANNOUNCING, ANNOUNCING_ABROAD, NOUNS_ABROAD, WORDS_ABROAD
+from pipeline.verify.reading.languages import (
+    ANNOUNCING,
+    ANNOUNCING_ABROAD,
+    NOUNS,
+    NOUNS_ABROAD,
+    VERBS,
+    VERBS_ABROAD,
+    VERBS_WITHOUT_SPACES,
+    WORDS_ABROAD,
+)
 from pipeline.verify.reading.response import visible
 from pipeline.verify.reading.sentences import (
-    CONTRAST,
-    CUE,
     LONGEST_SENTENCE,
     MATH,
     MATH_WORDS,
+    cues,
     first_sentence,
     in_sentence,
     is_one_formula,
     looks_like_answer,
     stated_after_cue,
+    without_contrast,
 )
 
 LONGEST_PLAIN = 300
 """A longer response without any marker is not an answer as a whole."""
 _TAG = re.compile(r"<(/?)answer>", re.I)
-_MARKER = re.compile(
-    r"####|(?:\bfinal\s+answer\b|\banswer\b|" + NOUNS_ABROAD + r")[^\S\n]{0,3}(?:\*\*)?[^\S\n]{0,3}"
-    r"(?:(?:(?:is|are|be|equals|es|est|ist|lautet|è|é|это)\b|为|為|是|は|는|은)"
-    r"(?:\s+(?:simply|therefore|thus|then|just|exactly|also|donc|also|pues))?"
-    r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?"
-    r"|\bcorrect\s+(?:option|choice)\s+is\b\s*:?|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
-    re.I,
-)
+
+
+def _marker(nouns: str, verbs: str, extra: str = "") -> re.Pattern[str]:
+    return re.compile(
+        rf"####|(?:\bfinal\s+answer\b|\banswer\b|{nouns})[^\S\n]{{0,3}}(?:\*\*)?[^\S\n]{{0,3}}"
+        rf"(?:(?:(?:is|are|be|equals|{verbs})\b{extra})(?:\s+(?:simply|therefore|thus|then|just|exactly|also|donc|pues))?"
+        r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?"
+        r"|\bcorrect\s+(?:option|choice)\s+is\b\s*:?|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
+        re.I,
+    )
+
+
+_MARKER = _marker(NOUNS, VERBS)
+_MARKER_ABROAD = _marker(f"{NOUNS}|{NOUNS_ABROAD}", f"{VERBS}|{VERBS_ABROAD}", f"|{VERBS_WITHOUT_SPACES}")
 _STRONG = re.compile(r"####|final", re.I)
 _ALTERNATIVE = re.compile(r"\b(?:or|either|alternatively|maybe|perhaps|possibly|might)\b", re.I)
 _HOPE = re.compile(r"(?:I hope (?:it|this) is correct|I hope this helps|Hope this helps)[.!]?\s*$", re.I)
@@ -77,18 +92,22 @@ def extract(response: str, plain_response: bool = True, hedge_distance: int = HE
 
 
 def _last_marker(text: str) -> re.Match[str] | None:
-    """The last phrase that announces an answer. Looked for from the first of its words on: most of a response is
-    mathematics, and this pattern would be tried at every character of it."""
+    """The last phrase that announces an answer. Looked for around its words only: most of a response is mathematics, and
+    this pattern would be tried at every character of it."""
     lower = text.lower()
-    places = [
-        place
-        for word in (ANNOUNCING if text.isascii() else (*ANNOUNCING, *ANNOUNCING_ABROAD))
-        if (place := lower.find(word)) >= 0
-    ]
-    if not places:
+    words, pattern = (ANNOUNCING, _MARKER) if text.isascii() else ((*ANNOUNCING, *ANNOUNCING_ABROAD), _MARKER_ABROAD)
+    last = max([lower.rfind(word) for word in words])
+    if last < 0:
         return None
+    if len(lower) == len(text) and (marker := _last_match(pattern, text, max(0, last - 40))) is not None:
+        return marker
+    first = min([place for word in words if (place := lower.find(word)) >= 0])
+    return _last_match(pattern, text, max(0, first - 40) if len(lower) == len(text) else 0)
+
+
+def _last_match(pattern: re.Pattern[str], text: str, start: int) -> re.Match[str] | None:
     marker = None
-    for match in _MARKER.finditer(text, max(0, min(places) - 40) if len(lower) == len(text) else 0):
+    for match in pattern.finditer(text, start):
         marker = match
     return marker
 
@@ -125,9 +144,7 @@ def _from_marker(text: str, marker: re.Match[str]) -> Extraction:
     if found.answer is None:
         return found
     before = text[max(0, marker.start() - 200) : marker.start()]
-    earlier = None
-    for match in _MARKER.finditer(before):
-        earlier = match
+    earlier = _last_marker(before)
     if (
         earlier is not None
         and (_STRONG.search(marker.group()) or _ALTERNATIVE.search(before[earlier.end() :]))
@@ -142,7 +159,7 @@ def _from_marker(text: str, marker: re.Match[str]) -> Extraction:
 def _unmarked(text: str) -> Extraction:
     text = _FENCE.sub("", _HOPE.sub("", text)).strip()
     if len(text) <= LONGEST_PLAIN and ("\n" not in text or "\\begin" in text or is_one_formula(text)):
-        text = CONTRAST.sub("", _GLUED.sub(r" \1 ", text))
+        text = without_contrast(_GLUED.sub(r" \1 ", text))
         words = [
             word
             for word in WORD.findall(MATH.sub(" ", re.sub(r"\\text\w*\s*\{[^{}]*\}", " ", text)))
@@ -150,7 +167,7 @@ def _unmarked(text: str) -> Extraction:
         ]
         if not text.isascii():
             words += WORDS_ABROAD.findall(text)
-        if not words or (len(words) <= 3 and not CUE.search(text)) or is_one_formula(text):
+        if not words or (len(words) <= 3 and not cues(text).search(text)) or is_one_formula(text):
             return Extraction(text, several=len(MATH.findall(text)) > 1)
     display = _DISPLAY.search(text[-3000:])
     if display:

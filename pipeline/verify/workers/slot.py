@@ -202,7 +202,6 @@ class Slot:
             self._drop(kill=True)
             return "died", slow
 
-
     def _standing(self, grade: Grade) -> Grade:
         seconds = grade.seconds + self.timeout_s
         if grade.correct:
