@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from functools import lru_cache
 
+from pipeline.verify.comparing import form as forms
+from pipeline.verify.comparing import sound
 from pipeline.verify.comparing.compare import Comparison
 from pipeline.verify.comparing.scalars import DIGITS_OF_A_PAIR
 from pipeline.verify.reading.extract import Extraction, extract
 from pipeline.verify.reading.golds import alternatives
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
 from pipeline.verify.reading.numbers import numbers_equal, parse_number
-from pipeline.verify.types import Conventions, Grade
+from pipeline.verify.types import Conventions, Form, Grade
 
 Ask = Callable[[str, str, str], bool | None]
 """The symbolic layer: (question, left, right) -> True, False, or None where it cannot tell."""
@@ -40,7 +42,9 @@ def gold_answers(gold: str, how: str) -> list[tuple[str, str, bool]]:
     return [found for text in alternatives(gold, how) if (found := gold_answer(text))[0]]
 
 
-def grade_pair(response: str, gold: str, conventions: Conventions, ask: Ask) -> Grade:
+def grade_pair(
+    response: str, gold: str, conventions: Conventions, ask: Ask, problem: str = "", form: Form = "equal"
+) -> Grade:
     """The verdict on `response`. Raises only what `ask` raises, and RecursionError or MemoryError."""
     found = extract(response, conventions.plain_response, conventions.hedge_distance)
     if found.answer is None:
@@ -51,9 +55,29 @@ def grade_pair(response: str, gold: str, conventions: Conventions, ask: Ask) -> 
         return Grade(False, found.answer, "hedged", "extract")
     grade = Grade(False, found.answer, "no gold answer", "extract")
     for wanted, wanted_key, several in gold_answers(gold, conventions.gold_list):
-        grade = answers_equal(found, wanted, wanted_key, several, conventions, ask)
-        if grade.correct:
+        verdict = answers_equal(found, wanted, wanted_key, several, conventions, ask)
+        if verdict.correct:
+            verdict = _without_objection(verdict, found, wanted, wanted_key, problem, form)
+        if verdict.correct or grade.layer != "form":
+            grade = verdict
+        if verdict.correct:
             break
+    return grade
+
+
+def _without_objection(
+    grade: Grade, found: Extraction, wanted: str, wanted_key: str, problem: str, form: Form
+) -> Grade:
+    """`grade`, or the verdict that an equal answer is not paid: its symbols cancel, or its work is left undone."""
+    assert found.answer is not None
+    given = clean(found.answer, found.prose)
+    if key(given) == wanted_key:
+        return grade
+    reason = sound.objection(given, wanted, strict=form == "evaluated")
+    if reason:
+        return Grade(False, found.answer, f"no answer: {reason}", "form")
+    if form == "evaluated" and (reason := forms.objection(given, wanted, problem)):
+        return Grade(False, found.answer, f"not evaluated: {reason}", "form")
     return grade
 
 

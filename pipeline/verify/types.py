@@ -3,6 +3,9 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+Form = Literal["evaluated", "equal"]
+"""What an answer that equals the gold must be to be right: worked out, or nothing more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grade:
@@ -13,9 +16,9 @@ class Grade:
     """The final answer as it stands in the response; None where there is none."""
     reason: str
     """Why: `equal` or `different` with the layer that decided, or what went wrong (`no final answer`, `hedged`,
-    `time-out`, ...)."""
+    `not evaluated: product`, `time-out`, ...)."""
     layer: str = ""
-    """extract, string, number, structure, symbolic, or pool."""
+    """extract, string, number, structure, symbolic, form (equal, and not paid), judge, or pool."""
     seconds: float = 0.0
     """Time that the grading took in its process."""
     unread: str = ""

@@ -10,7 +10,7 @@ from pipeline.verify.reading import syntax
 from pipeline.verify.reading.nodes import Scalar
 from pipeline.verify.reading.normalize import key
 from pipeline.verify.reading.numbers import Number, numbers_equal, parse_number, rounds_to
-from pipeline.verify.reading.units import conflict
+from pipeline.verify.reading.units import conflict, is_known
 from pipeline.verify.types import Conventions
 
 DIGITS_OF_A_PAIR = 6
@@ -64,6 +64,8 @@ class Scalars:
         if conflict(a.unit, b.unit):
             return False
         if a.percent != b.percent:
+            if is_known(a.unit) or is_known(b.unit):  # `\$5` is not `5\%`
+                return False
             plain, percent = (b, a) if a.percent else (a, b)
             if self.conventions.percent == "same":
                 return False
