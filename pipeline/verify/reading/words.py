@@ -24,7 +24,8 @@ NO_SOLUTION = re.compile(
     re.I,
 )
 CHOICE = re.compile(
-    r"(?:(?:[Oo]ption|[Cc]hoice)\s+\(?([A-J])\)?[.:]?|\(\s*([A-Z])\s*\)\s*[.:]?|([A-J])\s*(?:\)|[.:](?!\d)))\s*(\S.*)?", re.S
+    r"(?:(?:[Oo]ption|[Cc]hoice)\s+\(?([A-J])\)?[.:]?|\(\s*([A-Z])\s*\)\s*[.:]?|([A-J])\s*(?:\)|[.:](?!\d)))\s*(\S.*)?",
+    re.S,
 )
 """`(B) 12`, `B)`, `C. 12`."""
 ANOTHER_CHOICE = re.compile(r"\(\s*[A-Z]\s*\)|(?<![A-Za-z(])[A-J]\s*\)|(?:or|and)\b")
