@@ -58,7 +58,8 @@ def grade_pair(
     for wanted, wanted_key, several in gold_answers(gold, conventions.gold_list):
         verdict = answers_equal(found, wanted, wanted_key, several, conventions, ask)
         if verdict.correct:
-            verdict = _without_objection(verdict, found, wanted, wanted_key, problem, form)
+            own = {wanted_key, key(clean(gold))} if len(gold) <= LONGEST_ANSWER else {wanted_key}
+            verdict = _without_objection(verdict, found, wanted, own, problem, form)
         if verdict.correct or grade.layer != "form":
             grade = verdict
         if verdict.correct:
@@ -67,12 +68,13 @@ def grade_pair(
 
 
 def _without_objection(
-    grade: Grade, found: Extraction, wanted: str, wanted_key: str, problem: str, form: Form
+    grade: Grade, found: Extraction, wanted: str, own: set[str], problem: str, form: Form
 ) -> Grade:
-    """`grade`, or the verdict that an equal answer is not paid: its symbols cancel, or its work is left undone."""
+    """`grade`, or the verdict that an equal answer is not paid: its symbols cancel, or its work is left undone. `own`: the
+    keys of the gold's own form, which is always paid."""
     assert found.answer is not None
     given = clean(found.answer, found.prose)
-    if key(given) == wanted_key:
+    if key(given) in own:
         return grade
     reason = sound.objection(given, wanted, strict=form == "evaluated")
     if reason:
