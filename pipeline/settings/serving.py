@@ -50,8 +50,11 @@ class Verify(Section):
 
     workers: int = Field(2, ge=1)
     """Grading processes on each node."""
+    form: Literal["evaluated", "equal"] = "evaluated"
+    """What an answer that equals the gold must be: evaluated (worked out: `37*48` is no answer where the gold is 1776, and
+    neither is an expression copied from the problem), equal (any expression of the same value)."""
     timeout_s: float = Field(5.0, gt=0)
-    """Longest time for one answer before its worker is killed."""
+    """Processor time for one answer before its worker is killed."""
     memory_gib: float = Field(2.0, gt=0)
     """Address space of one worker."""
     cache_size: int = Field(100_000, ge=0)

@@ -5,12 +5,12 @@ import os
 import threading
 
 from pipeline.verify.grading import grade_pair
-from pipeline.verify.types import DEFAULT, Grade
+from pipeline.verify.types import DEFAULT, FORMS, Form, Grade
 from pipeline.verify.workers.pool import VerifierPool
 
 _lock = threading.Lock()
-_pools: dict[int, VerifierPool] = {}
-"""By process id: a fork must not use its parent's workers."""
+_pools: dict[tuple[int, Form], VerifierPool] = {}
+"""By process id, because a fork must not use its parent's workers, and by form."""
 
 
 class _NeedsSymbolicError(Exception):
@@ -21,26 +21,32 @@ def _refuse(question: str, left: str, right: str) -> bool | None:
     raise _NeedsSymbolicError
 
 
-def _pool() -> VerifierPool:
+def _pool(form: Form) -> VerifierPool:
     with _lock:
-        pool = _pools.get(os.getpid())
+        pool = _pools.get((os.getpid(), form))
         if pool is None:
-            pool = _pools[os.getpid()] = VerifierPool(workers=1)
+            pool = _pools[os.getpid(), form] = VerifierPool(workers=1, form=form)
             atexit.register(pool.close)
         return pool
 
 
-def grade(response: str, gold: str) -> Grade:
+def grade(response: str, gold: str, problem: str | None = None, form: Form = "equal") -> Grade:
     """Whether `response` ends in an answer equal to `gold`, by the default conventions. Never raises on any text.
+
+    `form="evaluated"` also asks that the answer is worked out, and with the `problem` at hand that it is not copied from
+    there (docs/verifier.md).
 
     The cheap layers run here, in microseconds. The symbolic layer could be made to hang, so it runs in a worker of a
     pool that this module keeps, started on first need (a second or two)."""
     if not isinstance(response, str) or not isinstance(gold, str):
         return Grade(False, None, "not text", "pool")
+    if form not in FORMS:
+        return Grade(False, None, f"no such form: {form!r}", "pool")
+    problem = problem if isinstance(problem, str) else ""
     try:
-        return grade_pair(response, gold, DEFAULT, _refuse)
+        return grade_pair(response, gold, DEFAULT, _refuse, problem, form)
     except _NeedsSymbolicError:
-        return _pool().grade_many([(response, gold)])[0]
+        return _pool(form).grade_many([(response, gold, problem)])[0]
     except RecursionError:
         return Grade(False, None, "nested too deeply", "pool")
     except Exception as error:  # a defect of ours costs one answer, as it does in a worker

@@ -1,10 +1,11 @@
 """What the verifier gives back, and the conventions it grades by. Standard library only: this is imported everywhere."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Form = Literal["evaluated", "equal"]
 """What an answer that equals the gold must be to be right: worked out, or nothing more."""
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 @dataclass(frozen=True, slots=True)

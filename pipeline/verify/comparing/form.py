@@ -18,6 +18,7 @@ from pipeline.verify.reading.nodes import (
     Equation,
     Group,
     Inequality,
+    Named,
     Node,
     Ratio,
     Scalar,
@@ -65,7 +66,25 @@ def objection(given: str, wanted: str, problem: str) -> str:
     golds = readings(wanted)
     if letter and not value:
         return ""
-    return min((_left_undone(node, golds[0]) for node in readings(given)), key=len)
+    found = [reason for node in readings(given) if (reason := _of_reading(node, golds[0])) is not None]
+    return min(found, key=len, default="")
+
+
+def _of_reading(given: Node, gold: Node) -> str | None:
+    r"""The work left in one reading; None where it cannot be the reading that was found equal. Of `3 \cdot 4 = 12`, which
+    states one value in two forms, the better one counts."""
+    if not (isinstance(given, Group) and given.joined == "or") or isinstance(gold, Group):
+        return _left_undone(given, gold)
+    reasons = [_left_undone(item, gold) for item in given.items if _same_number(item, gold)]
+    return min(reasons, key=len) if reasons else None
+
+
+def _same_number(item: Node, gold: Node) -> bool:
+    while isinstance(gold, Named):
+        gold = gold.value
+    if not isinstance(gold, Scalar) or not isinstance(item, Scalar):
+        return True
+    return gold.number is None or (item.number is not None and item.number.value == gold.number.value)
 
 
 def _left_undone(given: Node, gold: Node) -> str:

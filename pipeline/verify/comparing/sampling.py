@@ -23,7 +23,7 @@ from pipeline.verify.comparing.values import (
 )
 from pipeline.verify.reading.syntax import Tree, children, symbols
 
-ENOUGH = 10
+ENOUGH = 8
 """Common places that settle an identity, and the fewest that do."""
 FEWEST = 6
 _ORDER = [0, 4, 1, 5, *WIDE, 2, 6, 3, 7]

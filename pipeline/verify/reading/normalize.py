@@ -6,6 +6,7 @@ comparing strings. Every step is linear in the length of the text.
 """
 
 import re
+from functools import lru_cache
 
 from pipeline.verify.reading.repair import repair
 from pipeline.verify.reading.vocabulary import FUNCTIONS, SAME, STYLE, TEXT
@@ -230,6 +231,7 @@ def _trim(text: str) -> str:
             return text
 
 
+@lru_cache(maxsize=128)
 def key(cleaned: str) -> str:
     """For comparing as strings: no spaces, no braces around single characters, one spelling of signs."""
     if _SIMPLE.fullmatch(cleaned):

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.verify.comparing import symbolic
 from pipeline.verify.grading import Ask, grade_pair
-from pipeline.verify.types import Conventions, Grade
+from pipeline.verify.types import Conventions, Form, Grade
 from pipeline.verify.workers import jail, wire
 
 SLOW_PAIRS_PER_LIFE = 2000
@@ -32,9 +32,10 @@ def _limit_memory(gib: float) -> None:
 class _Chunk:
     """One chunk in work: results not yet sent, and whether the pair in hand has been announced as slow."""
 
-    def __init__(self, sock: socket.socket, conventions: Conventions) -> None:
+    def __init__(self, sock: socket.socket, conventions: Conventions, form: Form) -> None:
         self.sock = sock
         self.conventions = conventions
+        self.form: Form = form
         self.done: list[list[Any]] = []
         self.current = -1
         self.announced = -1
@@ -49,13 +50,13 @@ class _Chunk:
         wire.send(self.sock, {"done": self.done, **more})
         self.done = []
 
-    def grade(self, index: int, response: str, gold: str, ask: Ask) -> bool:
+    def grade(self, index: int, response: str, gold: str, problem: str, ask: Ask) -> bool:
         """Grades one pair; returns whether this process should be replaced afterwards."""
         self.current = index
         started = time.perf_counter()
         spoiled = False
         try:
-            grade = grade_pair(response, gold, self.conventions, ask)
+            grade = grade_pair(response, gold, self.conventions, ask, problem, self.form)
         except MemoryError:
             grade, spoiled = Grade(False, None, "out of memory", "pool"), True
         except RecursionError:
@@ -84,9 +85,9 @@ def serve(sock: socket.socket, hello: dict[str, Any]) -> None:
     retire = False
     while not retire:
         pairs = wire.receive(sock)
-        chunk = _Chunk(sock, conventions)
-        for index, (response, gold, symbolically) in enumerate(pairs):
-            retire |= chunk.grade(index, response, gold, chunk.ask if symbolically else _undecided)
+        chunk = _Chunk(sock, conventions, hello["form"])
+        for index, (response, gold, problem, symbolically) in enumerate(pairs):
+            retire |= chunk.grade(index, response, gold, problem, chunk.ask if symbolically else _undecided)
             slow_pairs += chunk.announced == index
         retire |= slow_pairs >= SLOW_PAIRS_PER_LIFE
         chunk.flush(end=True, retire=retire)
