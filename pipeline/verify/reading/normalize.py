@@ -41,6 +41,7 @@ _CHOOSE = re.compile(r"\{([^{}\\]*)\\choose(?![A-Za-z])([^{}\\]*)\}")
 _PERCENT = re.compile(r"(?<=[\d}\s)])\s*(?:per\s?cent(?:age)?s?|pct\.?)(?![A-Za-z])", re.I)
 
 
+@lru_cache(maxsize=128)
 def clean(answer: str, prose: bool = False) -> str:
     r"""`answer` in the reduced vocabulary. `prose`: it was cut out of a sentence, where `sqrt` without a backslash is
     a word. Never raises; the empty string where nothing is left."""
