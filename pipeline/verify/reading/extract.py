@@ -1,12 +1,14 @@
 r"""Finds the final answer in a response. Every pattern is linear: no nested repetition over the same characters.
 
-In the order of what binds most: `<answer>` tags; then whichever of these stands last: `\boxed{}` (and `\fbox{}`),
-`####`, "the final answer is", "Answer:". A response without any of them may be an answer as a whole, or end in a
-sentence that states one ("Thus $x = 3$.", "so there are 12 of them."); a number that merely occurs is no answer.
+In the order of what binds most: `<answer>` tags; the last `\boxed{}` (or `\fbox{}`), unless a later statement corrects
+it; the last `####`, "the final answer is", "Answer:". A response without any of them may be an answer as a whole, or end
+in a sentence that states one ("Thus $x = 3$.", "so there are 12 of them."); a number that merely occurs is no answer.
+Statements that are not about the response's own answer (a reference, an example, a check) never count: claims.py.
 """
 
 import re
 
+from pipeline.verify.reading import claims
 from pipeline.verify.reading.boxes import (
     CORRECTED,
     HEDGE_DISTANCE,
@@ -79,17 +81,51 @@ def extract(response: str, plain_response: bool = True, hedge_distance: int = HE
             return _tagged(tagged)
     boxes = find_boxes(text) if "box" in text else []
     marker = _last_marker(text)
-    if boxes and (marker is None or marker.start() < boxes[-1][0]):
-        return from_boxes(text, boxes, hedge_distance)
+    if claims.may_ask(text):
+        places = [box[0] for box in boxes[:1]] + ([first.start()] if (first := _first_own_marker(text)) else [])
+        if len(turn := claims.own_turn(text, places)) < len(text):
+            text, boxes, marker = turn, [box for box in boxes if box[0] < len(turn)], _last_marker(turn)
+    if boxes:
+        boxes = claims.own_boxes(text, boxes)
+        return _correction(text, boxes[-1][1], marker) or from_boxes(text, boxes, hedge_distance)
+    if marker is not None and not _counts(text, marker):
+        marker = next((match for match in reversed(_markers(text)) if _counts(text, match)), None)
+        plain_response = plain_response and marker is not None
     if marker is not None:
         stated = _from_marker(text, marker)
-        if stated.answer is not None and (not boxes or looks_like_answer(stated)):
-            return stated
-        if boxes:
-            return from_boxes(text, boxes, hedge_distance)
         if stated.answer is not None:
             return stated
     return _unmarked(text) if plain_response else NOTHING
+
+
+def _correction(text: str, end: int, marker: re.Match[str] | None) -> Extraction | None:
+    """What the response states in place of its last box, which ends at `end`; None where the box stands."""
+    tail = text[end : end + LONGEST_SENTENCE]
+    start = marker.start() - end if marker is not None else -1
+    if (
+        marker is not None
+        and start >= 0
+        and (
+            claims.is_corrected(text[end:], start)
+            or (_STRONG.search(marker.group()) and claims.is_concluded(text[end:], start))
+        )
+    ):
+        stated = _from_marker(text, marker)
+        if stated.answer is not None and looks_like_answer(stated):
+            return stated
+    if claims.is_withdrawn(tail) is None:
+        return None
+    at = claims.corrected_value(tail)
+    stated = in_sentence(first_sentence(tail[at:])) if at is not None else NOTHING
+    return stated if stated.answer is not None and looks_like_answer(stated) else Extraction(tail, hedged=True)
+
+
+def _counts(text: str, marker: re.Match[str]) -> bool:
+    if not claims.is_own(text, marker.start()):
+        return False
+    sentence = first_sentence(text[marker.end() :].lstrip(" *:\n\t_"))
+    end = text.find(sentence, marker.end()) + len(sentence)
+    return not claims.is_left_behind(text, marker.start(), end)
 
 
 def answered_before_cut(response: str) -> str:
@@ -117,6 +153,14 @@ def _last_marker(text: str) -> re.Match[str] | None:
         return marker
     first = min([place for word in words if (place := lower.find(word)) >= 0])
     return _last_match(pattern, text, max(0, first - 40) if len(lower) == len(text) else 0)
+
+
+def _markers(text: str) -> list[re.Match[str]]:
+    return list((_MARKER if text.isascii() else _MARKER_ABROAD).finditer(text))
+
+
+def _first_own_marker(text: str) -> re.Match[str] | None:
+    return next((match for match in _markers(text) if _counts(text, match)), None)
 
 
 def _last_match(pattern: re.Pattern[str], text: str, start: int) -> re.Match[str] | None:
@@ -181,6 +225,8 @@ def _unmarked(text: str) -> Extraction:
         ]
         if not text.isascii():
             words += WORDS_ABROAD.findall(text)
+        if claims.is_open(text) and words:
+            return NOTHING
         if not words or (len(words) <= 3 and not cues(text).search(text)) or is_one_formula(text):
             return Extraction(text, several=len(MATH.findall(text)) > 1)
     display = _DISPLAY.search(text[-3000:])
@@ -188,6 +234,8 @@ def _unmarked(text: str) -> Extraction:
         return Extraction((display.group("a") or display.group("b")).strip())
     last = text.rsplit("\n", 1)[-1].strip()[-LONGEST_SENTENCE:]
     sentences = [part.strip() for part in SENTENCE_END.split(last) if part and part.strip(" *$")]
-    if not sentences or not last.strip(" $.*\\()[]"):
+    if not sentences or not last.strip(" $.*\\()[]") or not claims.is_own(text, len(text) - len(sentences[-1])):
         return NOTHING
-    return stated_after_cue(sentences[-1]) or NOTHING
+    if claims.is_open(sentences[-1]):
+        return NOTHING
+    return stated_after_cue(sentences[-1], concluded=True) or NOTHING

@@ -4,6 +4,7 @@ import re
 from itertools import pairwise
 
 from pipeline.verify.reading.boxes import NOTHING, SENTENCE_END, WORD, Extraction, find_boxes, from_boxes
+from pipeline.verify.reading.claims import breaks_off
 from pipeline.verify.reading.languages import CUES_ABROAD, DENIED_ABROAD, WORDS_ABROAD
 
 LONGEST_SENTENCE = 2000
@@ -121,8 +122,9 @@ def looks_like_answer(found: Extraction) -> bool:
     return bool(re.search(r"\d|\\|\$", answer)) or (not found.prose) or len(answer) <= 2
 
 
-def stated_after_cue(sentence: str) -> Extraction | None:
-    """The value right after the last `is`, `are`, `=` and the like, or None."""
+def stated_after_cue(sentence: str, concluded: bool = False) -> Extraction | None:
+    """The value right after the last `is`, `are`, `=` and the like, or None. `concluded`: and nothing after it shows that
+    it was only a step."""
     masked = MATH.sub(lambda m: "\x01" * len(m.group()), sentence)
     for cue in reversed(list(cues(sentence).finditer(masked))):
         if _DENIED.search(masked, max(0, cue.start() - 16), cue.start()):
@@ -131,10 +133,13 @@ def stated_after_cue(sentence: str) -> Extraction | None:
         if not rest.isascii() and DENIED_ABROAD.search(rest):
             return None
         if masked[cue.end() : cue.end() + 1] == "\x01":
-            return _run_of_math(rest)
+            run = _run_of_math(rest)
+            return None if concluded and run is not None and breaks_off(MATH.sub("", rest)) else run
         if not _VALUE.match(rest):
             continue
         number = _LEADING_NUMBER.match(rest)
+        if concluded and breaks_off(rest[number.end() :] if number else re.sub(r"^\S+", "", rest)):
+            return None
         if number and _UNIT_LIKE.match(rest, number.end()):
             return Extraction(number.group(1), prose=True)
         return Extraction(rest.strip(), prose=True)
