@@ -84,7 +84,7 @@ def _decimal(match: re.Match[str]) -> Number | None:
     exponent = int(match["e"] or 0) + int(match["p"] or match["q"] or 0)
     if abs(exponent) > LARGEST_EXPONENT:
         return None
-    whole, point, decimals = body.partition(".")
+    whole, _, decimals = body.partition(".")
     digits = int(whole + decimals)
     shift = exponent - len(decimals)
     if match["sign"] == "-":
