@@ -94,8 +94,7 @@ class Scalars:
         return self.expressions(a, b)
 
     def expressions(self, a: Scalar, b: Scalar) -> bool:
-        trees = self.tree(a.text), self.tree(b.text)
-        left, right = trees
+        left, right = (("num", s.number.value) if s.number is not None else self.tree(s.text) for s in (a, b))
         if left is None or right is None:
             return self._unreadable(a.text, b.text)
         exact_left = a.number or _as_number(evaluate.exact(left))

@@ -23,6 +23,7 @@ from pipeline.verify.reading.boxes import (
 from pipeline.verify.reading.languages import (
     ANNOUNCING,
     ANNOUNCING_ABROAD,
+    CHOSEN,
     NOUNS,
     NOUNS_ABROAD,
     VERBS,
@@ -49,18 +50,18 @@ LONGEST_PLAIN = 300
 _TAG = re.compile(r"<(/?)answer>", re.I)
 
 
-def _marker(nouns: str, verbs: str, extra: str = "") -> re.Pattern[str]:
+def _marker(nouns: str, verbs: str, extra: str = "", chosen: str = "") -> re.Pattern[str]:
     return re.compile(
         rf"####|(?:\bfinal\s+answer\b|\banswer\b|{nouns})[^\S\n]{{0,3}}(?:\*\*)?[^\S\n]{{0,3}}"
         rf"(?:(?:(?:is|are|be|equals|{verbs})\b{extra})(?:\s+(?:simply|therefore|thus|then|just|exactly|also|donc|pues))?"
         r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?"
-        r"|\bcorrect\s+(?:option|choice)\s+is\b\s*:?|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
+        rf"{chosen}|\bcorrect\s+(?:option|choice)\s+is\b\s*:?|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
         re.I,
     )
 
 
 _MARKER = _marker(NOUNS, VERBS)
-_MARKER_ABROAD = _marker(f"{NOUNS}|{NOUNS_ABROAD}", f"{VERBS}|{VERBS_ABROAD}", f"|{VERBS_WITHOUT_SPACES}")
+_MARKER_ABROAD = _marker(f"{NOUNS}|{NOUNS_ABROAD}", f"{VERBS}|{VERBS_ABROAD}", f"|{VERBS_WITHOUT_SPACES}", CHOSEN)
 _STRONG = re.compile(r"####|final", re.I)
 _ALTERNATIVE = re.compile(r"\b(?:or|either|alternatively|maybe|perhaps|possibly|might)\b", re.I)
 _HOPE = re.compile(r"(?:I hope (?:it|this) is correct|I hope this helps|Hope this helps)[.!]?\s*$", re.I)

@@ -6,6 +6,7 @@ comparing strings. Every step is linear in the length of the text.
 """
 
 import re
+from functools import lru_cache
 
 from pipeline.verify.reading.repair import repair
 from pipeline.verify.reading.vocabulary import FUNCTIONS, SAME, STYLE, TEXT
@@ -31,6 +32,11 @@ _MARKED = re.compile(
     r"\\(?:overline|overleftrightarrow|overarc|wideparen|widehat)\s*\{\s*([A-Z]{2,4}'?)\s*\}|\\triangle\s*(?=[A-Z]{3})"
 )
 r"""The sign on `\overline{AB}` says what kind of thing AB is."""
+_SCALE = re.compile(r"(?<=\d)\s*(?:\\text\s*\{\s*)?(thousand|million|billion|trillion|dozen)(?:\s*\})?(?![A-Za-z])")
+_SCALES = {
+    "thousand": r"\cdot 10^{3}", "million": r"\cdot 10^{6}", "billion": r"\cdot 10^{9}", "trillion": r"\cdot 10^{12}",
+    "dozen": r"\cdot 12",
+}  # fmt: skip
 _SPACE = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z(){}\[\]$%,;:!])")
 _SIZED = re.compile(r"\\(?:left|right)(?![A-Za-z])")
@@ -43,6 +49,7 @@ _CHOOSE = re.compile(r"\{([^{}\\]*)\\choose(?![A-Za-z])([^{}\\]*)\}")
 _PERCENT = re.compile(r"(?<=[\d}\s)])\s*(?:per\s?cent(?:age)?s?|pct\.?)(?![A-Za-z])", re.I)
 
 
+@lru_cache(maxsize=128)
 def clean(answer: str, prose: bool = False) -> str:
     r"""`answer` in the reduced vocabulary. `prose`: it was cut out of a sentence, where `sqrt` without a backslash is
     a word. Never raises; the empty string where nothing is left."""
@@ -79,6 +86,8 @@ def clean(answer: str, prose: bool = False) -> str:
     if "\\frac" in answer or "\\sqrt" in answer or "\\binom" in answer:
         answer = brace_arguments(answer)
     answer = _PERCENT.sub(r"\\%", answer)
+    if "illion" in answer or "thousand" in answer or "dozen" in answer:
+        answer = _SCALE.sub(lambda match: _SCALES[match.group(1)], answer)
     return _trim(_SPACE.sub(" ", answer))
 
 
@@ -133,7 +142,9 @@ def _command(answer: str, name: str, space: str, at: int, out: list[str]) -> int
             return at
         inside = _SIZED.sub("", group.group(1)) if "\\" in group.group(1) else group.group(1)
         words = inside.strip()
-        if name in STYLE and words in FUNCTIONS:
+        if name in STYLE and words in ("tg", "ctg", "arctg", "lg"):
+            out.append(SAME[words])
+        elif name in STYLE and words in FUNCTIONS:
             out.append(f"\\{words} ")
         elif len(words) <= 1 or words.replace(".", "").replace(",", "").isdecimal():
             out.append(f" {words} " if name in TEXT else words)
@@ -235,6 +246,7 @@ def _trim(text: str) -> str:
             return text
 
 
+@lru_cache(maxsize=128)
 def key(cleaned: str) -> str:
     """For comparing as strings: no spaces, no braces around single characters, one spelling of signs."""
     if _SIMPLE.fullmatch(cleaned):

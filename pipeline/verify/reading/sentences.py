@@ -13,7 +13,7 @@ MATH = re.compile(
 )
 _CUE = re.compile(
     r"(?:\b(?:is|are|be|was|were|by|equals?|get|gets|have|has|gives?|find|found|obtain|yields?|thus|therefore|hence|so|then|that|it's|its|at|answer|contains?|makes?|exactly|approximately|about)\b"
-    r"|[:=≈]|=>|⇒|→|\b(?:es|est|ist|sind)\b)[ \t]*\**[ \t]*",
+    r"|[:=≈]|=>|⇒|→|\b(?:es|est|ist|sind|hay|y\s+a|obtenemos|ergibt)\b)[ \t]*\**[ \t]*",
     re.I,
 )
 _CONTRAST = re.compile(r"(?<=\S),\s*(?:and\s+)?not\s.*", re.S)

@@ -8,6 +8,7 @@ What this grammar does not know (integrals, sums, limits, matrices) is a SyntaxE
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 Tree = tuple[Any, ...]
@@ -39,6 +40,7 @@ _ENDS = {
 """Tokens that no factor starts with."""
 
 
+@lru_cache(maxsize=128)
 def parse(latex: str) -> Tree:
     """Raises SyntaxError where `latex` is not an expression of this grammar."""
     return _Parser(latex).whole()
@@ -141,7 +143,7 @@ class _Parser:
             else:
                 self.at = mark
         while self.starts_factor():
-            if self.peek()[0].isdecimal() and factors[-1][0] == "num":
+            if (self.peek()[0] == "." or self.peek()[0].isdecimal()) and factors[-1][0] == "num":
                 raise SyntaxError("two numbers side by side")
             factors.append(self.power())
         return factors[0] if len(factors) == 1 else ("mul", factors)
