@@ -67,9 +67,7 @@ def grade_pair(
     return grade
 
 
-def _without_objection(
-    grade: Grade, found: Extraction, wanted: str, own: set[str], problem: str, form: Form
-) -> Grade:
+def _without_objection(grade: Grade, found: Extraction, wanted: str, own: set[str], problem: str, form: Form) -> Grade:
     """`grade`, or the verdict that an equal answer is not paid: its symbols cancel, or its work is left undone. `own`: the
     keys of the gold's own form, which is always paid."""
     assert found.answer is not None

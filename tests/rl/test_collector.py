@@ -188,3 +188,27 @@ def test_metrics_count_what_was_graded_since_the_last_time(build):
     assert counted["graded"] + counted["cache_hits"] >= 4
     assert counted["timeouts"] == 0
     assert grader.metrics()["graded"] == 0
+
+
+def test_the_verifier_sees_the_problem_and_what_the_length_limit_left() -> None:
+    settings = compose(["stage=rl", "model=tiny", "verify.workers=1"])
+    prompt = Prompt(id="p", token_ids=[1], gold=r"6\sqrt{2}", text=r"Simplify $\sqrt{72}$.")
+
+    def rollout(text: str, finish_reason: str = "stop") -> Rollout:
+        return Rollout(
+            prompt=prompt, sample=0, token_ids=[1], logps=[-0.5], raw_logps=[-0.5], finish_reason=finish_reason,
+            policy_version=0, text=text,
+        )  # fmt: skip
+
+    group = [
+        rollout(r"\boxed{6\sqrt2}"),
+        rollout(r"\boxed{\sqrt{72}}"),
+        rollout(r"The answer is $6\sqrt2$."),
+        rollout(r"The answer is $6\sqrt2$.", "length"),
+        rollout(r"\boxed{6\sqrt2", "length"),
+        rollout(r"\boxed{6\sqrt2}. Let me check: \boxed{6", "length"),
+    ]
+    with Grader(settings.verify, settings.rollout.max_new_tokens) as grader:
+        assert grader.grade([group]).correct.tolist() == [[1.0, 0.0, 1.0, 0.0, 0.0, 1.0]]
+    with Grader(settings.verify.model_copy(update={"form": "equal"}), settings.rollout.max_new_tokens) as grader:
+        assert grader.grade([group[:2]]).correct.tolist() == [[1.0, 1.0]]

@@ -14,6 +14,7 @@ import pytest
 from pipeline.settings.serving import Verify
 from pipeline.verify import Conventions, Grade, VerifierPool, share_of_workers
 from pipeline.verify.types import DEFAULT
+from pipeline.verify.workers.slot import processor_seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +91,48 @@ def test_a_killed_nursery_is_replaced() -> None:
         process.kill()
         process.wait()
         assert [grade.correct for grade in pool.grade_many(_numbers(5))] == _right(5)
+
+
+SLOW = (r"\boxed{\sum_{k=1}^{4}k^2+\sin 2x}", r"30+2\sin x\cos x")
+"""A right answer that only the symbolic layer can tell."""
+
+
+def test_a_worker_without_processor_time_is_waited_for() -> None:
+    with VerifierPool(workers=1, timeout_s=1.0) as pool:
+        assert pool.grade_many([("1", "1")])[0].correct
+        (worker,) = _workers(pool)
+        worker.suspend()
+        future = pool.submit([SLOW])
+        wait([future], timeout=2.0)  # longer than the limit, on the clock
+        assert not future.done()
+        worker.resume()
+        assert future.result(timeout=60)[0].correct
+        assert pool.metrics()["respawns"] == 0
+
+
+def test_a_worker_that_never_gets_processor_time_is_replaced_once() -> None:
+    with VerifierPool(workers=1, timeout_s=0.4) as pool:
+        assert pool.grade_many([("1", "1")])[0].correct
+        (worker,) = _workers(pool)
+        worker.suspend()
+        assert [grade.correct for grade in pool.grade_many([("2", "2"), SLOW])] == [True, True]
+        assert (pool.metrics()["respawns"], pool.metrics()["timeouts"]) == (1, 0)
+
+
+def test_a_time_out_is_not_remembered() -> None:
+    hang = (r"\boxed{\binom{1000000007}{500000000}+\sqrt{x}+\int_0^1 t\,dt}", r"\sqrt{x}+y")
+    with VerifierPool(workers=1, timeout_s=0.3) as pool:
+        assert [pool.grade_many([hang])[0].reason for _ in range(2)] == ["time-out"] * 2
+        assert (pool.metrics()["timeouts"], pool.metrics()["cache_hits"]) == (2, 0)
+
+
+def test_processor_time_of_a_process() -> None:
+    before = processor_seconds(os.getpid())
+    assert before is not None
+    while (now := processor_seconds(os.getpid())) is not None and now < before + 0.02:
+        pass
+    assert now is not None
+    assert processor_seconds(2**30) is None
 
 
 def test_the_cache_knows_repeated_pairs() -> None:
