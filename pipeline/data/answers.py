@@ -13,7 +13,7 @@ from pipeline.data.text import clean
 from pipeline.verify import grade
 from pipeline.verify.reading.boxes import find_boxes
 from pipeline.verify.reading.extract import extract
-from pipeline.verify.reading.golds import alternatives
+from pipeline.verify.reading.golds import alternatives, is_no_answer
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, key
 
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
@@ -68,6 +68,8 @@ def tidy(answer: str) -> tuple[str, str | None]:
         answer = (whole.group(1) or whole.group(2)).strip()
     if not answer:
         raise RowError("empty answer")
+    if is_no_answer(answer):
+        raise RowError("no answer", f"{answer!r} says that the problem has none that could be compared")
     if len(answer) > LONGEST_ANSWER:
         raise RowError("answer too long", f"{len(answer)} characters; the verifier reads at most {LONGEST_ANSWER}")
     return answer, solution

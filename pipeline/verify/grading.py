@@ -8,7 +8,7 @@ from pipeline.verify.comparing import sound
 from pipeline.verify.comparing.compare import Comparison
 from pipeline.verify.comparing.scalars import DIGITS_OF_A_PAIR
 from pipeline.verify.reading.extract import Extraction, extract
-from pipeline.verify.reading.golds import alternatives
+from pipeline.verify.reading.golds import alternatives, is_no_answer
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
 from pipeline.verify.reading.numbers import numbers_equal, parse_number
 from pipeline.verify.types import Conventions, Form, Grade
@@ -39,7 +39,8 @@ def gold_answer(gold: str) -> tuple[str, str, bool]:
 @lru_cache(maxsize=20_000)
 def gold_answers(gold: str, how: str) -> list[tuple[str, str, bool]]:
     """`gold_answer` of each text that the gold accepts, without those that hold no answer."""
-    return [found for text in alternatives(gold, how) if (found := gold_answer(text))[0]]
+    texts = [] if is_no_answer(gold) else alternatives(gold, how)
+    return [found for text in texts if not is_no_answer(text) and (found := gold_answer(text))[0]]
 
 
 def grade_pair(

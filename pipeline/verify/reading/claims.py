@@ -24,7 +24,8 @@ _EXAMPLE = re.compile(
 )
 """A line like this opens a block that is an example."""
 _HEADER = re.compile(
-    r"(?:^|\n)[ \t#*>_]*(?:(?:new|next)\s+)?(?:question|problem|exercise|q|human|user|instruction)\s*\d*\s*[*_]*\s*[:：](?!\s*\\boxed)",
+    r"(?:^|\n)[ \t#*>_]*(?:(?:new|next)\s+)?(?:question|problem|exercise|q|human|user|instruction)"
+    r"\s*\d*\s*[*_]*\s*[:：](?!\s*\\boxed)",
     re.I,
 )
 """A question that is asked."""

@@ -14,6 +14,21 @@ _ALSO = re.compile(
 )
 
 
+_NO_ANSWER = re.compile(
+    r"(?:see\s+)?(?:the\s+)?(?:proof|proofs|solution)(?:\s+(?:above|below|only|omitted|problem))?|prove[dn]?|q\.?\s?e\.?\s?d|n/a|not\s+(?:available|provided|given)"
+    r"|no\s+answer|none|nan|null|nil|undefined\s+answer|tbd|todo|missing|unknown|answers?\s+(?:may\s+)?var(?:y|ies)|[-–—?.*_#]+|\[\]|<na>|nat",
+    re.I,
+)
+"""What data sets write where a problem has no answer that could be compared."""
+
+
+def is_no_answer(gold: str) -> bool:
+    r"""Whether a gold says that there is none: `proof`, `None`, `nan`, `N/A`. (`\text{none}` is an answer.)"""
+    bare = re.sub(r"^\\?boxed\{(.*)\}$|^\$(.*)\$$", r"\1\2", gold.strip()).strip().rstrip(".")
+    words = re.sub(r"^\\(?:text|mathrm)\s*\{\s*(proof|nan|N/A)\s*\}$", r"\1", bare, flags=re.I)
+    return not bare or _NO_ANSWER.fullmatch(words) is not None
+
+
 def alternatives(gold: str, how: str = "any") -> list[str]:
     """The texts of which each is a right answer (`how` = any), or whose list is (`all`); the text itself, as it is, for
     `text`. Never empty, never raises."""

@@ -19,6 +19,9 @@ _PLAIN_NAMES = re.compile(
     r"|infinity|infty|inf|oo)(?![A-Za-z])"
 )
 _TOKEN = re.compile(r"\\\\|\\([A-Za-z]+)\*?(\s*)|\\(.)|([$%`]|\*\*?|[<>!]=|=<)", re.S)
+_RADICAL = re.compile(r"(√|∛|∜|(?<![\\A-Za-z])sqrt)\s*(\d+(?:,\d{3}(?!\d))*(?:\.\d+)?)")
+r"""After the character or the plain word the whole numeral is under the root; `\sqrt48` is one digit in LaTeX."""
+_DEGREES_OF_ROOTS = {"√": "", "∛": "[3]", "∜": "[4]", "sqrt": ""}
 _GROUP = re.compile(r"\s*\{([^{}]*)\}")
 _SIMPLE = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?:s)?(?![A-Za-z])")
@@ -55,6 +58,8 @@ def clean(answer: str, prose: bool = False) -> str:
         return answer
     if answer == "{}":
         return r"\emptyset"
+    if "√" in answer or "sqrt" in answer or "∛" in answer or "∜" in answer:
+        answer = _RADICAL.sub(lambda match: rf"\sqrt{_DEGREES_OF_ROOTS[match[1]]}{{{match[2]}}}", answer)
     answer = repair(answer)
     if "\\" in answer or "{" in answer:
         answer = _THOUSANDS.sub("", answer)
