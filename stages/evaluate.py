@@ -46,6 +46,7 @@ def main(run: StageRun) -> dict:
             {
                 "checkpoint": source,
                 "verify_form": settings.verify.form,
+                "verify_judge": settings.verify.judge_model if settings.verify.judge else None,
                 "sets": results,
                 "seconds": time.time() - started,
             },

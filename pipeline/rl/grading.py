@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from pipeline.common.waiting import result_of
 from pipeline.rollout.interface import Groups, Rollout
 from pipeline.settings import Verify
 from pipeline.verify import Grade, VerifierPool
+from pipeline.verify.judge import Judge, judge_of
 from pipeline.verify.reading.extract import answered_before_cut
 from pipeline.verify.rewards import Scorer
 
@@ -34,8 +35,9 @@ class Grader:
 
     def __init__(self, verify: Verify, max_new_tokens: int):
         """`max_new_tokens` is the greatest response length, which the `overlong` reward needs. Raises UsageError for an
-        unknown reward."""
+        unknown reward and for a judge that cannot be asked."""
         self.score = Scorer(verify, max_new_tokens)
+        self.judge = judge_of(verify)
         self.pool = VerifierPool.from_settings(verify)
         self._early: dict[bytes, Future[list[Grade]]] = {}
         self._reported: Counter[str] = Counter()
@@ -58,6 +60,8 @@ class Grader:
         rollouts = [rollout for group in groups for rollout in group]
         keys = [_key(rollout) for rollout in rollouts]
         known = self._verdicts(dict(zip(keys, rollouts, strict=True)))
+        if self.judge is not None:
+            known |= self._overturned(self.judge, known, dict(zip(keys, rollouts, strict=True)))
         rank, size = _place()
         grades = [known[key] for key in keys]
         mine = [
@@ -66,7 +70,7 @@ class Grader:
         ]
         rewards = torch.zeros(len(rollouts), dtype=torch.float64)
         self._totals = Counter()
-        for k, (some, totals) in enumerate(_share((mine, self.pool.metrics()))):
+        for k, (some, totals) in enumerate(_share((mine, self._metrics()))):
             rewards[k::size] = torch.tensor(some, dtype=torch.float64)
             self._totals.update(totals)
         correct = torch.tensor([grade.correct for grade in grades], dtype=torch.float64)
@@ -90,10 +94,29 @@ class Grader:
                 known |= part
         return known
 
+    def _overturned(self, judge: Judge, known: dict[bytes, Grade], wanted: dict[bytes, Rollout]) -> dict[bytes, Grade]:
+        """The grades that the judge turns from wrong to right, on every rank; each asks about a share."""
+        open_ = [key for key in wanted if judge.may_overturn(known[key])]  # the same list on every rank
+        rank, size = _place()
+        mine = open_[rank::size]
+        prompts = [wanted[key].prompt for key in mine]
+        questions = [(p.text, known[key].extracted or "", p.gold) for key, p in zip(mine, prompts, strict=True)]
+        right = [key for key, verdict in zip(mine, judge.review(questions), strict=True) if verdict]
+        return {
+            key: replace(known[key], correct=True, reason="judged equal", layer="judge")
+            for part in _share(right)
+            for key in part
+        }
+
+    def _metrics(self) -> dict[str, float]:
+        return self.pool.metrics() | (self.judge.metrics() if self.judge is not None else {})
+
     def metrics(self) -> dict[str, float]:
         """What the pools of all ranks counted since the last call, as of the newest `grade`; the same on every rank."""
         since = {name: float(total - self._reported[name]) for name, total in self._totals.items()}
         self._reported = Counter(self._totals)
+        if self.judge is not None:
+            since["judge_overturn_rate"] = since.get("judge_overturned", 0.0) / max(1.0, since.get("judge_asked", 0.0))
         return since
 
 

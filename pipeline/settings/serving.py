@@ -59,6 +59,15 @@ class Verify(Section):
     """Address space of one worker."""
     cache_size: int = Field(100_000, ge=0)
     """Repeated (response, gold) pairs remembered by each pool."""
+    judge: str | None = None
+    """Address of an OpenAI-compatible server (`http://host:port`) whose model is asked where the rules find an answer
+    different from the gold; None: no model is asked (docs/verifier.md)."""
+    judge_model: str = ""
+    """Name of the model on that server."""
+    judge_timeout_s: float = Field(20.0, gt=0)
+    """Longest time for all questions of one batch; what is not answered by then stays wrong."""
+    judge_concurrent: int = Field(16, ge=1)
+    """Questions sent at once by each rank."""
     rewards: dict[str, float] = {"correctness": 1.0}
     """Reward functions by name (or import path) and their weights."""
     overlong_buffer: float = Field(0.2, gt=0)

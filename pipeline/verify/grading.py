@@ -57,7 +57,7 @@ def grade_pair(
     grade = Grade(False, found.answer, "no gold answer", "extract")
     for wanted, wanted_key, several in gold_answers(gold, conventions.gold_list):
         verdict = answers_equal(found, wanted, wanted_key, several, conventions, ask)
-        if verdict.correct:
+        if verdict.correct and verdict.layer != "string":
             own = {wanted_key, key(clean(gold))} if len(gold) <= LONGEST_ANSWER else {wanted_key}
             verdict = _without_objection(verdict, found, wanted, own, problem, form)
         if verdict.correct or grade.layer != "form":
@@ -97,4 +97,5 @@ def answers_equal(
         return Grade(same, found.answer, "equal" if same else "different", "number")
     comparison = Comparison(conventions, ask)
     same = comparison.answers(given, wanted, found.several, several)
-    return Grade(same, found.answer, "equal" if same else "different", comparison.layer, unread=comparison.unread)
+    layer = comparison.layer if comparison.layer != "string" else "structure"
+    return Grade(same, found.answer, "equal" if same else "different", layer, unread=comparison.unread)

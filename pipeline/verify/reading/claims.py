@@ -29,6 +29,8 @@ _HEADER = re.compile(
     re.I,
 )
 """A question that is asked."""
+_HEADER_WORDS = ("question", "problem", "exercise", "q:", "q ", "human", "user", "instruction", *(f"q{n}" for n in range(10)))
+"""One of these is wherever the pattern above matches."""
 _NEW_TASK = re.compile(
     r"(?:^|[\n.!?])[ \t#*>_]*(?:now\b|next\b|(?:our|the|this|my)\s+(?:actual\s+|real\s+)?(?:question|problem|task)\b"
     r"|for\s+(?:our|the|this)\s+(?:question|problem)\b|(?:question|problem|solution|q)\s*\d*\s*:)",
@@ -87,7 +89,10 @@ def is_left_behind(text: str, start: int, end: int) -> bool:
 
 def may_ask(text: str) -> bool:
     """Whether `own_turn` may have something to cut."""
-    return ":" in text and _HEADER.search(text, 1) is not None
+    if ":" not in text and "：" not in text:
+        return False
+    lower = text.lower()
+    return any(word in lower for word in _HEADER_WORDS) and _HEADER.search(text, 1) is not None
 
 
 def own_turn(text: str, answered: list[int]) -> str:
