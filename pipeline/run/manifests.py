@@ -14,8 +14,8 @@ from typing import Any
 
 from pipeline.common.errors import InputError, UsageError
 from pipeline.common.files import read_json, write_json
+from pipeline.common.names import nearest
 from pipeline.run.catalog import HARMLESS, IRRELEVANT, Job
-from pipeline.run.door import nearest
 from pipeline.settings import Settings
 
 WORDS = ("before", "after")
