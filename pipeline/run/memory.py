@@ -1,7 +1,7 @@
-"""An estimate of the memory that one device needs, phase by phase. Bytes throughout; GiB only where it is printed.
+"""An estimate of the memory that one device and one node need, phase by phase. All numbers are bytes.
 
-Good to some ten percent for dense models: allocator slack and NCCL's buffers enter as one constant, and MoE routing is
-assumed even. It is meant to refuse what cannot work before a cluster is booked, not to replace a trial run.
+Good to about ten percent for dense models: allocator slack and NCCL's buffers are one constant, and MoE routing is assumed
+even. It is meant to refuse what cannot work before a cluster is booked, not to replace a trial run.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ GIB = 2**30
 OVERHEAD_GIB = 2.5
 """CUDA context, NCCL buffers and allocator slack of one GPU rank."""
 HEAD_LOGITS_BYTES = 640 << 20
-"""What the policy head lets the logits of a chunk take where `rl.head_chunk_tokens` is not set."""
+"""Most bytes of a chunk's logits in the policy head if `rl.head_chunk_tokens` is not set."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class Memory:
     activations: int
     """Of all micro-batches in flight."""
     head: int
-    """Logits of one chunk, the most of them that the policy head holds, and the output weight's gradient."""
+    """Logits of one chunk, all that the policy head holds of them, and the output weight's gradient."""
     logits_avoided: int
-    """What whole fp32 logits and their gradient of one micro-batch would take."""
+    """Whole fp32 logits of one micro-batch and their gradient, which the policy head avoids."""
     generation: int
-    """KV cache of the native engine, or all that vLLM takes while it generates."""
+    """KV cache of the native engine, or all that vLLM uses while it generates."""
     overhead: int
 
     @property
     def states(self) -> int:
-        """What never leaves the device."""
+        """What stays on the device in every phase."""
         return self.weights + self.gradients + self.optimizer + self.reference + self.overhead
 
     @property
@@ -90,6 +90,21 @@ def estimate(settings: Settings, data_parallel: int, engine: str, on_gpu: bool) 
     )
 
 
+def host(settings: Settings, device_peak: int, on_gpu: bool) -> tuple[int, str]:
+    """Bytes of host memory that one node needs at most, and for what.
+
+    Each rank of the warm-up reads the whole model in fp32 before it moves to the device (stages/sft.py). On CPU the
+    ranks' device memory is the node's as well.
+    """
+    ranks = settings.cluster.devices_per_node
+    needs = [(0, "nothing large")]
+    if settings.sft.enabled:
+        needs.append((ranks * 4 * count(settings.model).total, f"the warm-up's fp32 model on each of {ranks} ranks"))
+    if not on_gpu:
+        needs.append((ranks * device_peak, f"the {ranks} ranks of RL"))
+    return max(needs)
+
+
 def _head(chunk: int | None, tokens: int, vocab: int, hidden: int, element: int) -> int:
     """Bytes of the policy head's fused mode: one chunk of fp32 logits, the gradient of the output weight `[vocab, hidden]`
     until it is added to the buffer, and its fp32 sum where the weight is narrower."""
@@ -99,8 +114,8 @@ def _head(chunk: int | None, tokens: int, vocab: int, hidden: int, element: int)
 
 
 def _activations(settings: Settings, tokens: int) -> int:
-    """Elements kept for the backward pass on one rank, `tokens` tokens a micro-batch; attention scores are not among
-    them, since the core attention recomputes them. 1F1B keeps up to pp micro-batches of a stage's layers alive."""
+    """Elements kept for the backward pass on one rank, with `tokens` tokens in a micro-batch. Attention scores are not among
+    them, since the core attention recomputes them. 1F1B keeps up to pp micro-batches of a stage's layers."""
     model, layout = settings.model, settings.layout
     h, d = model.hidden_size, model.head_dim
     stream = h // (layout.tp if layout.sp else 1)

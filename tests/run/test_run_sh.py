@@ -20,10 +20,13 @@ def house(tmp_path):
     root = tmp_path / "a house"  # a space in the path must not matter
     for folder in ("requirements", "configs"):
         shutil.copytree(ROOT / folder, root / folder)
-    (root / "pipeline" / "run").mkdir(parents=True)
+    for folder in ("common", "run"):
+        (root / "pipeline" / folder).mkdir(parents=True)
     for name in (
         "run.sh",
         "pipeline/__init__.py",
+        "pipeline/common/__init__.py",
+        "pipeline/common/names.py",
         "pipeline/run/__init__.py",
         "pipeline/run/door.py",
         "pipeline/run/environment.py",

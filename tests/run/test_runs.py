@@ -142,7 +142,7 @@ def test_rollout_follows_the_trained_actor(tmp_path, run):
     run("stage=rl", "rl.steps=5")
     _, out, _ = run("stage=rollout")
     assert worked(out) == ["rollout"]
-    assert "checkpoints@latest is another" in out
+    assert "checkpoints@latest has changed" in out
     assert (tmp_path / "runs" / "mini" / "rollout" / "shards.old-1").is_dir()
     _, out, _ = run("stage=rollout")
     assert worked(out) == []
@@ -192,7 +192,7 @@ def test_rl_continues_under_harmless_changes_and_refuses_others(tmp_path, run, m
     assert not list(root.glob("checkpoints.old-*"))
     code, out, _ = run("stage=rl", "rl.steps=8", "algo.alpha=0.5", "force=true")
     assert code == 0
-    assert "set aside as" in out
+    assert "moved aside to" in out
     assert (root / "checkpoints.old-1" / "latest_checkpointed_iteration.txt").read_text() == "8"
     assert (root / "metrics.jsonl.old-1").exists()
     run("stage=rl", "rl.steps=8", "algo.alpha=0.5", "force=true")
