@@ -18,14 +18,16 @@ def build_engine(settings: Settings, policy: Policy, tokenizer, folder: str) -> 
     """
     check_installed(settings)
     if chosen_engine(settings) == "native":
-        return NativeEngine(policy.chunks, settings, tokenizer)
+        return NativeEngine(
+            policy.chunks, settings.model, settings.rollout, tokenizer, settings.cluster.timeout_minutes
+        )
     if settings.rollout.mode == "standalone":
         from megatron_patches.engines.standalone import StandaloneVllmEngine
 
-        return StandaloneVllmEngine(settings, policy, tokenizer, folder)
+        return StandaloneVllmEngine(policy, settings.rollout, tokenizer, folder, settings.cluster.timeout_minutes)
     from megatron_patches.engines.vllm import VllmEngine
 
-    return VllmEngine(settings, policy, tokenizer, folder)
+    return VllmEngine(policy, settings.rollout, tokenizer, folder)
 
 
 def sampling_of(settings: Settings, tokenizer, **changes) -> Sampling:
