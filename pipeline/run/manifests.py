@@ -90,7 +90,7 @@ def latest_iteration(folder: Path) -> int | None:
     tracker = folder / TRACKER
     try:
         text = tracker.read_text("utf-8", "backslashreplace").strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise InputError(f"{tracker} cannot be read ({error.strerror}).") from error

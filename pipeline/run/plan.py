@@ -264,7 +264,7 @@ def _typed_lines(jobs: list[Job], words: list[str]) -> list[str]:
     cluster = jobs[0].settings.cluster
     if cluster.nnodes == 1:
         return []
-    drop = (
+    drop: tuple[str, ...] = (
         "stage=",
         "dry_run=",
         "cluster.node_rank=",

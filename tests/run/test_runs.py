@@ -169,7 +169,7 @@ def test_a_missing_earlier_stage_is_told_the_command(run):
     assert code == 0
     code, out, _ = run("stage=sft", "sft.enabled=false")
     assert code == 0
-    assert "skipped, sft.enabled=false" in out
+    assert "skipped (sft.enabled=false)" in out
 
 
 def test_rl_continues_under_harmless_changes_and_refuses_others(tmp_path, run, monkeypatch):
