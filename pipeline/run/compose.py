@@ -47,9 +47,13 @@ class Composed:
 
     values: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
+    sources: list[str] = field(default_factory=list)
+    """All origins, the latest last."""
 
     def merge(self, tree: dict[str, Any], origin: str, prefix: str = "") -> None:
         """Lay `tree` over what is there, key by key; lists are replaced whole."""
+        if origin not in self.sources:
+            self.sources.append(origin)
         for key, value in tree.items():
             path = f"{prefix}{key}"
             if isinstance(value, dict):
@@ -149,7 +153,7 @@ def compose(words: list[str], stage: str | None = None) -> Settings:
     short = {group: _short_name(chosen.get(group, "none")) for group in GROUPS}
     values |= {"stage": stage} | {f"{group}_name": short[group] for group in GROUPS}
     values.setdefault("name", _run_name(short, defaults, values.get("seed", 0)))
-    settings = _validated(_without_stale_count(values, composed.origin), composed.origin)
+    settings = _validated(_without_stale_count(values, composed), composed.origin)
     _check_parameters(settings, composed.origin)
     own = {
         key: origin for key, origin in composed.origin.items() if origin != SLURM and not origin.startswith("configs/")
@@ -247,10 +251,12 @@ def _chosen_layout(values: dict[str, Any]) -> dict[str, Any]:
     return (layouts[max(fitting)] if fitting else {}) | own
 
 
-def _without_stale_count(values: dict[str, Any], origin: dict[str, str]) -> dict[str, Any]:
-    """`values` without a preset's `model.parameters`, if a later source has changed the shape that it counts."""
-    stated = origin.get("model.parameters")
-    if stated is None or all(origin.get(key, stated) == stated for key in SHAPE_KEYS):
+def _without_stale_count(values: dict[str, Any], composed: Composed) -> dict[str, Any]:
+    """`values` without a preset's `model.parameters` if a later source has changed the shape that it counts."""
+    if "model.parameters" not in composed.origin:
+        return values
+    later = composed.sources[composed.sources.index(composed.origin["model.parameters"]) + 1 :]
+    if not any(composed.origin.get(key) in later for key in SHAPE_KEYS):
         return values
     return values | {"model": {key: value for key, value in values["model"].items() if key != "parameters"}}
 

@@ -22,11 +22,11 @@ def check_function(key: str, value: str) -> None:
         UsageError: no such module, no such function, or not Python.
     """
     module, _, function = value.rpartition(":")
+    if not module.endswith(".py") and module not in sys.builtin_module_names and _spec_of(module) is None:
+        raise UsageError(f"{key}={value}: there is no module {module}. It must be importable from {ROOT}.")
     source = source_of(value)
     if source is None:
-        if not module.endswith(".py") and module.partition(".")[0] not in sys.builtin_module_names:
-            raise UsageError(f"{key}={value}: there is no module {module}. It must be importable from {ROOT}.")
-        return
+        return  # compiled: it cannot be looked into
     try:
         text = source.read_text("utf-8")
         names = _names_of(text, str(source))
@@ -41,12 +41,13 @@ def check_function(key: str, value: str) -> None:
 
 
 def source_of(value: str) -> Path | None:
-    """The source file of a named function; None if there is none to be found (a compiled module, a misspelling)."""
+    """The source file of a named function; None if there is none (a compiled module) or the module does not exist."""
     module = value.rpartition(":")[0]
     if module.endswith(".py"):
         return Path(module).expanduser()
     spec = _spec_of(module)
-    return Path(spec.origin) if spec is not None and (spec.origin or "").endswith(".py") and spec.origin else None
+    origin = spec.origin if spec is not None else None
+    return Path(origin) if origin is not None and origin.endswith(".py") else None
 
 
 def _spec_of(module: str) -> ModuleSpec | None:

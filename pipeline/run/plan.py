@@ -179,6 +179,7 @@ def _layout_lines(settings: Settings) -> list[str]:
     return [
         f"Model    {settings.model_name}: {count(model).total:,} parameters, {model.dtype}"
         + (f", published as {model.published_as}" if model.published_as else ""),
+        f"Presets  algo {settings.algo_name}, data {settings.data_name}, cluster {settings.cluster_name}",
         f"Weights  {model.path or _no_weights(settings)}",
         f"World    {world_size(settings)} ranks: {cluster.nnodes} node{'s' * (cluster.nnodes > 1)} of"
         f" {cluster.devices_per_node} {'GPUs' if uses_gpus(cluster) else 'processes'}"

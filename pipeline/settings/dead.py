@@ -312,7 +312,7 @@ def _value(settings: Settings, key: str) -> Any:
     node: Any = settings
     for part in key.split("."):
         if isinstance(node, dict):
-            node = node.get(part)
+            node = node.get(part, node.get(int(part)) if part.isdigit() else None)  # model.layouts has numbers as keys
         elif isinstance(node, list):
             node = node[int(part)] if part.isdigit() and int(part) < len(node) else None
         else:
