@@ -34,7 +34,7 @@ class Memory:
     logits_avoided: int
     """Whole fp32 logits of one micro-batch and their gradient, which the policy head avoids."""
     generation: int
-    """KV cache of the native engine, or all that vLLM uses while it generates."""
+    """What sampling adds: the native engine's KV cache, or all that a colocated vLLM uses while it generates."""
     overhead: int
 
     @property
@@ -74,9 +74,6 @@ def estimate(settings: Settings, data_parallel: int, engine: str, on_gpu: bool) 
     expert_shards = max(1, shards * layout.tp // layout.ep) if rl.optimizer.distributed else 1
     tokens = layout.micro_batch_tokens // layout.cp
     vocab = count(model).embedding // model.hidden_size // layout.tp
-    budget = settings.rollout.kv_memory_gib
-    if engine == "vllm":
-        budget = settings.rollout.gpu_memory_share * settings.cluster.device_memory_gib
     return Memory(
         weights=own * element,
         gradients=own * 4,
@@ -85,9 +82,22 @@ def estimate(settings: Settings, data_parallel: int, engine: str, on_gpu: bool) 
         activations=_activations(settings, tokens) * element,
         head=_head(rl.head_chunk_tokens, tokens, vocab, model.hidden_size, element),
         logits_avoided=2 * 4 * tokens * vocab,
-        generation=int(budget * GIB),
+        generation=_generation(settings, engine, on_gpu),
         overhead=int(OVERHEAD_GIB * GIB) if on_gpu else 0,
     )
+
+
+def _generation(settings: Settings, engine: str, on_gpu: bool) -> int:
+    """Bytes that sampling adds to what stays on the device."""
+    rollout, cache = settings.rollout, int(settings.rollout.kv_memory_gib * GIB)
+    if engine == "native":
+        return cache
+    if rollout.mode == "standalone":
+        return 0
+    if on_gpu:
+        return int(rollout.gpu_memory_share * settings.cluster.device_memory_gib * GIB)
+    own = settings.layout.model_copy(update={"tp": settings.layout.rollout_tp or settings.layout.tp, "pp": 1, "ep": 1})
+    return cache + sum(on_rank(settings.model, own)) * (2 if settings.model.dtype == "bf16" else 4)
 
 
 def host(settings: Settings, device_peak: int, on_gpu: bool) -> tuple[int, str]:

@@ -93,16 +93,24 @@ def _world(settings: Settings) -> list[str]:
         )
     elif (world // layout.pp) % layout.ep:
         problems.append(f"{ranks} by pp {layout.pp} are not divisible by layout.ep={layout.ep}.")
-    rollout_tp = layout.rollout_tp or layout.tp
     if chosen_engine(settings) == "vllm":
-        if cluster.devices_per_node % rollout_tp:
-            problems.append(
-                f"layout.rollout_tp={rollout_tp} does not divide cluster.devices_per_node={cluster.devices_per_node}."
-            )
-        if settings.model.num_attention_heads % rollout_tp:
-            problems.append(
-                f"layout.rollout_tp={rollout_tp} does not divide {settings.model.num_attention_heads} attention heads."
-            )
+        problems += _engines(settings)
+    return problems
+
+
+def _engines(settings: Settings) -> list[str]:
+    """Whether the ranks that sample with vLLM can be grouped into engines."""
+    rollout, size = settings.rollout, settings.layout.rollout_tp or settings.layout.tp
+    key, ranks = "cluster.devices_per_node", settings.cluster.devices_per_node
+    if rollout.mode == "standalone":
+        key, ranks = "rollout.server_ranks", rollout.server_ranks
+    problems = []
+    if ranks % size:
+        problems.append(f"layout.rollout_tp={size} does not divide {key}={ranks}.")
+    if settings.model.num_attention_heads % size:
+        problems.append(
+            f"layout.rollout_tp={size} does not divide {settings.model.num_attention_heads} attention heads."
+        )
     return problems
 
 
@@ -142,7 +150,7 @@ def _fit(settings: Settings) -> list[str]:
     if memory.states <= device * GIB:
         return []
     return [
-        f"weights, gradients and optimizer alone take {memory.states / GIB:.1f} GiB a device, which has {device:g}"
+        f"weights, gradients and optimizer alone need {memory.states / GIB:.1f} GiB a device, which has {device:g}"
         " (cluster.device_memory_gib): use more nodes, or a larger layout.tp or layout.pp."
     ]
 
@@ -213,7 +221,6 @@ def _no_weights(settings: Settings) -> str:
 def _memory_lines(settings: Settings) -> list[str]:
     memory, device = _memory(settings), settings.cluster.device_memory_gib
     unit, name = (GIB, "GiB") if memory.peak > 4 * GIB else (GIB / 1024, "MiB")
-    share = f"vLLM's share of {settings.rollout.gpu_memory_share:g}"
     rows = [
         ("weights", memory.weights, settings.model.dtype),
         ("gradients", memory.gradients, "fp32"),
@@ -226,7 +233,7 @@ def _memory_lines(settings: Settings) -> list[str]:
             memory.head,
             f"a chunk of logits and the gradient; whole logits: {memory.logits_avoided / unit:.1f}",
         ),
-        ("generation", memory.generation, "KV cache, at most" if chosen_engine(settings) == "native" else share),
+        ("generation", memory.generation, _generation_text(settings)),
     ]
     lines = [f"Memory of the fullest device, {name} (estimate)"]
     lines += [f"  {what:<12}{size / unit:8.1f}  {note}" for what, size, note in rows]
@@ -253,6 +260,16 @@ def _host_lines(settings: Settings) -> list[str]:
             " sft.enabled=false to go without the warm-up."
         )
     return lines
+
+
+def _generation_text(settings: Settings) -> str:
+    if chosen_engine(settings) == "native":
+        return "KV cache, at most"
+    if settings.rollout.mode == "standalone":
+        return "on the servers"
+    if uses_gpus(settings.cluster):
+        return f"vLLM's share of {settings.rollout.gpu_memory_share:g}"
+    return "vLLM's weights and KV cache"
 
 
 def _over(settings: Settings) -> str:

@@ -135,7 +135,7 @@ RUN_RULES = (
         "Use algo=etr",
     ),
     Rule(
-        _loss_is("cispo", "gspo"), ("algo.eps_low", "algo.eps_high"), "algo.loss={s.algo.loss} has bounds of its own",
+        _loss_is("cispo", "gspo"), ("algo.eps_low", "algo.eps_high"), "algo.loss={s.algo.loss} has its own bounds",
         "Use algo.{s.algo.loss}_eps_high",
     ),
     Rule(_loss_is("cispo"), ("algo.eps_low_max",), "algo.loss=cispo has no lower bound", "Use algo=etr"),

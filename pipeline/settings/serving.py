@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from pipeline.common.addresses import parse_address
+from pipeline.common.errors import UsageError
 from pipeline.common.names import unknown
 from pipeline.settings.base import Section
 
@@ -51,6 +53,15 @@ class Rollout(Section):
     """stage=rollout: prompts in one shard, the unit in which an interrupted stage continues."""
     offline_split: str = "train"
     """stage=rollout: `train` or the name of an evaluation set."""
+
+    @field_validator("server_address")
+    @classmethod
+    def _check_address(cls, address: str) -> str:
+        try:
+            parse_address(address)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return address
 
 
 class Verify(Section):

@@ -62,6 +62,7 @@ WRONG = [
     ("all", "rollout.temperature=0", 2, "rollout.temperature=0: training needs responses that differ"),
     ("rl", "rl.optimizer.min_lr=1", 2, "rl.optimizer.min_lr=1 is above rl.optimizer.lr=0.0001"),
     ("rl", "model.parameters=5", 2, "model.parameters=5 (from the command line), but the shape has 599104 parameters"),
+    ("rl", "rollout.server_address=node0", 2, "expected host:port"),
     ("rl", "model.experts.count=8", 2, "qwen3_moe needs experts"),
     ("rl", "seed=18446744073709551616", 2, "<= 4294967295"),
     ("rl", "seed=4294967296", 2, "<= 4294967295"),

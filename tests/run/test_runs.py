@@ -1,4 +1,4 @@
-"""A run's records: what is skipped, what is run again and why, what is set aside, and what a missing stage is told.
+"""A run's records: what is skipped, what runs again and why, what is moved aside, and the message for a missing stage.
 
 The stages' own code is replaced by a few lines of Python that leave the files the catalog names; the command line, the
 manifests and the supervision are the real ones.
@@ -132,6 +132,49 @@ def test_evaluate_depends_on_how_answers_are_compared(run):
     _, out, _ = run("stage=evaluate", "verify.percent=same")
     assert worked(out) == ["evaluate", "evaluate"]
     assert "verify.percent either -> same" in out
+
+
+@pytest.mark.parametrize(
+    ("word", "depends", "unaffected"),
+    [
+        ("model.dtype=bf16", ["sft", "convert", "evaluate", "evaluate", "export", "rollout"], ["preprocess"]),
+        ("model.norm_eps=1e-5", ["sft", "convert", "evaluate", "evaluate", "export", "rollout"], ["preprocess"]),
+        ("model.rope.theta=5000", ["sft", "convert", "evaluate", "evaluate", "export", "rollout"], ["preprocess"]),
+        ("seed=1", ["preprocess", "sft", "convert", "evaluate", "evaluate", "rollout"], ["export"]),
+        ("rollout.engine=native", ["evaluate", "evaluate", "rollout"], ["preprocess", "sft", "convert", "export"]),
+        ("rollout.temperature=0.9", ["rollout"], ["preprocess", "sft", "convert", "evaluate", "export"]),
+        ("layout.tp=1", [], ["preprocess", "sft", "convert", "evaluate", "export", "rollout"]),
+    ],
+)
+def test_each_stage_depends_on_what_it_reads(run, word, depends, unaffected):
+    run("stage=all", "name=mini")
+    run("stage=rollout", "name=mini")
+    ran = []
+    for stage in dict.fromkeys([*depends, *unaffected]):
+        code, out, err = run(f"stage={stage}", word, "name=mini")
+        assert code == 0, err
+        ran += worked(out)
+    assert ran == depends
+
+
+def test_the_report_follows_the_warm_ups_curve(tmp_path, run):
+    run("stage=all")
+    (tmp_path / "runs" / "mini" / "sft" / "metrics.jsonl").write_text('{"step": 1}\n')
+    _, out, _ = run("stage=report")
+    assert worked(out) == ["report"]
+    assert "sft/metrics.jsonl has changed" in out
+
+
+def test_rl_depends_on_the_users_own_functions(tmp_path, run):
+    (tmp_path / "own.py").write_text("def loss(x, config): ...")
+    for stage in ("preprocess", "sft", "convert"):
+        run(f"stage={stage}")
+    assert run("stage=rl", "algo.import_path=own.py:loss")[0] == 0
+    assert worked(run("stage=rl", "algo.import_path=own.py:loss")[1]) == []
+    (tmp_path / "own.py").write_text("def loss(x, config): return 1")
+    code, _, err = run("stage=rl", "algo.import_path=own.py:loss")
+    assert code == 2
+    assert f"{tmp_path / 'own.py'} has changed" in err
 
 
 def test_rollout_follows_the_trained_actor(tmp_path, run):
