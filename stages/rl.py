@@ -92,7 +92,11 @@ def main(run: StageRun) -> dict:
             tracker.log(step, metrics)  # first: a kill after the save must not cost the row, one before it is undone
             if stopping or is_due(step, rl.save_every) or step == rl.steps:
                 with tracker.phase("save"):  # counts towards the next step's row
+                    if not engine.independent:
+                        engine.sleep()  # the optimizer's state is gathered on the device: the memory is needed
                     save_actor(run, settings, actor, collector, step)
+                    if not engine.independent and step < rl.steps and not stopping:
+                        engine.sync(actor, step)
             if stopping:
                 run.log(f"stopped after step {step}; the same command continues from there")
                 break

@@ -126,6 +126,19 @@ def compose(words: list[str], stage: str | None = None) -> Settings:
         UsageError: wrong key, value, name or combination, or a key without effect, each with what is allowed.
         InputError: the user's preset file cannot be read.
     """
+    settings, dead = _composed(words, stage)
+    if dead:
+        raise UsageError("\n".join(dead.values()))
+    return settings
+
+
+def dead_words(words: list[str]) -> dict[str, str]:
+    """Keys of a command line that have no effect -> the message with which `compose` refuses them."""
+    return _composed(words, None)[1]
+
+
+def _composed(words: list[str], stage: str | None) -> tuple[Settings, dict[str, str]]:
+    """The settings, and the user's keys without effect."""
     given = _given(words)
     stage = stage or given["stage"]
     chosen = {"model": given.get("model", "tiny")}
@@ -158,9 +171,7 @@ def compose(words: list[str], stage: str | None = None) -> Settings:
     own = {
         key: origin for key, origin in composed.origin.items() if origin != SLURM and not origin.startswith("configs/")
     }
-    if dead := dead_keys(settings, own):
-        raise UsageError("\n".join(dead))
-    return settings
+    return settings, dead_keys(settings, own)
 
 
 def _given(words: list[str]) -> dict[str, str]:

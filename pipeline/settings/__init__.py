@@ -9,13 +9,14 @@ from pydantic import Field, field_validator
 from pipeline.settings.algo import Algo
 from pipeline.settings.base import Section
 from pipeline.settings.cluster import Cluster
+from pipeline.settings.compare import Compare
 from pipeline.settings.data import Arithmetic, Clean, Columns, Data
 from pipeline.settings.model import Experts, Layout, Model, Rope
 from pipeline.settings.serving import Bench, Evaluate, Export, Rollout, Verify
 from pipeline.settings.training import Optimizer, Rl, Sft, SftPhase
 
 __all__ = [
-    "Algo", "Arithmetic", "Bench", "Clean", "Cluster", "Columns", "Data", "Evaluate", "Experts", "Export", "Layout",
+    "Algo", "Arithmetic", "Bench", "Clean", "Cluster", "Columns", "Compare", "Data", "Evaluate", "Experts", "Export", "Layout",
     "Model", "Optimizer", "Rl", "Rollout", "Rope", "Section", "Settings", "Sft", "SftPhase", "Verify",
 ]  # fmt: skip
 
@@ -67,6 +68,8 @@ class Settings(Section):
     """Hugging Face weights."""
     bench: Bench = Bench()
     """Measurements."""
+    compare: Compare = Compare()
+    """Comparison of algorithms."""
 
     @field_validator("name")
     @classmethod

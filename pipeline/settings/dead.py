@@ -97,7 +97,7 @@ STAGE_RULES = (
         but=_RUN_KEYS[:3], typed_only=True,
     ),
     Rule(
-        lambda s: s.stage == "bench", ("force",), "stage=bench always runs", neutral=(False,), typed_only=True,
+        lambda s: s.stage in ("bench", "compare"), ("force",), "stage={s.stage} always runs", neutral=(False,), typed_only=True,
     ),
     *(
         Rule(
@@ -114,11 +114,14 @@ STAGE_RULES = (
         lambda s: s.stage != "bench", ("bench.*",), "only stage=bench reads it", "Use stage=bench", typed_only=True,
     ),
     Rule(
-        lambda s: s.stage in ("all", "plan"), ("evaluate.checkpoint",),
+        lambda s: s.stage != "compare", ("compare.*",), "only stage=compare reads it", "Use stage=compare", typed_only=True,
+    ),
+    Rule(
+        lambda s: s.stage in ("all", "plan", "compare"), ("evaluate.checkpoint",),
         "stage={s.stage} evaluates before and after training", "Use stage=evaluate", neutral=("auto",), typed_only=True,
     ),
     Rule(
-        lambda s: s.stage in ("all", "plan") and s.rl.min_pass_rate is None and s.rl.max_pass_rate is None,
+        lambda s: s.stage in ("all", "plan", "compare") and s.rl.min_pass_rate is None and s.rl.max_pass_rate is None,
         ("rollout.offline_*",), "stage={s.stage} does not include stage=rollout", "Use stage=rollout", typed_only=True,
     ),
 )  # fmt: skip
@@ -278,13 +281,13 @@ RUN_RULES = (
 """What the settings of a run decide, whichever stage is asked for."""
 
 
-def dead_keys(settings: Settings, given: dict[str, str]) -> list[str]:
-    """A message for each of the user's keys that has no effect.
+def dead_keys(settings: Settings, given: dict[str, str]) -> dict[str, str]:
+    """The user's keys that have no effect -> a message for each. For stage=compare this is asked of each arm instead.
 
     Args:
         given: dotted key -> where the user gave it: `TYPED`, or the name of a preset file.
     """
-    whole_run = settings.stage not in ("test", "doctor", "bench")
+    whole_run = settings.stage not in ("test", "doctor", "bench", "compare")
     rules = [rule for rule in (*STAGE_RULES, *(RUN_RULES if whole_run else ())) if rule.when(settings)]
     nodes = max((n for n in settings.model.layouts if n <= settings.cluster.nnodes), default=0)
     typed = {key: origin for key, origin in given.items() if origin == TYPED}
@@ -300,7 +303,7 @@ def dead_keys(settings: Settings, given: dict[str, str]) -> list[str]:
                 place = "" if origin == TYPED else f" (from {origin})"
                 cure = f"{rule.cure.format(s=settings)}, or remove the key." if rule.cure else "Remove the key."
                 messages.setdefault(key, f"{key}{_shown(value)}{place} has no effect: {why}. {cure}")
-    return list(messages.values())
+    return messages
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:

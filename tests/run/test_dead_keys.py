@@ -110,6 +110,8 @@ DEAD = [
     (["stage=bench", "what=verifier", "bench.vocab=9"], "bench.vocab=9", "what=verifier does not read it"),
     (["stage=bench", "what=objective", "bench.repeats=3"], "bench.repeats=3", "at least 5 repetitions"),
     (["stage=bench", "force=true"], "force=true", "stage=bench always runs"),
+    (["compare.seeds=9"], "compare.seeds=9", "only stage=compare reads it"),
+    (["stage=compare", "evaluate.checkpoint=before"], "evaluate.checkpoint=before", "evaluates before and after"),
     (["stage=doctor", "seed=3"], "seed=3", "reads no settings"),
     (["stage=test", "dry_run=true"], "dry_run=true", "reads no settings"),
 ]  # fmt: skip
@@ -191,12 +193,28 @@ NEUTRAL = [
     ["rl.eval_every=10", "rl.steps=10"],
     ["stage=bench", "what=step", "rl.steps=3", "bench.repeats=2"],
     ["stage=doctor", "name=here"],
+    ["stage=compare", "rl.dynamic_sampling_rounds=6", "algo.gspo_eps_low=0.1"],  # its arms say what these change
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", NEUTRAL, ids=" ".join)
 def test_a_key_with_an_effect_is_accepted(words):
     compose(line(words))
+
+
+def test_a_comparison_drops_a_key_in_the_arms_that_do_not_read_it():
+    from stages.compare import Arm, check_effects, effective
+
+    shared = ["model=tiny", "rl.dynamic_sampling_rounds=6", "rl.steps=3"]
+    arms = [Arm("etr", ["algo=etr"]), Arm("dapo", ["algo=dapo"]), Arm("flat", ["algo=grpo", "rl.group_size=4"])]
+    check_effects(shared, arms)
+    assert effective("rl", shared, arms[0].words) == ["model=tiny", "rl.steps=3"]
+    assert effective("rl", shared, arms[1].words) == shared
+    assert effective("preprocess", shared, []) == ["model=tiny", "rl.steps=3"]
+    with pytest.raises(UsageError, match=r"rl\.dynamic_sampling_rounds=6 has no effect"):
+        check_effects(shared, [arms[0], arms[2]])
+    with pytest.raises(UsageError, match=r"compare\.arms\.flat: algo\.alpha=0\.5 has no effect"):
+        check_effects(shared, [*arms[:2], Arm("flat", ["algo=grpo", "algo.alpha=0.5"])])
 
 
 def documented():
