@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.common.benches import BENCHES
 from pipeline.common.errors import UsageError
 from pipeline.settings import Settings
 
@@ -155,8 +156,9 @@ class Job:
     @property
     def launcher(self) -> Launcher:
         """As the catalog says, but benchmarks of distributed things need their ranks."""
-        if self.stage.name == "bench" and self.settings.bench.what in ("step", "step_peer", "rollout"):
-            return "torchrun"
+        if self.stage.name == "bench":
+            bench = BENCHES.get(self.settings.bench.what)
+            return "torchrun" if bench is not None and bench.needs_ranks else "plain"
         return self.stage.launcher
 
     @property

