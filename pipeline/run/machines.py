@@ -1,10 +1,12 @@
 """What this machine offers, and what SLURM says about the others; no torch, because it would cost seconds."""
 
 import os
+import platform
 import re
 import shutil
 import socket
 import subprocess
+from pathlib import Path
 
 from pipeline.common.errors import UsageError
 from pipeline.settings import Cluster
@@ -45,11 +47,26 @@ def gpu_count() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1", "none", "NoDevFiles"):
         return 0
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    result = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    present = sum(line.startswith("GPU ") for line in result.stdout.splitlines()) if result.returncode == 0 else 0
+    present = len(gpu_names())
     return min(present, len(visible.split(","))) if visible is not None else present
+
+
+def gpu_names() -> list[str]:
+    """NVIDIA GPUs of this machine as its driver lists them."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    result = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    lines = result.stdout.splitlines() if result.returncode == 0 else []
+    return [line.partition(" (UUID")[0].strip() for line in lines if line.startswith("GPU ")]
+
+
+def processor() -> str:
+    """The CPU's name, or its architecture where the system does not tell."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M)
+    except OSError:
+        found = None
+    return found[1] if found else platform.machine()
 
 
 def cores() -> int:
