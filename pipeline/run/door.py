@@ -26,7 +26,7 @@ STAGES = {
     "plan": "print the layout, the memory estimate and every command; run nothing",
     "bench": f"measurements: what={'|'.join(BENCHES)}",
     "doctor": "versions, devices, patches: is this machine ready?",
-    "test": "run the test suite",
+    "test": "run the tests (tests=<file or folder> for some of them)",
 }
 """Stages by name, in the order in which people meet them."""
 
