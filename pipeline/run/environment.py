@@ -42,7 +42,8 @@ LOOSE = ("numpy",)
 """Packages of the lock that extras may change: vLLM's mistral-common wants numpy below 2.4."""
 DIRECT = (
     "torch", "megatron-core", "deepspeed", "transformers", "tokenizers", "sentencepiece", "safetensors", "numpy", "pydantic",
-    "PyYAML", "rich", "tensorboard", "pyarrow", "psutil", "latex2sympy2", "antlr4-python3-runtime", "sympy", "mpmath",
+    "pydantic_core", "PyYAML", "rich", "tensorboard", "pyarrow", "psutil", "latex2sympy2", "antlr4-python3-runtime", "sympy",
+    "mpmath",
 )  # fmt: skip
 """Packages that the project itself imports. The rest of the lock is what these ask for, and what the tests need."""
 
