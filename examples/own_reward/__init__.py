@@ -1,0 +1,1 @@
+"""A reward by import path: `examples.own_reward.brief:brief`."""
