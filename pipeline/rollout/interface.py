@@ -1,7 +1,7 @@
 """What every rollout engine takes and gives. Nothing here knows which engine it is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 
@@ -51,7 +51,6 @@ class Rollout:
     """Number of optimizer rollout steps that the sampling weights had seen."""
     text: str = ""
     """The decoded response, special tokens left out."""
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 Groups = list[list[Rollout]]
@@ -111,7 +110,5 @@ class RolloutEngine(Protocol):
         ...
 
     def sleep(self) -> None:
-        """Give back the memory that only generation needs (KV cache, and for vLLM the weights)."""
+        """Give back the memory that only generation needs (KV cache, and for vLLM the weights) until the next `sync`."""
         ...
-
-    def wake(self) -> None: ...

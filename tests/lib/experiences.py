@@ -30,8 +30,6 @@ def random_experience(
         prompts=[heads[i // group] for i in range(count)],
         responses=[numbers(1, vocab_size, int(n)) for n in lengths],
         offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
-        group=torch.arange(prompts).repeat_interleave(group),
-        rewards=rewards.reshape(-1),
         rollout_logp=rollout_logp,
         raw_logp=rollout_logp.clone(),
         advantages=torch.randn(count, generator=g),

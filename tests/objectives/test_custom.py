@@ -54,8 +54,9 @@ def test_the_example_of_the_page_in_ten_lines(tmp_path, monkeypatch, capsys):
     assert logp.grad[3] == 0  # its width is 0 under the mask, so its own arithmetic is 0 / 0
     assert losses.of(config).separable
     assert metrics["clip/high"] == 0
-    share = prepare(inputs(logp), config).share(logp[:2], None, slice(0, 2))
-    assert share.shape == (2,)
+    prepared = prepare(inputs(logp), config)
+    halves = [policy_loss(prepared.tokens(logp[at], None, at), config)[0] for at in (slice(0, 2), slice(2, 4))]
+    assert sum(halves).item() == pytest.approx(loss.item(), rel=1e-6)
 
 
 def test_a_plain_function_takes_the_mode_that_is_right_for_every_loss(tmp_path):

@@ -31,7 +31,7 @@ class Request:
     sample: int
 
 
-class Batch:
+class DecodeBatch:
     """Samples `group_size` responses to each of `prompts`, at most `cache.slots` at once."""
 
     def __init__(

@@ -50,6 +50,12 @@ class MetricSums(Mapping[str, Any]):
     peak_names: tuple[tuple[str, bool], ...]
     """Of `peaks`: name, and whether it is a minimum."""
 
+    @classmethod
+    def empty(cls, device: torch.device) -> "MetricSums":
+        """Sums of nothing."""
+        nothing = torch.zeros(0, dtype=torch.float64, device=device)
+        return cls(nothing, nothing, (), ())
+
     def __add__(self, other: "MetricSums") -> "MetricSums":
         if (self.fields, self.peak_names) == (other.fields, other.peak_names):
             return replace(self, sums=self.sums + other.sums, peaks=torch.maximum(self.peaks, other.peaks))
@@ -123,8 +129,8 @@ def add_up(parts: list[MetricSums]) -> MetricSums:
     return total
 
 
-class Collector:
-    """Gathers entries one by one and packs them."""
+class SumsBuilder:
+    """Takes entries one by one; `pack` makes MetricSums of them."""
 
     def __init__(self) -> None:
         self._fields: list[Field] = []

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from pipeline.objectives import losses
-from pipeline.objectives.batch import Tokens, token_loss
 from pipeline.objectives.bounds import static_bounds
 from pipeline.objectives.metrics.bins import Bins
-from pipeline.objectives.metrics.sums import Collector, Field, MetricSums
-from pipeline.objectives.tokens import LOG_RATIO_LIMIT
+from pipeline.objectives.metrics.sums import Field, MetricSums, SumsBuilder
+from pipeline.objectives.tokens import LOG_RATIO_LIMIT, Tokens
 
 PASS_RATE_BINS = 5
 """Clipping is broken down by the group's pass rate: 0-.2, .2-.4, ... .8-1."""
@@ -21,17 +20,17 @@ KL3 = Bins(1e-14, 1e9, 230, "log")
 
 
 @torch.no_grad()
-def token_metrics(x: Tokens, config: Any, loss: Tensor | None = None) -> MetricSums:
+def token_metrics(x: Tokens, config: Any, weighted_loss: Tensor) -> MetricSums:
     """Sums over this micro-batch's response tokens, ready to be added to other micro-batches' and ranks'.
 
     Args:
         x: the tokens as the loss saw them.
         config: what the loss had.
-        loss: `token_loss(x, config)`, where at hand.
+        weighted_loss: what each token adds to the loss, fp64, the shape of the tokens.
 
     Names are explained in docs/objective.md. Nothing here waits for the device.
     """
-    out = Collector()
+    out = SumsBuilder()
     keep, ratio, log_ratio = x.keep, x.ratio, x.log_ratio
     live = x.advantages != 0
 
@@ -69,8 +68,7 @@ def token_metrics(x: Tokens, config: Any, loss: Tensor | None = None) -> MetricS
     # Tokens are counted once, here; the rows below are divided by this count.
     out.rows({"tokens": keep}, per="")
     out.rows(clip | policy, per="tokens")
-    unit = token_loss(x, config) if loss is None else loss
-    out.rows({"policy/loss": x.weight * unit}, per="update")
+    out.rows({"policy/loss": weighted_loss}, per="update")
     out.rows(
         {
             "policy/nonfinite_tokens": x.dropped,
@@ -92,7 +90,7 @@ def token_metrics(x: Tokens, config: Any, loss: Tensor | None = None) -> MetricS
     return out.pack()
 
 
-def _gap(out: Collector, gap: Tensor, mask: Tensor) -> None:
+def _gap(out: SumsBuilder, gap: Tensor, mask: Tensor) -> None:
     """Between what the rollout engine and the trainer said of the same tokens under the same weights."""
     finite = mask & torch.isfinite(gap)
     size = torch.where(finite, gap.abs(), 0.0)
@@ -108,7 +106,7 @@ def _gap(out: Collector, gap: Tensor, mask: Tensor) -> None:
     out.highest("gap/max", size, finite)
 
 
-def _by_pass_rate(out: Collector, clip: dict[str, Tensor], keep: Tensor, pass_rate: Tensor) -> None:
+def _by_pass_rate(out: SumsBuilder, clip: dict[str, Tensor], keep: Tensor, pass_rate: Tensor) -> None:
     bins = torch.arange(PASS_RATE_BINS, device=keep.device)[:, None]
     index = (pass_rate.reshape(-1) * PASS_RATE_BINS).nan_to_num(0.0).clamp(0, PASS_RATE_BINS - 1).long()
     member = ((index == bins) & keep.reshape(-1)).double()  # [bins, T]
