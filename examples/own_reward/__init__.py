@@ -1,1 +1,0 @@
-"""A reward by import path: `examples.own_reward.brief:brief`."""
