@@ -69,7 +69,7 @@ def _test(words: list[str]) -> int:
     chosen = [word.removeprefix("tests=") for word in words if word.startswith("tests=")]
     compose([word for word in words if not word.startswith("tests=")])  # refuses wrong names and keys
     typed = Path(os.environ.get("ETR_FOLDER", "."))
-    paths = [str((typed / path).absolute()) if (typed / path).exists() else path for path in chosen]
+    paths = [str((typed / path).absolute()) if (typed / path.partition("::")[0]).exists() else path for path in chosen]
     code = subprocess.run([sys.executable, "-m", "pytest", *paths], cwd=ROOT, stdin=subprocess.DEVNULL).returncode
     return 1 if code else 0  # pytest's own 2 and 3 mean something else than ours
 

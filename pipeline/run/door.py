@@ -24,7 +24,7 @@ STAGES = {
     "export": "Megatron checkpoint to Hugging Face weights",
     "report": "one HTML file with curves and sample rollouts",
     "plan": "print the layout, the memory estimate and every command; run nothing",
-    "bench": f"measurements: what={'|'.join(BENCHES)}",
+    "bench": "benchmarks, listed below; bench.compare=<earlier json> compares two runs",
     "doctor": "versions, devices, patches: is this machine ready?",
     "test": "run the tests (tests=<file or folder> for some of them)",
 }
@@ -71,6 +71,12 @@ def usage() -> str:
     width = max(map(len, STAGES))
     lines = ["bash run.sh stage=<stage> model=<preset> [key=value ...]", "", "Stages"]
     lines += [f"  {name:<{width}}  {text}" for name, text in STAGES.items()]
+    wide = max(map(len, BENCHES))
+    lines += [
+        "",
+        "Benchmarks (stage=bench)",
+        *(f"  what={name:<{wide}}  {bench.text}" for name, bench in BENCHES.items()),
+    ]
     lines += ["", "Models", f"  {'  '.join(preset_names('model'))}", "", "Other presets"]
     lines += [f"  {group + '=':<9}{'  '.join(preset_names(group))}" for group in GROUPS[1:]]
     lines += [

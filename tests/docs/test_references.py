@@ -27,7 +27,7 @@ TOP = (
     ".github",
 )
 CODE = ("pipeline", "megatron_patches", "stages")
-FILE = re.compile(r"[\w./-]+\.(?:py|md|yaml|yml|txt|toml|sh|jsonl?|css|js)")
+FILE = re.compile(r"[\w./-]+\.(?:py|md|yaml|yml|txt|toml|sh|jsonl?|html|css|js)")
 HISTORY = {"CHANGELOG.md"}
 """Pages that also name what is no longer there."""
 THEIRS = {"my_losses.py", "my.yaml", "my-model.yaml", "mine.jsonl", "held_out.jsonl", "more.parquet"}
@@ -100,7 +100,11 @@ def wrong_reference(code: str) -> str | None:
         return wrong_key(name)
     stem, _, rest = name.partition(".")
     modules = [path for top in CODE for path in (ROOT / top).rglob(f"{stem}.py")]  # `policy_model.PolicyModel`
-    if modules and not FILE.fullmatch(name) and not any(rest in defined(path) for path in modules):
+    if (
+        modules
+        and not FILE.fullmatch(name)
+        and not any(rest in (name, name.partition(".")[2]) for path in modules for name in defined(path))
+    ):
         return f"no module {stem} has {rest}"
     return None
 

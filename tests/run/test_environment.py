@@ -5,7 +5,7 @@ import importlib.metadata
 import sys
 
 import pytest
-from cli import ROOT
+from cli import ROOT, run_cli
 
 from pipeline.common.errors import InputError
 from pipeline.run import environment
@@ -88,3 +88,15 @@ def test_doctor_names_an_extra_that_could_not_be_installed(said, monkeypatch):
     log, _ = said({})
     assert "gpu-te: the reason is in" in log
     assert "rm " in log
+
+
+def test_stage_test_runs_what_tests_names(tmp_path):
+    (tmp_path / "test_of_mine.py").write_text(
+        "def test_right():\n    assert True\n\n\ndef test_wrong():\n    assert False\n"
+    )
+    result = run_cli("stage=test", "tests=test_of_mine.py", cwd=tmp_path)
+    assert result.code == 1
+    assert "1 failed, 1 passed" in result.out
+    assert run_cli("stage=test", "tests=test_of_mine.py::test_right", cwd=tmp_path).code == 0
+    assert run_cli("stage=test", "test=tests/common").code == 2
+    assert run_cli("stage=doctor", "tests=tests/common").code == 2

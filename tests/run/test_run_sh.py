@@ -136,6 +136,19 @@ def test_both_sides_hash_the_requirements_alike(house):
     assert result.stdout.strip() == "[True, False]", result.stderr
 
 
+def test_stamps_are_read_without_sha256sum(house, tmp_path):
+    """As on macOS, which has shasum."""
+    tools = tmp_path / "mac"
+    tools.mkdir()
+    for tool in ("bash", "sh", "dirname", "cat", "env", "uname"):
+        (tools / tool).symlink_to(shutil.which(tool))
+    (tools / "shasum").write_text(f'#!/bin/sh\n[ "$1 $2" = "-a 256" ] && exec {shutil.which("sha256sum")}\n')
+    (tools / "shasum").chmod(0o755)
+    words = ["bash", str(house / "run.sh"), "stage=rl", "model=8b"]
+    result = subprocess.run(words, env={"PATH": str(tools)}, capture_output=True, text=True, cwd=tmp_path)
+    assert result.stdout == f"{tmp_path}: -m pipeline.run.cli stage=rl model=8b\n", result.stderr
+
+
 def test_an_unknown_extra_is_refused(house):
     result = subprocess.run(
         [PYTHON, "-m", "pipeline.run.environment"],
