@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "pipeline/objectives": "common settings",
     "pipeline/rollout": "common settings tracking",
     "pipeline/report": "common tracking",
+    "pipeline/compare": "common tracking report",
     "pipeline/run": "common settings stage",
     "pipeline/data": "common settings stage tracking verify rollout",
     "pipeline/models": "common settings stage data",
