@@ -19,6 +19,8 @@ from stages.bench import compare
 
 IGNORED = {"what", "compare", "peer_python", "repeats"}
 """Settings of `bench` that do not change the work."""
+RARE = 0.02
+"""Above this probability of a wrong "slower" the comparison says so; five repeats in both runs give 0.004."""
 
 
 def main(run: StageRun) -> dict:
@@ -53,6 +55,11 @@ def beside(run: StageRun, earlier: dict[str, Any], record: dict[str, Any]) -> di
     for line in compare.differences(earlier, record):
         run.log(f"differs: {line}")
     Console().print(compare.table(rows))
+    chance = max((row.chance for row in rows), default=0.0)
+    if chance > RARE:
+        run.log(
+            f"few repeats: equal runs are called slower {chance:.0%} of the time. Use bench.repeats=5 or more in both."
+        )
     named = {verdict: [row.name for row in rows if row.verdict == verdict] for verdict in ("slower", "faster")}
     for verdict, names in named.items():
         run.log(f"{verdict} by more than the noise: {', '.join(names) or 'no row'}")

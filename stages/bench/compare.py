@@ -5,6 +5,7 @@ faster only if the two runs' ranges (min..max) do not overlap; everything else i
 """
 
 import json
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,11 @@ class Row:
         if min(self.now) > max(self.earlier):
             return "slower"
         return "faster" if max(self.now) < min(self.earlier) else "within the noise"
+
+    @property
+    def chance(self) -> float:
+        """Probability that two runs of equal speed are called slower: all of one side above all of the other."""
+        return 1 / math.comb(len(self.now) + len(self.earlier), len(self.now))
 
 
 def load(path: str, what: str) -> dict[str, Any]:

@@ -31,6 +31,13 @@ def test_a_row_is_slower_only_if_the_ranges_do_not_overlap(earlier, now, ratio, 
     assert row.verdict == verdict
 
 
+def test_few_repeats_say_how_often_they_mislead():
+    (row,) = compare({"x": [1.0, 1.0]}, {"x": [1.0, 1.0]})
+    assert row.chance == pytest.approx(1 / 6)  # of the 6 orders of 2 + 2 values one has both new ones on top
+    (row,) = compare({"x": [1.0] * 5}, {"x": [1.0] * 5})
+    assert row.chance == pytest.approx(1 / 252)
+
+
 def test_what_differs_besides_the_times_is_named():
     earlier = {
         "samples": {"a": [1], "gone": [1]},
@@ -91,5 +98,6 @@ def test_the_stage_leaves_a_record_that_the_next_run_is_compared_with(tmp_path, 
     assert stage.main(StageRun(again, tmp_path)) == {"what": "objective", "slower": ["total"], "faster": []}
     said = capsys.readouterr().out
     assert "2.800" in said
+    assert "equal runs are called slower 17% of the time" in said
     assert "slower by more than the noise: total" in said
     assert json.loads(path.read_text())["samples"]["total"] == [3.0, 4.0]
