@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.common.benches import BENCHES
 from pipeline.common.errors import UsageError
 from pipeline.settings import Settings
 
@@ -156,8 +157,8 @@ class Job:
     @property
     def launcher(self) -> Launcher:
         """As the catalog says; benchmarks of distributed code need ranks."""
-        if self.stage.name == "bench" and self.settings.bench.what in ("step", "step_peer", "rollout"):
-            return "torchrun"
+        if self.stage.name == "bench":
+            return "torchrun" if BENCHES[self.settings.bench.what].needs_ranks else "plain"
         return self.stage.launcher
 
     @property

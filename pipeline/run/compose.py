@@ -37,7 +37,8 @@ SHORT = {"what": "bench.what"}
 SLURM = "SLURM's environment"
 """Origin of what SLURM says of the cluster."""
 TOP = ("name", "runs_dir", "seed", "force", "dry_run")
-PATHS = ("data.path", "data.sft_path", "model.path", "evaluate.checkpoint", "export.checkpoint", "bench.peer_python")
+PATHS = ("data.path", "data.sft_path", "model.path", "evaluate.checkpoint", "export.checkpoint", "bench.peer_python",
+         "bench.compare")  # fmt: skip
 """Settings that hold files or folders; on the command line they are relative to the folder it was typed in."""
 
 

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from pipeline.common.benches import BENCHES
 from pipeline.common.names import unknown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,9 +24,9 @@ STAGES = {
     "report": "one HTML file with curves and sample rollouts",
     "compare": "algorithms over paired seeds: intervals, power and a verdict (compare.algos=[etr,grpo_matched])",
     "plan": "print the layout, the memory estimate and every command; run nothing",
-    "bench": "measurements (what=policy_head|objective|verifier|rollout|step|step_peer)",
+    "bench": "benchmarks, listed below; bench.compare=<earlier json> compares two runs",
     "doctor": "versions, devices, patches: is this machine ready?",
-    "test": "run the test suite",
+    "test": "run the tests (tests=<file or folder> for some of them)",
 }
 """Stages by name, in the order in which people need them."""
 
@@ -53,6 +54,12 @@ def usage() -> str:
     width = max(map(len, STAGES))
     lines = ["bash run.sh stage=<stage> model=<preset> [key=value ...]", "", "Stages"]
     lines += [f"  {name:<{width}}  {text}" for name, text in STAGES.items()]
+    wide = max(map(len, BENCHES))
+    lines += [
+        "",
+        "Benchmarks (stage=bench)",
+        *(f"  what={name:<{wide}}  {bench.text}" for name, bench in BENCHES.items()),
+    ]
     lines += ["", "Models", f"  {'  '.join(preset_names('model'))}", "", "Other presets"]
     lines += [f"  {group + '=':<9}{'  '.join(preset_names(group))}" for group in GROUPS[1:]]
     lines += [

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from pipeline.common.benches import BENCHES
 from pipeline.settings import Settings
 from pipeline.settings.algo import STATIC
 from pipeline.settings.engine import chosen_engine, uses_gpus, why_chosen
@@ -78,23 +79,14 @@ def _bench_is(what: str) -> Callable[[Settings], bool]:
     return lambda s: s.stage == "bench" and s.bench.what == what
 
 
-_PEER = ("bench.repeats", "bench.peer_python", "seed", "cluster.*")
-BENCH_READS = {
-    "policy_head": ("bench.repeats", "bench.tokens", "bench.hidden", "bench.vocab", "cluster.*"),
-    "objective": ("bench.repeats", "cluster.*"),
-    "verifier": ("bench.repeats", "bench.rows", "bench.peer_python"),
-    "rollout": (*_PEER, "layout.tp", "rollout.kv_memory_gib", "rollout.max_concurrent"),
-    "step": ("bench.repeats", "seed", "cluster.*", "model.*", "layout.*", "rl.*", "rollout.*"),
-    "step_peer": (*_PEER, "layout.*", "rl.*", "rollout.*"),
-}
-"""Keys that each benchmark reads."""
-_RUN_KEYS = ("name", "runs_dir", "dry_run", "bench.what")
+_RUN_KEYS = ("name", "runs_dir", "dry_run")
+_BENCH_KEYS = (*_RUN_KEYS, "force", "bench.what", "bench.compare")
 
 STAGE_RULES = (
     Rule(lambda s: s.stage == "test", ("*",), "stage=test runs the test suite and reads no settings", typed_only=True),
     Rule(
         lambda s: s.stage == "doctor", ("*",), "stage=doctor looks at the machine and reads no settings",
-        but=_RUN_KEYS[:3], typed_only=True,
+        but=_RUN_KEYS, typed_only=True,
     ),
     Rule(
         lambda s: s.stage in ("bench", "compare"), ("force",), "stage={s.stage} always runs", neutral=(False,), typed_only=True,
@@ -102,9 +94,9 @@ STAGE_RULES = (
     *(
         Rule(
             _bench_is(what), ("*",), f"what={what} does not read it",
-            f"Use {' or '.join(reads)}", but=(*_RUN_KEYS, "force", *reads), typed_only=True,
+            f"Use {' or '.join(entry.reads)}", but=(*_BENCH_KEYS, *entry.reads), typed_only=True,
         )
-        for what, reads in BENCH_READS.items()
+        for what, entry in BENCHES.items()
     ),
     Rule(
         lambda s: s.stage == "bench" and s.bench.what == "objective" and s.bench.repeats < 5, ("bench.repeats",),

