@@ -9,7 +9,8 @@ from pipeline.settings import Cluster
 from pipeline.settings.engine import uses_gpus
 
 __all__ = [
-    "check_devices", "check_port", "cores", "first_host", "free_port", "gpu_count", "gpu_names", "processor", "slurm", "threads_per_rank", "uses_gpus",
+    "check_devices", "check_port", "cores", "first_host", "free_port", "gpu_count", "gpu_names", "processor", "slurm",
+    "threads_per_rank", "uses_gpus",
 ]  # fmt: skip
 
 
