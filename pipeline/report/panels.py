@@ -278,7 +278,7 @@ GROUPS = (
             ),
             Panel(
                 title="Sampled groups",
-                note="groups to learn from, and sampling rounds needed to find them (algo.dynamic_sampling)",
+                note="groups to learn from, and the rounds of sampling that gave them",
                 lines=(("rollout/groups", "groups"), ("rollout/rounds", "rounds")),
                 zero=True,
             ),

@@ -180,6 +180,7 @@ class Progress:
             TextColumn("{task.fields[left]}", style="dim", markup=False),
             console=Console(file=self._stream) if self._stream else None,
             refresh_per_second=4,
+            redirect_stderr=is_terminal(sys.stderr),  # a log stays a log
         )
         self._task = self._bar.add_task(
             self.label, total=self.speed.total, completed=int(self.speed.done), figures="", left=""
