@@ -29,7 +29,6 @@ class Line:
     label: str
     values: Values
     color: int = 0
-    dashed: bool = False
 
 
 def line_chart(
@@ -59,12 +58,12 @@ def line_chart(
     if edges:
         body.append(_band(xs, edges[0], edges[1], x_axis, y_axis))
     for line, values in zip(lines, curves, strict=True):
-        style = f'stroke="var(--c{line.color})"' + (' stroke-dasharray="5 4"' if line.dashed else "")
+        style = f'stroke="var(--c{line.color})"'
         if smooth and sum(value is not None for value in values) >= SMOOTH_FROM:
             body.append(_curve(xs, values, x_axis, y_axis, style, "raw"))
             values = averaged(values)
         body.append(_curve(xs, values, x_axis, y_axis, style))
-    legend = [(line.label, line.color, line.dashed) for line in lines]
+    legend = [(line.label, line.color) for line in lines]
     return _figure(xs, legend, curves, form, "".join(body))
 
 
@@ -83,7 +82,7 @@ def stacked_chart(steps: Sequence[float], lines: Sequence[Line], *, form: Form =
         points += reversed([_at(x, y, x_axis, y_axis) for x, y in zip(shape, lower, strict=True)])
         body.append(f'<path d="M{"L".join(points)}Z" fill="var(--c{line.color})" class="layer"/>')
         floor = top
-    return _figure(xs, [(line.label, line.color, False) for line in lines], filled, form, "".join(body))
+    return _figure(xs, [(line.label, line.color) for line in lines], filled, form, "".join(body))
 
 
 def heatmap(
@@ -133,7 +132,7 @@ def heatmap(
         ]
         if len(points) > 1:
             body.append(f'<path d="M{"L".join(points)}" class="curve" stroke="var(--c1)"/>')
-            legend = _legend([("mean", 1, False)], [line], "number")
+            legend = _legend([("mean", 1)], [line], "number")
     return f'{legend}<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(body)}</svg>'
 
 
@@ -230,20 +229,19 @@ def _bin_place(value: float, edges: Sequence[float]) -> float:
     return -1.0
 
 
-def _legend(entries: Sequence[tuple[str, int, bool]], columns: Sequence[Values], form: Form) -> str:
+def _legend(entries: Sequence[tuple[str, int]], columns: Sequence[Values], form: Form) -> str:
     items = []
-    for (label, color, dashed), values in zip(entries, columns, strict=True):
+    for (label, color), values in zip(entries, columns, strict=True):
         last = next((value for value in reversed(values) if value is not None), None)
         figure = "–" if last is None else written(last, form)
-        mark = "dash" if dashed else "mark"
         items.append(
-            f'<span><i class="{mark}" style="--c:var(--c{color})"></i>{escape(label)} <b>{escape(figure)}</b></span>'
+            f'<span><i class="mark" style="--c:var(--c{color})"></i>{escape(label)} <b>{escape(figure)}</b></span>'
         )
     return f'<div class="legend">{"".join(items)}</div>'
 
 
 def _figure(
-    xs: Sequence[float], entries: Sequence[tuple[str, int, bool]], columns: Sequence[Values], form: Form, body: str
+    xs: Sequence[float], entries: Sequence[tuple[str, int]], columns: Sequence[Values], form: Form, body: str
 ) -> str:
     short = [[None if value is None else float(f"{value:.5g}") for value in column] for column in columns]
     data = escape(json.dumps({"x": list(xs), "y": short, "form": form}, separators=(",", ":")))

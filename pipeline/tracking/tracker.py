@@ -85,11 +85,6 @@ class Tracker:
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + self._clock() - start
 
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds by phase since the last `log`."""
-        return dict(self._seconds)
-
     def log(self, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Write one step's row: `metrics`, the phases as `seconds/<phase>`, and `seconds/step`, all since the last
         call; from `speed/generated_tokens` also the response tokens a second of the whole step and of the `generate`
