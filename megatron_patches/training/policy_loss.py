@@ -21,6 +21,7 @@ from megatron_patches.training.batches import MicroBatch
 from megatron_patches.training.policy import flat
 from pipeline.common.errors import UsageError
 from pipeline.objectives import MetricSums, PolicyLossInputs, add_up, denominator, losses, policy_loss, prepare
+from pipeline.objectives.metrics.token import left_out
 from pipeline.rl.experience import Experience
 from pipeline.settings import Algo, Rl, Rollout
 
@@ -34,6 +35,16 @@ class Objective:
     """The policy head forms each chunk's gradient while its logits are at hand; for losses that are separable by token."""
     length_norm: float
     """Greatest response length, by which `seq-mean-token-sum-norm` divides."""
+
+    @property
+    def everything(self) -> bool:
+        """False if a response whose advantage is 0 has loss and gradient 0, so that updates leave it out."""
+        return bool(self.config.kl_coef or self.config.entropy_coef) or not losses.of(self.config).needs_signal
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether the update works out entropies; the policy's entropy is logged from the pass of the old log-probs."""
+        return bool(self.config.entropy_coef) or losses.of(self.config).needs_entropy
 
     @classmethod
     def of(cls, algo: Algo, rl: Rl, rollout: Rollout, sampled_elsewhere: bool = False) -> "Objective":
@@ -56,34 +67,46 @@ class Objective:
 
 class MinibatchLoss:
     """The loss over the sequences `chosen` [n] of one optimizer step, over all ranks and micro-batches; collects its
-    metrics."""
+    metrics.
+
+    `chosen` are numbers of the step's sequences. Those that the experience leaves out add 0 to the loss, so they count in
+    its denominator only.
+    """
 
     def __init__(self, objective: Objective, experience: Experience, chosen: torch.Tensor):
         self.objective = objective
         self.config = objective.config
         self.experience = experience
-        lengths = experience.lengths[chosen]
+        self.rows = experience.rows_of(chosen)
+        """int64 [n], the sequences of `experience` that take part."""
+        signal = experience.signal
+        lengths = signal.lengths[chosen]
         self.denominator = denominator(self.config, tokens=float(lengths.sum()), sequences=float((lengths > 0).sum()))
+        absent = chosen[~torch.isin(chosen, experience.index)]
+        self.left_out = left_out(signal.lengths[absent], signal.pass_rate[absent])
         self.sums: list[MetricSums] = []
 
     def bind(self, micro: MicroBatch, options: dict[str, Any]) -> tuple[Head, Callable]:
         """Head and loss function of one micro-batch; `options` are the policy head's."""
-        config = self.config
+        config, needs_entropy = self.config, self.objective.needs_entropy
+        options = options | {"need_entropy": needs_entropy}
         prepared = prepare(self._inputs(micro), config)
 
         def fused(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             def chunk_loss(where, logp, entropy):
-                return policy_loss(prepared.tokens(logp, entropy, where), config, metrics=False)[0]
+                tokens = prepared.tokens(logp, entropy if needs_entropy else None, where)
+                return policy_loss(tokens, config, metrics=False)[0]
 
             loss, logp, entropy = fused_policy_head(flat(hidden), weight, micro.targets, chunk_loss, **options)
             with torch.no_grad():
-                self.sums.append(policy_loss(prepared.tokens(logp, entropy), config)[1])
+                tokens = prepared.tokens(logp, entropy if needs_entropy else None)
+                self.sums.append(policy_loss(tokens, config)[1])
             return loss
 
         def recompute(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             entropy_grad = bool(config.entropy_coef)
             logp, entropy = token_logprobs(flat(hidden), weight, micro.targets, entropy_grad=entropy_grad, **options)
-            loss, metrics = policy_loss(prepared.tokens(logp, entropy), config)
+            loss, metrics = policy_loss(prepared.tokens(logp, entropy if needs_entropy else None), config)
             self.sums.append(metrics)
             return loss.to(logp.dtype)
 
@@ -145,7 +168,10 @@ def reduce_metrics(minibatches: list[MinibatchLoss]) -> dict[str, Any]:
     if parallel.is_last_stage():
         total = add_up([part for minibatch in minibatches for part in minibatch.sums])
         group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-        named = [total.all_reduce(group).finalize(updates=len(minibatches))]
+        total = total.all_reduce(group)
+        for minibatch in minibatches:
+            total = total.add_counts(minibatch.left_out)
+        named = [total.finalize(updates=len(minibatches))]
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         last = parallel_state.get_pipeline_model_parallel_last_rank()
         dist.broadcast_object_list(named, src=last, group=parallel_state.get_pipeline_model_parallel_group())

@@ -13,11 +13,18 @@ class Prompt:
     token_ids: list[int]
     gold: str
     text: str = ""
+    occurrence: int = 0
+    """How often this prompt was given out before. It gets other responses each time, also under the same weights."""
+
+    @property
+    def stream(self) -> str:
+        """What the random streams of its responses are named after."""
+        return f"{self.id}\x1e{self.occurrence}" if self.occurrence else self.id
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How to sample. `seed` is the run's; a request's own stream also depends on its prompt id, sample index and
+    """How to sample. `seed` is the run's; a request's own stream also depends on `Prompt.stream`, its sample index and
     `policy_version`, never on what else is in the batch."""
 
     max_new_tokens: int
