@@ -62,7 +62,7 @@ def main(run: StageRun) -> dict:
             if run.is_main:
                 write_wave(shards, wave, groups, graded)
             display.end(groups)
-            if run.should_stop():
+            if run.should_stop(last=wave is waves[-1]):
                 break
         summary = display.summary()
     if summary:

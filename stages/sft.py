@@ -54,7 +54,7 @@ def main(run: StageRun) -> dict:
             if run.is_main:
                 append_jsonl(metrics, [{"step": step, "sft/loss": loss, "sft/lr": lr}])
             progress.advance(loss=loss)
-            stopping = run.should_stop()
+            stopping = run.should_stop(last=step == total)
             if stopping or (step % sft.save_every == 0 and step < total):
                 save_progress(engine, checkpoints, step)
             if stopping:

@@ -61,7 +61,7 @@ def _main(words: list[str]) -> int:
             " another node skips. docs/cluster.md has the loop."
         )
     for job in jobs:
-        code = run_job(job, words)
+        code = run_job(job, words, more=job is not jobs[-1])
         if code:
             return code
     return 0
@@ -103,8 +103,8 @@ def run_root(settings: Settings) -> Path:
     return ROOT / settings.runs_dir / settings.name
 
 
-def run_job(job: Job, words: list[str]) -> int:
-    """Run one stage unless its manifest matches; returns its exit code."""
+def run_job(job: Job, words: list[str], more: bool = False) -> int:
+    """Run one stage unless its manifest matches; returns its exit code. `more`: other stages are to follow."""
     root, settings = run_root(job.settings), job.settings
     if job.stage.name == "sft" and not settings.sft.enabled:
         _say("sft: skipped (sft.enabled=false): RL starts from the base model")
@@ -117,10 +117,10 @@ def run_job(job: Job, words: list[str]) -> int:
         return 0
     manifests.require(job, root, _again(words))
     with _alone(root / job.stage.name, job):
-        return _run_alone(job, root, _again(words))
+        return _run_alone(job, root, _again(words), more)
 
 
-def _run_alone(job: Job, root: Path, again: str) -> int:
+def _run_alone(job: Job, root: Path, again: str, more: bool) -> int:
     """The rest of `run_job`, while no other process runs this stage of this run."""
     from pipeline.run import summary, supervise
 
@@ -158,6 +158,9 @@ def _run_alone(job: Job, root: Path, again: str) -> int:
         manifests.save(job, root, state, seconds, ending.result)
         summary.write_summary(root)
     _say(f"{job.label}: done in {seconds:.1f} s")
+    if ending.asked and more:
+        _say("stopped before the next stage; the same command continues")
+        return 1
     return 0
 
 

@@ -122,7 +122,7 @@ class Evaluate(Section):
     bootstrap: int = Field(2000, ge=1)
     """Resamples for the confidence intervals."""
     samples: int = Field(24, ge=0)
-    """Problems of each set whose responses are kept for the report."""
+    """Problems of each set kept for the report, each with its greedy response and its `k` samples."""
 
 
 class Export(Section):

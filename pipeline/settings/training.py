@@ -102,7 +102,7 @@ class Rl(Section):
     eval_every: int = Field(0, ge=0)
     """Steps between evaluations on the held-out sets; 0: none during training."""
     sample_rollouts: int = Field(4, ge=0)
-    """Rollouts of each step kept in samples.jsonl for the report."""
+    """Groups of each step kept in samples.jsonl for the report, each with all its `group_size` responses."""
     min_pass_rate: float | None = Field(None, ge=0, le=1)
     """Train only on prompts whose offline pass rate (stage=rollout) is above this."""
     max_pass_rate: float | None = Field(None, ge=0, le=1)
