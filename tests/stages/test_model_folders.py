@@ -44,7 +44,8 @@ def test_a_missing_folder_and_one_without_config(tmp_path):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"model_type": "gemma"}, ["'gemma'", "'qwen3'", "model= preset"]),
+        ({"model_type": "gemma"}, ["model_type is 'gemma'", "Supported are", "qwen3"]),
+        ({"model_type": "qwen2", "architectures": None}, ["model_type is 'qwen2'", "model.family=qwen3"]),
         ({"num_hidden_layers": 3}, ["num_hidden_layers is 3", "model.num_layers=2"]),
         ({"tie_word_embeddings": False}, ["tie_word_embeddings is False"]),
         ({"head_dim": 8}, ["head_dim is 8", "model.head_dim=16"]),
@@ -54,7 +55,7 @@ def test_a_missing_folder_and_one_without_config(tmp_path):
             ["rope_theta is 500.0", "model.rope.theta"],
         ),
         ({"rope_parameters": None, "rope_theta": 7.0}, ["rope_theta is 7.0"]),  # as older configs spell it
-        ({"rope_scaling": {"type": "yarn"}, "rope_parameters": None}, ["rope_type is yarn", "model.rope.scaling=none"]),
+        ({"rope_scaling": {"type": "yarn"}, "rope_parameters": None}, ["rope_type is 'yarn'"]),
         ({"vocab_size": 99}, ["embed_tokens", "(101, 64)", "(99, 64)"]),
     ],
 )
