@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import InputError, UsageError
-from pipeline.models.tensors import TensorFolder
+from pipeline.models.tensors import TensorFolder, readable
 from pipeline.settings import Model
 from pipeline.settings.config_json import CLASSES, key_of, read_config, shape_of
 from pipeline.settings.published import EMBEDDING, HEAD, tensor_shapes
@@ -209,6 +209,7 @@ def write_random(run: StageRun, folder: Path) -> None:
     model = random_model(run.settings.model, len(tokenizer), special_tokens(tokenizer), run.settings.seed)
     model.save_pretrained(str(temporary))
     copy_tokenizer(source, temporary)
+    readable(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 

@@ -44,7 +44,7 @@ MODEL = (
 GRADING = ("verify",)
 """What verdicts and rewards depend on."""
 
-PROMPTS = ("data.template", "data.instruction")
+PROMPTS = ("data.template", "data.instruction", "data.system_prompt")
 """What makes a problem a prompt. Problems are kept as text, so every stage that shows them to a model depends on it."""
 
 SAMPLING = ("rollout.max_prompt_tokens", "rollout.max_new_tokens", "rollout.stop")

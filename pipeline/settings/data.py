@@ -73,6 +73,8 @@ class Data(Section):
     <problem> <instruction> Answer:`. bare: the problem alone (tiny)."""
     instruction: str = "Please reason step by step, and put your final answer within \\boxed{}."
     """Appended to the problem in plain and chat templates."""
+    system_prompt: str = ""
+    """System message of chat prompts; plain prompts begin with it. Empty: none, or the chat template's own default."""
     limit: int | None = Field(None, ge=1)
     """Use only the first this many rows of each `path`, `sft_path` and `eval_path` entry."""
     tokenizer: Literal["model", "sentencepiece"] = "model"
