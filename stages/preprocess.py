@@ -90,6 +90,9 @@ def from_files(run: StageRun) -> dict[str, Any]:
     derived = sum(problem.derived for problem in train)
     if derived:
         lines.append(f"{derived:,} answers were taken from their solutions")
+    stripped = sum(problem.stripped for problem in train)
+    if stripped:
+        lines.append(f"{stripped:,} problems had an answer-format instruction of their own, which was removed")
     if unused:
         lines.append(f"{unused:,} solutions end in another answer than their row's and are no warm-up rows")
     if not data.eval_path:

@@ -8,14 +8,15 @@ from pipeline.settings.base import Section
 
 
 class Columns(Section):
-    """Names of the columns in the user's own files. Of several, joined by commas, the first that a row has is taken; a dot
-    reaches into a column (`reward_model.ground_truth`, `prompt.0.content`)."""
+    """Names of the columns in the user's own files, without regard to case. Of several, joined by commas, the first that a row
+    has and that is not empty is used. `a+b` joins two columns; a dot reaches into one (`reward_model.ground_truth`)."""
 
-    id: str = "id"
+    id: str = "id,unique_id"
     """Optional; rows without one are called after their file and line."""
-    problem: str = "problem,question"
-    answer: str = "answer"
-    solution: str = "solution"
+    problem: str = "body+question,problem,question,query,prompt,messages,conversations,input"
+    """Text, or a list of messages, of which the user's is used."""
+    answer: str = "answer,final_answer,reward_model.ground_truth,ground_truth,expected_answer,label,target,gold"
+    solution: str = "solution,extra_info.answer"
     """Optional worked solution; rows that have one become supervised warm-up rows."""
 
 
@@ -49,6 +50,8 @@ class Clean(Section):
     decontaminate_common: int = Field(4, ge=0)
     """Half so many words in a row that stand in more than this many other problems are a phrase ("where m and n are
     relatively prime positive integers. Find m+n"), no evidence unless most of an evaluation problem; 0: always evidence."""
+    strip_instructions: bool = True
+    """Remove the answer-format instructions that published data sets put around their problems (DAPO's "Answer: $Answer")."""
     max_problem_chars: int = Field(8_000, ge=1)
     """Longer training problems go into quarantine."""
 
@@ -59,6 +62,8 @@ class Data(Section):
     source: Literal["arithmetic", "files"] = "files"
     path: list[str] = []
     """Training problems: JSONL or parquet files, or Hugging Face dataset folders (`data.path=a.jsonl,b.parquet`)."""
+    encoding: str = "utf-8"
+    """Encoding of text files (latin-1, cp1252, gb18030, ...). UTF-16 is recognised without it."""
     split: str = "train"
     """Which split of a folder that has several."""
     eval_path: dict[str, str] = {}
