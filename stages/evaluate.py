@@ -22,17 +22,18 @@ def main(run: StageRun) -> dict:
     tokenizer = load_tokenizer(folder)
     sets = load_eval_prompts(run, tokenizer, settings.evaluate.limit)
     root, iteration = session.checkpoint_of(run, settings.evaluate.checkpoint)
-    policy = Policy(settings)
+    policy = Policy(settings.model, settings.layout, settings.rl, settings.rollout.temperature)
     checkpoint.load(root, iteration, policy.chunks, settings.model)
     engine = build_engine(settings, policy, tokenizer, str(folder))
     engine.sync(policy, iteration)
 
     when = variant_of(settings)
     results, samples = {}, []
-    with Grader(settings) as grader:
+    with Grader(settings.verify, settings.rollout.max_new_tokens) as grader:
         for name, prompts in sets.items():
             run.log(f"{name}: {len(prompts)} problems, greedy and {settings.evaluate.k} samples each")
-            results[name], some = measure(settings, engine, grader, *evaluation_sampling(settings, tokenizer), prompts)
+            greedy, sampled = evaluation_sampling(settings, tokenizer)
+            results[name], some = measure(settings.evaluate, engine, grader, greedy, sampled, prompts, settings.seed)
             samples += [{"set": name} | row for row in some]
             shown = ("greedy", f"avg@{settings.evaluate.k}", f"pass@{settings.evaluate.k}", "direct_share", "truncated")
             figures = "  ".join(f"{key} {results[name][key]:.3f}" for key in shown)

@@ -14,17 +14,18 @@ from megatron_patches.engines.choose import build_engine, chosen_engine, evaluat
 from megatron_patches.model import checkpoint
 from megatron_patches.training.actor import Actor
 from megatron_patches.training.policy import Policy
-from megatron_patches.training.policy_loss import MinibatchLoss, PolicyLoss, reduce_metrics
+from megatron_patches.training.policy_loss import MinibatchLoss, Objective, reduce_metrics
 from pipeline.data.prompts import load_eval_prompts, load_prompts
 from pipeline.data.tokenizer import load as load_tokenizer
-from pipeline.rl.advantages import judge
-from pipeline.rl.checks import gap_metrics, is_due, mean_metrics, rollout_metrics, samples_of
+from pipeline.rl.advantages import advantages_of
+from pipeline.rl.checks import entropy_metric, is_due, mean_metrics, rollout_metrics, samples_of
 from pipeline.rl.collector import Collector
 from pipeline.rl.evaluation import curve_point, measure
-from pipeline.rl.experience import Experience, minibatches
+from pipeline.rl.experience import Experience, Samples, minibatches
 from pipeline.rl.grading import Grader
 from pipeline.rl.prompt_sampler import PromptSampler
-from pipeline.settings import Settings
+from pipeline.rollout.gap import gap_metrics
+from pipeline.settings import Rl, Settings
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking import Tracker
 
@@ -36,17 +37,19 @@ def main(run: StageRun) -> dict:
     tokenizer = load_tokenizer(folder)
     sampler = PromptSampler(load_prompts(run, tokenizer), rl.prompts_per_step, settings.seed)
     eval_sets = load_eval_prompts(run, tokenizer, settings.evaluate.limit) if rl.eval_every else {}
-    actor = Actor(settings)
+    actor = Actor(settings.model, settings.layout, rl, settings.rollout.temperature)
     done, state = load_actor(run, settings, actor)
     reference = load_reference(run, settings) if settings.algo.kl_coef else None
     engine = build_engine(settings, actor, tokenizer, str(folder))
     engine.sync(actor, done)
-    loss = PolicyLoss(settings, sampled_elsewhere=chosen_engine(settings) != "native" or rl.async_depth > 0)
+    sampled_elsewhere = chosen_engine(settings) != "native" or rl.async_depth > 0
+    objective = Objective.of(settings.algo, rl, settings.rollout, sampled_elsewhere)
+    sampling = sampling_of(settings, tokenizer)
 
     with (
-        Grader(settings) as grader,
+        Grader(settings.verify, settings.rollout.max_new_tokens) as grader,
         Tracker(run.root, total_steps=rl.steps, enabled=run.is_main) as tracker,
-        Collector(settings, sampler, engine, grader, sampling_of(settings, tokenizer), tracker) as collector,
+        Collector(rl, sampler, engine, grader, sampling, tracker, settings.algo.dynamic_sampling) as collector,
     ):
         tracker.resume(done)
         if state is not None:
@@ -57,16 +60,20 @@ def main(run: StageRun) -> dict:
                 collector.look_ahead()
             if not engine.independent:
                 engine.sleep()  # the update needs the memory; sync wakes it
-            experience, metrics = judge(settings.algo, batch.groups, batch.graded.rewards)
-            metrics |= collector.metrics(batch, version=step - 1)
+            samples = Samples.collect(batch.groups)
+            signal, metrics = advantages_of(settings.algo, samples.lengths, batch.graded.rewards)
+            samples = samples.select(signal.scored(objective.everything))
             with tracker.phase("logprobs"):
-                experience.old_logp = actor.logprobs(experience)
-                if reference is not None:
-                    experience.ref_logp = reference.logprobs(experience)
-            metrics |= gap_metrics(settings, experience, same_weights=not metrics["rollout/version_lag_max"])
+                old_logp, entropy = actor.logprobs_and_entropy(samples)
+                ref_logp = reference.logprobs(samples) if reference is not None else None
+            experience = Experience.of(samples, signal, old_logp, ref_logp, objective.everything)
+            metrics |= collector.metrics(batch, version=step - 1)
+            same_weights = not metrics["rollout/version_lag_max"]
+            metrics |= gap_metrics(settings.rollout, old_logp, samples.rollout_logp, samples.raw_logp, same_weights)
 
             with tracker.phase("update"):
-                metrics |= update(settings, actor, experience, loss, step)
+                metrics |= update(rl, actor, experience, objective, (settings.seed * 1_000_003 + step) * 101)
+            metrics |= entropy_metric(entropy, signal.token_weights(samples))
             collector.wait()
             with tracker.phase("sync"):
                 metrics |= engine.sync(actor, step)
@@ -76,28 +83,34 @@ def main(run: StageRun) -> dict:
                 with tracker.phase("evaluate"):
                     greedy, sampled = evaluation_sampling(settings, tokenizer)
                     for name, prompts in eval_sets.items():
-                        statistics, _ = measure(settings, engine, grader, greedy, sampled, prompts)
-                        metrics |= curve_point(settings, name, statistics)
-            tracker.samples(step, samples_of(batch, experience, rl.sample_rollouts))
+                        statistics, _ = measure(
+                            settings.evaluate, engine, grader, greedy, sampled, prompts, settings.seed
+                        )
+                        metrics |= curve_point(settings.evaluate.k, name, statistics)
+            tracker.samples(step, samples_of(batch, signal, rl.sample_rollouts))
             stopping = run.should_stop()
             tracker.log(step, metrics)  # first: a kill after the save must not cost the row, one before it is undone
             if stopping or is_due(step, rl.save_every) or step == rl.steps:
                 with tracker.phase("save"):  # counts towards the next step's row
+                    if not engine.independent:
+                        engine.sleep()  # the optimizer's state is gathered on the device: the memory is needed
                     save_actor(run, settings, actor, collector, step)
+                    if not engine.independent and step < rl.steps and not stopping:
+                        engine.sync(actor, step)
             if stopping:
                 run.log(f"stopped after step {step}; the same command continues from there")
                 break
     return {"step": step if done < rl.steps else done}
 
 
-def update(settings: Settings, actor: Actor, experience: Experience, loss: PolicyLoss, step: int) -> dict[str, Any]:
-    """`rl.epochs * rl.minibatches` optimizer steps on one batch; returns the metrics over all of them."""
+def update(rl: Rl, actor: Actor, experience: Experience, objective: Objective, seed: int) -> dict[str, Any]:
+    """`rl.epochs * rl.minibatches` optimizer steps on one batch; returns the metrics over all of them. `seed` decides which
+    sequences each minibatch holds."""
     done: list[MinibatchLoss] = []
     optimizer: list[dict[str, float]] = []
-    for epoch in range(settings.rl.epochs):
-        order_seed = (settings.seed * 1_000_003 + step) * 101 + epoch
-        for chosen in minibatches(len(experience), settings.rl.minibatches, order_seed):
-            minibatch, optimizer_metrics = actor.update(experience, chosen, loss)
+    for epoch in range(rl.epochs):
+        for chosen in minibatches(len(experience.signal), rl.minibatches, seed + epoch):
+            minibatch, optimizer_metrics = actor.update(experience, chosen, objective)
             done.append(minibatch)
             optimizer.append(optimizer_metrics)
     return reduce_metrics(done) | mean_metrics(optimizer)
@@ -133,7 +146,7 @@ def save_actor(run: StageRun, settings: Settings, actor: Actor, collector: Colle
 
 def load_reference(run: StageRun, settings: Settings) -> Policy:
     """The frozen base, for the KL penalty."""
-    policy = Policy(settings)
+    policy = Policy(settings.model, settings.layout, settings.rl, settings.rollout.temperature)
     base, iteration = session.checkpoint_of(run, "before")
     checkpoint.load(base, iteration, policy.chunks, settings.model)
     for chunk in policy.chunks:

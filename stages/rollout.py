@@ -20,7 +20,7 @@ from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.rl.grading import Graded, Grader
 from pipeline.rollout.interface import Prompt, Rollout, Sampling
 from pipeline.rollout.progress import OfflineProgress
-from pipeline.rollout.requests import check_requests
+from pipeline.rollout.requests import check_requests, row_budget
 from pipeline.rollout.shards import ShardFolder, prompts_digest, sample_row
 from pipeline.run.catalog import GRADING
 from pipeline.run.door import unknown
@@ -34,9 +34,10 @@ def main(run: StageRun) -> dict:
     source = session.source_folder(run)
     tokenizer = load_tokenizer(source)
     prompts, sampling = prompts_of(run, settings, tokenizer), sampling_of(settings, tokenizer)
-    check_requests(settings, prompts, sampling)  # all of them now, not each when its wave comes
+    limit = row_budget(settings.rollout, settings.model.max_position_embeddings)
+    check_requests(settings.rollout, prompts, sampling, limit)  # all of them now, not each when its wave comes
     root, iteration = newest_checkpoint(run)
-    policy = Policy(settings)
+    policy = Policy(settings.model, settings.layout, settings.rl, settings.rollout.temperature)
     checkpoint.load(root, iteration, policy.chunks, settings.model)
     engine = build_engine(settings, policy, tokenizer, str(source))
     engine.sync(policy, iteration)
@@ -50,7 +51,7 @@ def main(run: StageRun) -> dict:
     to_do = sum(len(shards.members(shard)) for wave in waves for shard in wave)
     samples = len(prompts) * group_size
     with (
-        Grader(settings) as grader,
+        Grader(settings.verify, settings.rollout.max_new_tokens) as grader,
         OfflineProgress(samples, samples - to_do * group_size, enabled=run.is_main) as display,
     ):
         for wave in waves:

@@ -31,14 +31,16 @@ def chosen_engine(settings: Settings) -> str:
 def build_engine(settings: Settings, policy: Policy, tokenizer, folder: str) -> RolloutEngine:
     """The configured engine, sampling from `policy`'s weights. `folder` holds the model's config and tokenizer."""
     if chosen_engine(settings) == "native":
-        return NativeEngine(policy.chunks, settings, tokenizer)
+        return NativeEngine(
+            policy.chunks, settings.model, settings.rollout, tokenizer, settings.cluster.timeout_minutes
+        )
     if settings.rollout.mode == "standalone":
         from megatron_patches.engines.standalone import StandaloneVllmEngine
 
-        return StandaloneVllmEngine(settings, policy, tokenizer, folder)
+        return StandaloneVllmEngine(policy, settings.rollout, tokenizer, folder, settings.cluster.timeout_minutes)
     from megatron_patches.engines.vllm import VllmEngine
 
-    return VllmEngine(settings, policy, tokenizer, folder)
+    return VllmEngine(policy, settings.rollout, tokenizer, folder)
 
 
 def sampling_of(settings: Settings, tokenizer, **changes) -> Sampling:

@@ -15,10 +15,10 @@ from megatron_patches.training.policy import Policy
 from pipeline.common.errors import UsageError
 from pipeline.rollout.gathering import Gathering, Response
 from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
-from pipeline.rollout.requests import check_requests, shares_of
+from pipeline.rollout.requests import check_requests, row_budget, shares_of
 from pipeline.rollout.vllm.core import Request, Timer
 from pipeline.rollout.vllm.link import Link, ServerError, parse_address
-from pipeline.settings import Settings
+from pipeline.settings import Rollout as RolloutSettings
 
 
 class StandaloneVllmEngine:
@@ -27,14 +27,15 @@ class StandaloneVllmEngine:
 
     independent = True
 
-    def __init__(self, settings: Settings, policy: Policy, tokenizer: Any, folder: str):
+    def __init__(self, policy: Policy, rollout: RolloutSettings, tokenizer: Any, folder: str, timeout_minutes: float):
         """Waits for the servers. Raises UsageError for an address or a number of ranks that cannot be, InputError when
         the servers do not come."""
-        rollout = settings.rollout
-        self.settings, self.tokenizer = settings, tokenizer
+        model, layout = policy.model, policy.layout
+        self.rollout, self.tokenizer = rollout, tokenizer
+        self.limit = row_budget(rollout, model.max_position_embeddings)
         self.policy_version = 0
         parse_address(rollout.server_address)
-        size = settings.layout.rollout_tp or settings.layout.tp
+        size = layout.rollout_tp or layout.tp
         if rollout.server_ranks % size:
             raise UsageError(
                 f"rollout.server_ranks={rollout.server_ranks} cannot be cut into engines of layout.rollout_tp={size} ranks"
@@ -42,15 +43,15 @@ class StandaloneVllmEngine:
         self.engines = rollout.server_ranks // size
         self.group = dist.new_group(backend="gloo")
         """For the rollouts' way to the other ranks, beside whatever the actor does meanwhile."""
-        self.sender = BucketSender(policy.chunks, settings.model, int(rollout.sync_bucket_mib * MIB))
-        self.check = SyncCheck(settings, self._score, self._checksums)
+        self.sender = BucketSender(policy.chunks, model, int(rollout.sync_bucket_mib * MIB))
+        self.check = SyncCheck(model, rollout, self._score, self._checksums)
         self.link: Link | None = None
         if dist.get_rank() == 0:
             self.link = Link.open(
-                rollout.server_address, 0, rollout.server_ranks + 1, parallel.device(), settings.cluster.timeout_minutes
+                rollout.server_address, 0, rollout.server_ranks + 1, parallel.device(), timeout_minutes
             )
             atexit.register(self.close)
-        self._do("build", options_of(settings, folder, size, tokenizer is not None))
+        self._do("build", options_of(model, rollout, folder, size, tokenizer is not None))
 
     def generate(
         self,
@@ -62,7 +63,7 @@ class StandaloneVllmEngine:
         on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> list[list[Rollout]]:
         """As the interface says; rank 0 alone calls `on_finish` and `on_progress`."""
-        check_requests(self.settings, prompts, sampling)
+        check_requests(self.rollout, prompts, sampling, self.limit)
         here = self.link is not None
         gathering = Gathering(
             prompts,
@@ -80,7 +81,7 @@ class StandaloneVllmEngine:
             gathering.add(response)
 
         shares = [
-            [Request(i, prompts[i].id, prompts[i].token_ids) for i in share]
+            [Request(i, prompts[i].stream, prompts[i].token_ids) for i in share]
             for share in shares_of(prompts, sampling, self.engines)
         ]
         self._do("generate", shares, group_size, sampling, self.policy_version, receive=receive)
@@ -114,8 +115,6 @@ class StandaloneVllmEngine:
 
     def sleep(self) -> None:
         """Nothing: the servers' memory is their own."""
-
-    def wake(self) -> None: ...
 
     def close(self) -> None:
         """Send the servers home."""

@@ -9,11 +9,12 @@ import torch.distributed as dist
 
 from megatron_patches.model.weights import export_tensors
 from megatron_patches.training.policy import Policy
-from pipeline.rl.checks import GapError
-from pipeline.rl.experience import Experience
+from pipeline.rl.experience import Samples
+from pipeline.rollout.gap import GapError
 from pipeline.rollout.interface import Prompt, Rollout
 from pipeline.rollout.vllm.blocks import Checksums, worst
-from pipeline.settings import Settings
+from pipeline.settings import Model
+from pipeline.settings import Rollout as RolloutSettings
 
 SEQUENCES = 4
 """Sequences that are scored after a sync."""
@@ -31,8 +32,8 @@ Held = Callable[[], list[Checksums]]
 class SyncCheck:
     """The sequences that are scored, and the comparison."""
 
-    def __init__(self, settings: Settings, score: Score, held: Held):
-        self.settings, self.score, self.held = settings, score, held
+    def __init__(self, model: Model, rollout: RolloutSettings, score: Score, held: Held):
+        self.model, self.rollout, self.score, self.held = model, rollout, score, held
         self.sequences: list[tuple[list[int], list[int]]] = []
 
     def remember(self, groups: list[list[Rollout]]) -> None:
@@ -55,18 +56,17 @@ class SyncCheck:
             ]
         ).abs()
         mean_exp = float(gaps.clamp(max=20).exp().mean(1).max()) if torch.isfinite(gaps).all() else float("inf")
-        if mean_exp > self.settings.rollout.gap_limit:
+        if mean_exp > self.rollout.gap_limit:
             raise GapError(
                 f"after the sync of policy version {policy_version} engine and actor disagree: mean exp|log-prob gap| is "
-                f"{mean_exp:.3f}, rollout.gap_limit allows {self.settings.rollout.gap_limit}. {self._blame(actor)}"
+                f"{mean_exp:.3f}, rollout.gap_limit allows {self.rollout.gap_limit}. {self._blame(actor)}"
             )
         return {"gap/sync_mean": float(gaps.mean()), "gap/sync_max": float(gaps.max()), "gap/sync_mean_exp": mean_exp}
 
     def _random(self, policy_version: int) -> list[tuple[list[int], list[int]]]:
         generator = torch.Generator().manual_seed(policy_version)
-        rollout = self.settings.rollout
-        length = max(4, min(FIRST_TOKENS, rollout.max_prompt_tokens + rollout.max_new_tokens - 1))
-        ids = torch.randint(0, self.settings.model.vocab_size, (SEQUENCES, length), generator=generator).tolist()
+        length = max(4, min(FIRST_TOKENS, self.rollout.max_prompt_tokens + self.rollout.max_new_tokens - 1))
+        ids = torch.randint(0, self.model.vocab_size, (SEQUENCES, length), generator=generator).tolist()
         return [(row[:2], row[2:]) for row in ids]
 
     def _actor(self, actor: Policy, sequences: list[tuple[list[int], list[int]]]) -> torch.Tensor:
@@ -85,7 +85,7 @@ class SyncCheck:
             ]
             for prompt, response in sequences
         ]
-        return actor.logprobs(Experience.collect(groups, torch.zeros(len(groups), 1)), temperature=1.0)
+        return actor.logprobs(Samples.collect(groups), temperature=1.0)
 
     def _blame(self, actor: Policy) -> str:
         """Which tensor of the engines lies farthest from the actor's. The actor's come whole through the exporter, which is
@@ -103,7 +103,7 @@ class SyncCheck:
         )
 
     def _whole(self, actor: Policy) -> Iterator[tuple[str, torch.Tensor]]:
-        yield from export_tensors(actor.chunks, self.settings.model)
+        yield from export_tensors(actor.chunks, self.model)
 
 
 def gathered(mine: Any) -> list[Any]:

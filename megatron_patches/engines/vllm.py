@@ -14,7 +14,8 @@ from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Samp
 from pipeline.rollout.requests import check_requests, row_budget
 from pipeline.rollout.vllm.blocks import checksums
 from pipeline.rollout.vllm.core import EngineCore, Options, Request, Timer
-from pipeline.settings import Settings
+from pipeline.settings import Model
+from pipeline.settings import Rollout as RolloutSettings
 
 MIB = 2**20
 
@@ -27,25 +28,30 @@ class VllmEngine:
 
     independent = False
 
-    def __init__(self, settings: Settings, policy: Policy, tokenizer: Any, folder: str):
-        """Raises UsageError where the world cannot be cut into engines, or the model into its ranks."""
-        layout, world = settings.layout, dist.get_world_size()
+    def __init__(self, policy: Policy, rollout: RolloutSettings, tokenizer: Any, folder: str):
+        """`folder` holds the model's config.json.
+
+        Raises:
+            UsageError: the world cannot be cut into engines, or the model into their ranks.
+        """
+        model, layout, world = policy.model, policy.layout, dist.get_world_size()
         size = layout.rollout_tp or layout.tp
         if world % size:
             raise UsageError(
                 f"layout.rollout_tp={size} does not divide the {world} ranks of this run; take a divisor of {world}"
             )
-        if settings.model.num_attention_heads % size:
+        if model.num_attention_heads % size:
             raise UsageError(
-                f"layout.rollout_tp={size} does not divide the model's {settings.model.num_attention_heads} attention heads"
+                f"layout.rollout_tp={size} does not divide the model's {model.num_attention_heads} attention heads"
             )
         index, rank = divmod(dist.get_rank(), size)
         self.replicas = Replicas(world // size, index, size, rank)
-        self.settings, self.tokenizer = settings, tokenizer
+        self.rollout, self.tokenizer = rollout, tokenizer
+        self.limit = row_budget(rollout, model.max_position_embeddings)
         self.policy_version = 0
-        self.core = EngineCore(options_of(settings, folder, size, tokenizer is not None))
-        self.sender = BucketSender(policy.chunks, settings.model, int(settings.rollout.sync_bucket_mib * MIB))
-        self.check = SyncCheck(settings, self._score, lambda: gathered(checksums(self.core.model)))
+        self.core = EngineCore(options_of(model, rollout, folder, size, tokenizer is not None))
+        self.sender = BucketSender(policy.chunks, model, int(rollout.sync_bucket_mib * MIB))
+        self.check = SyncCheck(model, rollout, self._score, lambda: gathered(checksums(self.core.model)))
         self._synced = False
 
     def generate(
@@ -65,11 +71,11 @@ class VllmEngine:
             InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
             UsageError: prompt and response exceed the model's context, or there are stop strings and no tokenizer.
         """
-        check_requests(self.settings, prompts, sampling)
+        check_requests(self.rollout, prompts, sampling, self.limit)
         if self.core.asleep or not self._synced:
             raise RuntimeError("the vLLM engine has no weights: call sync(actor, version) before generate")
         mine, gathering = self.replicas.share(self, prompts, group_size, sampling, on_finish, on_progress)
-        requests = [Request(i, prompts[i].id, prompts[i].token_ids) for i in mine]
+        requests = [Request(i, prompts[i].stream, prompts[i].token_ids) for i in mine]
         reach = gathering.meter.reach
         for response in self.core.generate(requests, group_size, sampling, self.policy_version, reach):
             gathering.add(response)
@@ -99,18 +105,14 @@ class VllmEngine:
         """Give the GPU's memory back until the next `sync`."""
         self.core.sleep()
 
-    def wake(self) -> None:
-        """Nothing yet: weights and KV cache come back with the next `sync`, weights first."""
 
-
-def options_of(settings: Settings, folder: str, tp: int, has_tokenizer: bool) -> Options:
-    """What the settings say of an engine."""
-    rollout = settings.rollout
+def options_of(model: Model, rollout: RolloutSettings, folder: str, tp: int, has_tokenizer: bool) -> Options:
+    """An engine's options from the settings."""
     return Options(
         folder=folder,
         tp=tp,
-        dtype="bfloat16" if settings.model.dtype == "bf16" else "float32",
-        max_tokens=row_budget(settings),
+        dtype="bfloat16" if model.dtype == "bf16" else "float32",
+        max_tokens=row_budget(rollout, model.max_position_embeddings).tokens,
         max_concurrent=rollout.max_concurrent,
         kv_bytes=int(rollout.kv_memory_gib * 2**30),
         gpu_memory_share=rollout.gpu_memory_share,

@@ -122,6 +122,8 @@ def transformer_config(model: Model, layout: Layout, recompute: bool = False, **
         # Batched p2p with interleaved stages gives silently wrong gradients over gloo; see docs/patches.md.
         "overlap_p2p_comm": layout.vpp is not None,
         "batch_p2p_comm": layout.vpp is None,
+        # Upstream waits for the device after every exchange, for a race in old NCCL versions; torch has long ended it.
+        "batch_p2p_sync": False,
         "calculate_per_token_loss": True,
     }
     if recompute:

@@ -17,10 +17,11 @@ from megatron_patches.policy_head.shard import gather_parts, gather_sequence
 from megatron_patches.policy_head.statistics import RowResult, empty_parts, finish, merge
 
 Objective = Callable[[slice | Tensor, Tensor, Tensor], Tensor]
-"""`objective(where, logp [t], entropy [t]) -> [t]`: each position's weighted share of the loss.
+"""`objective(where, logp [t], entropy [t])`: the chunk's loss, either `[t]` (a number for each position) or their sum.
 
-`where` (a slice or a long tensor `[t]`) picks the chunk's positions out of any tensor `[T]` the objective holds. It is
-called once for each chunk, with gradients enabled, and must be element-wise in `logp` and `entropy`."""
+`where` (a slice or a long tensor `[t]`) picks the chunk's positions out of any tensor `[T]` that the objective holds. It
+is called once for each chunk, with gradients enabled. No position's loss may depend on another position's `logp` or
+`entropy`."""
 
 
 def fused_policy_head(
@@ -180,12 +181,13 @@ def _evaluate(
     with torch.enable_grad():
         logp = result.logp.detach().requires_grad_()
         entropy = result.entropy.detach().requires_grad_(need_entropy)
-        share = objective(where, logp, entropy)
-        if share.shape != logp.shape:
+        loss = objective(where, logp, entropy)
+        if loss.shape not in ((), logp.shape):
             raise ValueError(
-                f"the objective must return one number a position, {list(logp.shape)}; got {list(share.shape)}"
+                f"the objective must return a number for each position, {list(logp.shape)}, or their sum;"
+                f" got {list(loss.shape)}"
             )
-        loss = share.sum()
+        loss = loss.sum()
         leaves = (logp, entropy) if need_entropy else (logp,)
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else (None, None)
     d_logp = torch.zeros_like(logp) if gradients[0] is None else gradients[0]

@@ -1,4 +1,4 @@
-"""From sequences to micro-batches: who takes which, in what rows, and where each response token's hidden state lies.
+"""From sequences to micro-batches: which rank takes which, in what rows, and where each response token's hidden state lies.
 
 A position's hidden state predicts the next token, so a sequence of P prompt and R response tokens enters the model
 without its last token, and its response log-probs come from positions P-1 .. P+R-2. Tensors are in Megatron's order:
@@ -8,9 +8,9 @@ hidden states are [s, b, h], so row j's position p is entry `p * b + j` of the f
 from dataclasses import dataclass
 
 import torch
-from megatron.core.packed_seq_params import PackedSeqParams
 
-from pipeline.rl.experience import Experience
+from megatron_patches.model.attention import PackedRows
+from pipeline.rl.experience import Samples
 from pipeline.settings import Layout
 
 
@@ -22,17 +22,17 @@ class MicroBatch:
     """[b, s] input ids of this context-parallel rank; packed rows have b = 1."""
     position_ids: torch.Tensor
     """[b, s] natural positions within each sequence."""
-    packed: PackedSeqParams | None
+    packed: PackedRows | None
     targets: torch.Tensor
-    """[T] next token, 0 where nobody asks."""
+    """[T] next token, 0 where no log-prob is wanted."""
     index: torch.Tensor
     """[K] the positions in `[T]` that hold this rank's response tokens, ascending."""
     source: torch.Tensor
-    """[K] which entry of the experience's flat response tokens each of them is."""
+    """[K] which entry of the samples' flat response tokens each of them is."""
     row: torch.Tensor
     """[K] which of `rows` each of them belongs to."""
     rows: torch.Tensor
-    """[n] the micro-batch's sequences in the experience; the same on all context-parallel ranks."""
+    """[n] the micro-batch's sequences in the samples; the same on all context-parallel ranks."""
 
     @property
     def total(self) -> int:
@@ -40,12 +40,14 @@ class MicroBatch:
         return self.targets.numel()
 
     def to(self, device: torch.device) -> "MicroBatch":
+        """With what the model reads on `device`; `source`, `row` and `rows` stay on the host, where they are used."""
         moved = {name: getattr(self, name).to(device) for name in ("tokens", "position_ids", "targets", "index")}
-        return MicroBatch(**moved, packed=self.packed, source=self.source, row=self.row, rows=self.rows)
+        packed = None if self.packed is None else self.packed.to(device)
+        return MicroBatch(**moved, packed=packed, source=self.source, row=self.row, rows=self.rows)
 
 
 def assign(lengths: list[int], ranks: int) -> list[list[int]]:
-    """Indices for each data-parallel rank: longest first, to and fro, so that counts and tokens are nearly even."""
+    """Indices for each data-parallel rank: longest first, in zig-zag order, so that counts and tokens are nearly even."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     shares: list[list[int]] = [[] for _ in range(ranks)]
     for turn, i in enumerate(order):
@@ -57,7 +59,7 @@ def assign(lengths: list[int], ranks: int) -> list[list[int]]:
 def cut(share: list[int], lengths: list[int], budget: int, packed: bool) -> list[list[int]]:
     """One rank's sequences (longest first) -> micro-batches of at most `budget` tokens, padding included.
 
-    A sequence longer than the budget has a micro-batch of its own.
+    A sequence longer than the budget gets a micro-batch for itself.
     """
     cuts: list[list[int]] = []
     used = longest = 0
@@ -73,14 +75,12 @@ def cut(share: list[int], lengths: list[int], budget: int, packed: bool) -> list
     return cuts
 
 
-def plan(
-    experience: Experience, chosen: list[int], layout: Layout, dp_size: int, packed: bool
-) -> list[list[list[int]]]:
+def plan(samples: Samples, chosen: list[int], layout: Layout, dp_size: int, packed: bool) -> list[list[list[int]]]:
     """Micro-batches for each data-parallel rank, `[dp][micro-batch][sequence]`; the same number for every rank.
 
     Missing ones are empty lists, which still make a forward (of one masked token), so that no rank waits for another.
     """
-    lengths = {i: len(experience.prompts[i]) + len(experience.responses[i]) for i in chosen}
+    lengths = {i: len(samples.prompts[i]) + len(samples.responses[i]) for i in chosen}
     sizes = [lengths[i] for i in chosen]
     cuts = [
         cut([chosen[k] for k in share], lengths, layout.micro_batch_tokens, packed)  # type: ignore[arg-type]
@@ -92,9 +92,9 @@ def plan(
     return [rows + [[]] * (count - len(rows)) for rows in cuts]
 
 
-def build(experience: Experience, rows: list[int], layout: Layout, cp_rank: int, packed: bool) -> MicroBatch:
+def build(samples: Samples, rows: list[int], layout: Layout, cp_rank: int, packed: bool) -> MicroBatch:
     """The tensors of one micro-batch for context-parallel rank `cp_rank`."""
-    sequences = [_sequence(experience, i, row) for row, i in enumerate(rows)] or [_Sequence.empty()]
+    sequences = [_sequence(samples, i, row) for row, i in enumerate(rows)] or [_Sequence.empty()]
     multiple = 2 * layout.cp if layout.cp > 1 else 1
     if layout.sp:
         multiple *= layout.tp
@@ -122,14 +122,14 @@ class _Sequence:
         return _Sequence(extend(self.tokens, 0), extend(self.targets, 0), extend(self.source, -1), self.row)
 
 
-def _sequence(experience: Experience, i: int, row: int) -> _Sequence:
-    prompt, response = experience.prompts[i], experience.responses[i]
+def _sequence(samples: Samples, i: int, row: int) -> _Sequence:
+    prompt, response = samples.prompts[i], samples.responses[i]
     tokens = torch.tensor(prompt + response, dtype=torch.int64)
     if not response:  # nothing is predicted; the prompt alone still makes a row
         return _Sequence(tokens, torch.zeros_like(tokens), torch.full_like(tokens, -1), row)
     first = len(prompt) - 1
     source = torch.full((len(tokens) - 1,), -1, dtype=torch.int64)
-    source[first:] = torch.arange(int(experience.offsets[i]), int(experience.offsets[i + 1]))
+    source[first:] = torch.arange(int(samples.offsets[i]), int(samples.offsets[i + 1]))
     targets = torch.where(source >= 0, tokens[1:], 0)
     return _Sequence(tokens[:-1], targets, source, row)
 
@@ -161,12 +161,7 @@ def _packed(sequences: list[_Sequence], rows: torch.Tensor, multiple: int, cp: i
         torch.cat([getattr(s, name)[at] for s, at in zip(parts, here, strict=True)]) for name in _COLUMNS
     )
     row = torch.cat([torch.full((len(at),), s.row) for s, at in zip(parts, here, strict=True)])
-    lengths = torch.tensor([len(s.tokens) for s in parts])
-    bounds = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).to(torch.int32)
-    longest = int(lengths.max())
-    packed = PackedSeqParams(
-        qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds, max_seqlen_q=longest, max_seqlen_kv=longest
-    )
+    packed = PackedRows.of([len(s.tokens) for s in parts])
     return _finish(tokens[None], torch.cat(here)[None], packed, targets, source, row, rows)
 
 

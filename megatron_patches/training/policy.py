@@ -1,4 +1,4 @@
-"""A policy that scores responses, in Megatron's clothes: log-probs of whole batches of experience, at any layout."""
+"""A Megatron-core policy that scores responses: log-probs of a step's samples, at any layout."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,82 +14,90 @@ from megatron_patches.model.policy_model import Head, build_chunks
 from megatron_patches.policy_head import token_logprobs
 from megatron_patches.training import batches
 from megatron_patches.training.batches import MicroBatch
-from pipeline.rl.experience import Experience
-from pipeline.settings import Settings
+from pipeline.rl.experience import Samples
+from pipeline.settings import Layout, Model, Rl
 
 
 class Policy:
     """A model that scores responses: the actor's base, and the frozen reference.
 
-    Every rank of the world calls every method, with the same experience.
+    Every rank of the world calls every method, with the same samples. `temperature` is the one that responses are sampled
+    at: the policy is the distribution that is sampled from, so its log-probs carry it.
     """
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
-        self.layout = settings.layout
-        self.packed = settings.rl.rows == "packed"
+    def __init__(self, model: Model, layout: Layout, rl: Rl, temperature: float):
+        self.model, self.layout, self.rl = model, layout, rl
+        self.temperature = temperature or 1.0  # greedy (0) samples from no distribution: 1 is compared
+        self.packed = rl.rows == "packed"
         self.device = parallel.device()
-        self.chunks: list[Any] = build_chunks(settings.model, settings.layout, settings.rl.recompute)
+        self.chunks: list[Any] = build_chunks(model, layout, rl.recompute)
         self.config = self.chunks[0].config
         if self.config.bf16:
             self.chunks = [Float16Module(self.config, chunk) for chunk in self.chunks]
 
-    def logprobs(self, experience: Experience, temperature: float | None = None) -> torch.Tensor:
+    def logprobs(self, samples: Samples, temperature: float | None = None) -> torch.Tensor:
         """Log-prob of every response token, fp32 `[T]` on the CPU, on every rank; at the sampling temperature, unless
         another is given."""
+        return self._score(
+            samples, need_entropy=False, **({} if temperature is None else {"temperature": temperature})
+        )[0]
+
+    def logprobs_and_entropy(self, samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `logprobs`, and the policy's entropy at every response token, fp32 `[T]`."""
+        logp, entropy = self._score(samples, need_entropy=True)
+        return logp, entropy
+
+    def _score(self, samples: Samples, **options: Any) -> torch.Tensor:
+        """fp32 [2, T]: log-probs and entropies (NaN if `need_entropy` is False)."""
         results: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def step(micro: MicroBatch) -> tuple[Head, Callable]:
             def head(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-                options = self.head_options(micro) | ({} if temperature is None else {"temperature": temperature})
-                logp, _ = token_logprobs(flat(hidden), weight, micro.targets, need_entropy=False, **options)
-                return logp[micro.index]
+                both = token_logprobs(flat(hidden), weight, micro.targets, **(self.head_options(micro) | options))
+                return torch.stack(both)[:, micro.index]
 
-            def collect(logp: torch.Tensor):
-                results.append((micro.source, logp.float().cpu()))
-                return logp.sum(), torch.tensor(1, dtype=torch.int), {}
+            def collect(scores: torch.Tensor):
+                results.append((micro.source, scores.float().cpu()))
+                return scores.sum(), torch.tensor(1, dtype=torch.int), {}
 
             return head, collect
 
         for chunk in self.chunks:
             chunk.eval()
         with torch.no_grad():
-            self._run(experience, list(range(len(experience))), step, forward_only=True)
-        whole = torch.zeros(int(experience.offsets[-1]))
+            self._run(samples, list(range(len(samples))), step, forward_only=True)
+        whole = torch.zeros(2, int(samples.offsets[-1]))
         if parallel_state.get_tensor_model_parallel_rank() == 0:
-            for source, logp in results:
-                whole[source] = logp
+            for source, scores in results:
+                whole[:, source] = scores
         # Each token was scored by one data- and context-parallel rank of the last stage; the rest of the world holds 0.
         whole = whole.to(self.device)
         dist.all_reduce(whole)
         return whole.cpu()
 
     def head_options(self, micro: MicroBatch) -> dict[str, Any]:
-        """What both modes of the policy head take from here.
-
-        The policy is the distribution that is sampled from, so its log-probs carry the sampling temperature.
-        """
+        """The policy head's options that do not depend on its mode."""
         return {
             "tp_group": parallel_state.get_tensor_model_parallel_group(),
-            "vocab_size": self.settings.model.vocab_size,
+            "vocab_size": self.model.vocab_size,
             "index": micro.index,
-            "temperature": self.settings.rollout.temperature or 1.0,
+            "temperature": self.temperature,
             "sequence_parallel": self.layout.sp,
-            "chunk_tokens": self.settings.rl.head_chunk_tokens,
+            "chunk_tokens": self.rl.head_chunk_tokens,
         }
 
     def _run(
         self,
-        experience: Experience,
+        samples: Samples,
         chosen: list[int],
         step: Callable[[MicroBatch], tuple[Head, Callable]],
         forward_only: bool,
     ) -> None:
         """All micro-batches of `chosen` through Megatron's schedule; `step` gives each its head and loss function."""
-        planned = batches.plan(experience, chosen, self.layout, parallel.data_parallel_size(), self.packed)
+        planned = batches.plan(samples, chosen, self.layout, parallel.data_parallel_size(), self.packed)
         mine = planned[parallel.data_parallel_rank()]
         cp_rank = parallel_state.get_context_parallel_rank()
-        micros = [batches.build(experience, rows, self.layout, cp_rank, self.packed).to(self.device) for rows in mine]
+        micros = [batches.build(samples, rows, self.layout, cp_rank, self.packed).to(self.device) for rows in mine]
 
         def forward_step(iterator: Iterator[MicroBatch], model) -> tuple[Any, Callable]:
             micro = next(iterator)
@@ -103,7 +111,7 @@ class Policy:
             data_iterator=iterators if len(iterators) > 1 else iterators[0],
             model=self.chunks if len(self.chunks) > 1 else self.chunks[0],
             num_microbatches=len(micros),
-            seq_length=self.settings.model.max_position_embeddings,  # shapes are exchanged where they matter (PP)
+            seq_length=self.model.max_position_embeddings,  # shapes are exchanged where they matter (PP)
             micro_batch_size=1,
             forward_only=forward_only,
         )

@@ -1,10 +1,12 @@
 """The policy loss inside Megatron's schedule (patches `policy-head` and `global-loss`).
 
-`PolicyLoss` knows the configuration, `MinibatchLoss` the denominators of one optimizer step, and `bind` makes of a
-micro-batch the two functions that Megatron calls: the head, in the model's forward, and the loss function.
+The formula is `pipeline.objectives.policy_loss`. This module hands it the trainer's numbers: `Objective` is what a run
+minimises, `MinibatchLoss` knows the denominators of one optimizer step, and its `bind` makes of a micro-batch the two
+functions that Megatron calls: the head, in the model's forward, and the loss function after it.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,71 +19,102 @@ from megatron_patches.model.policy_model import Head
 from megatron_patches.policy_head import fused_policy_head, token_logprobs
 from megatron_patches.training.batches import MicroBatch
 from megatron_patches.training.policy import flat
-from pipeline.objectives import PolicyLossInputs, losses
-from pipeline.objectives.aggregate import denominator
-from pipeline.objectives.batch import prepare
-from pipeline.objectives.metrics.sums import MetricSums, add_up
-from pipeline.objectives.metrics.token import token_metrics
+from pipeline.common.errors import UsageError
+from pipeline.objectives import MetricSums, PolicyLossInputs, add_up, denominator, losses, policy_loss, prepare
+from pipeline.objectives.metrics.token import left_out
 from pipeline.rl.experience import Experience
-from pipeline.settings import Algo, Settings
+from pipeline.settings import Algo, Rl, Rollout
 
 
-class PolicyLoss:
-    """The configured objective, ready to be bound to minibatches.
+@dataclass(frozen=True)
+class Objective:
+    """What a run minimises, and how its gradient is formed."""
 
-    `sampled_elsewhere`: another engine than the actor samples, or older weights do, so `algo.is_weight=auto` means on.
-    """
+    config: Algo
+    fused: bool
+    """The policy head forms each chunk's gradient while its logits are at hand; for losses that are separable by token."""
+    length_norm: float
+    """Greatest response length, by which `seq-mean-token-sum-norm` divides."""
 
-    def __init__(self, settings: Settings, config: Algo | None = None, sampled_elsewhere: bool = False):
-        self.config = config or settings.algo
-        if sampled_elsewhere and self.config.is_weight == "auto":
-            self.config = self.config.model_copy(update={"is_weight": "on"})
-        self.length_norm = settings.rollout.max_new_tokens
-        separable = losses.of(self.config).separable
-        mode = settings.rl.token_head
-        self.fused = separable if mode == "auto" else mode == "fused"
-        if self.fused and not separable:
-            raise ValueError(f"rl.token_head=fused: {self.config.loss} mixes the tokens of a sequence; take recompute")
+    @property
+    def everything(self) -> bool:
+        """False if a response whose advantage is 0 has loss and gradient 0, so that updates leave it out."""
+        return bool(self.config.kl_coef or self.config.entropy_coef) or not losses.of(self.config).needs_signal
 
-    def minibatch(self, experience: Experience, chosen: torch.Tensor) -> "MinibatchLoss":
-        """The loss over the sequences `chosen` [n] of one optimizer step, over all ranks and micro-batches."""
-        return MinibatchLoss(self, experience, chosen)
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether the update works out entropies; the policy's entropy is logged from the pass of the old log-probs."""
+        return bool(self.config.entropy_coef) or losses.of(self.config).needs_entropy
+
+    @classmethod
+    def of(cls, algo: Algo, rl: Rl, rollout: Rollout, sampled_elsewhere: bool = False) -> "Objective":
+        """`sampled_elsewhere`: another engine than the actor samples, or older weights do, so that
+        `algo.is_weight=auto` means on.
+
+        Raises:
+            UsageError: `rl.token_head=fused` for a loss that mixes the tokens of a sequence.
+        """
+        if sampled_elsewhere and algo.is_weight == "auto":
+            algo = algo.model_copy(update={"is_weight": "on"})
+        separable = losses.of(algo).separable
+        fused = separable if rl.token_head == "auto" else rl.token_head == "fused"
+        if fused and not separable:
+            raise UsageError(
+                f"rl.token_head=fused: {losses.of(algo).name} mixes the tokens of a sequence. Use rl.token_head=recompute."
+            )
+        return cls(algo, fused, rollout.max_new_tokens)
 
 
 class MinibatchLoss:
-    """One optimizer step's loss; collects its metrics."""
+    """The loss over the sequences `chosen` [n] of one optimizer step, over all ranks and micro-batches; collects its
+    metrics.
 
-    def __init__(self, loss: PolicyLoss, experience: Experience, chosen: torch.Tensor):
-        self.loss = loss
-        self.config = loss.config
+    `chosen` are numbers of the step's sequences. Those that the experience leaves out add 0 to the loss, so they count in
+    its denominator only.
+    """
+
+    def __init__(self, objective: Objective, experience: Experience, chosen: torch.Tensor):
+        self.objective = objective
+        self.config = objective.config
         self.experience = experience
-        lengths = experience.lengths[chosen]
+        self.rows = experience.rows_of(chosen)
+        """int64 [n], the sequences of `experience` that take part."""
+        signal = experience.signal
+        lengths = signal.lengths[chosen]
         self.denominator = denominator(self.config, tokens=float(lengths.sum()), sequences=float((lengths > 0).sum()))
+        absent = chosen[~torch.isin(chosen, experience.index)]
+        self.left_out = left_out(signal.lengths[absent], signal.pass_rate[absent])
         self.sums: list[MetricSums] = []
 
     def bind(self, micro: MicroBatch, options: dict[str, Any]) -> tuple[Head, Callable]:
         """Head and loss function of one micro-batch; `options` are the policy head's."""
-        batch = prepare(self._inputs(micro), self.config)
+        config, needs_entropy = self.config, self.objective.needs_entropy
+        options = options | {"need_entropy": needs_entropy}
+        prepared = prepare(self._inputs(micro), config)
 
-        def fused(hidden: torch.Tensor, weight: torch.Tensor):
-            def share(where, logp, entropy):
-                return batch.share(logp, entropy, where)
+        def fused(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            def chunk_loss(where, logp, entropy):
+                tokens = prepared.tokens(logp, entropy if needs_entropy else None, where)
+                return policy_loss(tokens, config, metrics=False)[0]
 
-            return fused_policy_head(flat(hidden), weight, micro.targets, share, **options)
-
-        def recompute(hidden: torch.Tensor, weight: torch.Tensor):
-            entropy_grad = bool(self.config.entropy_coef)
-            logp, entropy = token_logprobs(flat(hidden), weight, micro.targets, entropy_grad=entropy_grad, **options)
-            return batch.share(logp, entropy).sum(), logp, entropy
-
-        def finish(output):
-            loss, logp, entropy = output
+            loss, logp, entropy = fused_policy_head(flat(hidden), weight, micro.targets, chunk_loss, **options)
             with torch.no_grad():
-                self.sums.append(token_metrics(batch.tokens(logp, entropy), self.config))
+                tokens = prepared.tokens(logp, entropy if needs_entropy else None)
+                self.sums.append(policy_loss(tokens, config)[1])
+            return loss
+
+        def recompute(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            entropy_grad = bool(config.entropy_coef)
+            logp, entropy = token_logprobs(flat(hidden), weight, micro.targets, entropy_grad=entropy_grad, **options)
+            loss, metrics = policy_loss(prepared.tokens(logp, entropy if needs_entropy else None), config)
+            self.sums.append(metrics)
+            return loss.to(logp.dtype)
+
+        def finish(loss: torch.Tensor):
             # The count divides nothing (patch `global-loss`); upstream only wants to see one.
             return loss, torch.ones((), dtype=torch.int, device=loss.device), {}
 
-        return (fused if self.loss.fused else recompute), finish
+        return (fused if self.objective.fused else recompute), finish
 
     def _inputs(self, micro: MicroBatch) -> PolicyLossInputs:
         """Everything but the log-probs, in the order of the flattened hidden states `[T]`."""
@@ -111,7 +144,7 @@ class MinibatchLoss:
             sequence=spread(micro.row),
             lengths=experience.lengths[micro.rows].to(device),
             denominator=self.denominator,
-            length_norm=self.loss.length_norm,
+            length_norm=self.objective.length_norm,
             reduce=_sum_over_context if parallel_state.get_context_parallel_world_size() > 1 else None,
         )
 
@@ -135,7 +168,10 @@ def reduce_metrics(minibatches: list[MinibatchLoss]) -> dict[str, Any]:
     if parallel.is_last_stage():
         total = add_up([part for minibatch in minibatches for part in minibatch.sums])
         group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-        named = [total.all_reduce(group).finalize(updates=len(minibatches))]
+        total = total.all_reduce(group)
+        for minibatch in minibatches:
+            total = total.add_counts(minibatch.left_out)
+        named = [total.finalize(updates=len(minibatches))]
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         last = parallel_state.get_pipeline_model_parallel_last_rank()
         dist.broadcast_object_list(named, src=last, group=parallel_state.get_pipeline_model_parallel_group())

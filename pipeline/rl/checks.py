@@ -1,47 +1,16 @@
-"""Pieces of an RL step that know neither Megatron nor the engine: checks of its rollouts, and what to log of them."""
+"""What to log of a step's rollouts."""
 
 from typing import Any
 
 import torch
 
-from pipeline.common.errors import UserError
-from pipeline.rl.collector import Batch
-from pipeline.rl.experience import Experience
+from pipeline.rl.collector import StepBatch
+from pipeline.rl.experience import Signal
 from pipeline.rl.grading import Grader
-from pipeline.settings import Settings
 
 
-class GapError(UserError):
-    """The rollout engine and the actor disagree about the same tokens under the same weights."""
-
-
-def gap_metrics(settings: Settings, experience: Experience, same_weights: bool = True) -> dict[str, float]:
-    """How far the engine's log-probs lie from the actor's for the same tokens.
-
-    Compared are the log-probs of the sampling distribution; where top-p or top-k cuts it, those of the raw policy, which
-    the actor's match at temperature 1 alone. Raises GapError beyond `rollout.gap_limit` where both had the same weights.
-    """
-    rollout = settings.rollout
-    whole = rollout.top_p == 1 and rollout.top_k == 0
-    if not whole and rollout.temperature != 1:
-        return {}
-    engine = experience.rollout_logp if whole else experience.raw_logp
-    gap = (experience.old_logp - engine).abs()
-    finite = gap[torch.isfinite(gap)]
-    mean_exp = float(finite.clamp(max=20).exp().mean()) if len(finite) else 1.0
-    if same_weights and mean_exp > rollout.gap_limit:
-        worst = int(gap.nan_to_num(torch.inf).argmax())
-        raise GapError(
-            f"engine and actor disagree: mean exp|log-prob gap| is {mean_exp:.3f}, rollout.gap_limit allows "
-            f"{rollout.gap_limit}. At response token {worst} of the batch the engine said {float(engine[worst]):.4f} and the "
-            f"actor {float(experience.old_logp[worst]):.4f}. Their weights differ, or the engine computes in a lower "
-            "precision than the limit foresees"
-        )
-    return {"gap/checked_mean_exp": mean_exp}
-
-
-def rollout_metrics(batch: Batch, grader: Grader) -> dict[str, float]:
-    """What the rollouts themselves say."""
+def rollout_metrics(batch: StepBatch, grader: Grader) -> dict[str, float]:
+    """`reward/`, `length/`, `speed/` and `verify/` metrics of the step's rollouts and grades."""
     rollouts, graded = [rollout for group in batch.groups for rollout in group], batch.graded
     tokens = sum(len(r.token_ids) for r in rollouts)
     return {
@@ -53,8 +22,8 @@ def rollout_metrics(batch: Batch, grader: Grader) -> dict[str, float]:
     }
 
 
-def samples_of(batch: Batch, experience: Experience, count: int) -> list[dict[str, Any]]:
-    """The first `count` groups, as rows of samples.jsonl."""
+def samples_of(batch: StepBatch, signal: Signal, count: int) -> list[dict[str, Any]]:
+    """The first `count` groups, as rows of samples.jsonl: one row for a prompt, with all its responses."""
     rows = []
     graded, width = batch.graded, len(batch.groups[0])
     for i, group in enumerate(batch.groups[:count]):
@@ -62,7 +31,7 @@ def samples_of(batch: Batch, experience: Experience, count: int) -> list[dict[st
             {
                 "text": rollout.text,
                 "reward": float(graded.rewards[i, j]),
-                "advantage": float(experience.advantages[i * width + j]),
+                "advantage": float(signal.advantages[i * width + j]),
                 "finish_reason": rollout.finish_reason,
                 "extracted": graded.grades[i][j].extracted,
             }
@@ -73,10 +42,22 @@ def samples_of(batch: Batch, experience: Experience, count: int) -> list[dict[st
     return rows
 
 
+def entropy_metric(entropy: torch.Tensor, weights: torch.Tensor) -> dict[str, float]:
+    """`policy/entropy`: the mean over the step's response tokens, at the weights that the update starts from.
+
+    Args:
+        entropy: fp32 [T] of the scored tokens.
+        weights: fp64 [T], how many of the step's tokens each speaks for (`Signal.token_weights`).
+    """
+    total = float(weights.sum())
+    return {"policy/entropy": float((entropy.double() * weights).sum()) / total} if total else {}
+
+
 def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each metric over a step's optimizer steps."""
+    """The mean of each metric over a step's optimizer steps; the rows have the same names."""
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
 def is_due(step: int, every: int) -> bool:
+    """True at every `every`-th step; never if `every` is 0."""
     return every > 0 and step % every == 0

@@ -19,12 +19,12 @@ from pipeline.rl.grading import Graded, Grader
 from pipeline.rl.prompt_sampler import PromptSampler
 from pipeline.rollout.interface import Groups, Prompt, RolloutEngine, Sampling
 from pipeline.rollout.packing import pack_groups, unpack_groups
-from pipeline.settings import Settings
+from pipeline.settings import Rl
 from pipeline.tracking import Tracker
 
 
 @dataclass
-class Batch:
+class StepBatch:
     """Groups of rollouts and their grades, prompt by prompt."""
 
     groups: Groups
@@ -33,20 +33,22 @@ class Batch:
     def __len__(self) -> int:
         return len(self.groups)
 
-    def select(self, chosen: list[int]) -> "Batch":
+    def select(self, chosen: list[int]) -> "StepBatch":
         """The chosen groups alone."""
         graded = self.graded
         grades = [graded.grades[i] for i in chosen]
-        return Batch([self.groups[i] for i in chosen], Graded(grades, graded.rewards[chosen], graded.correct[chosen]))
+        return StepBatch(
+            [self.groups[i] for i in chosen], Graded(grades, graded.rewards[chosen], graded.correct[chosen])
+        )
 
 
-def merge(parts: list[Batch]) -> Batch:
+def merge(parts: list[StepBatch]) -> StepBatch:
     """Several rounds as one."""
     groups = [group for part in parts for group in part.groups]
     grades = [row for part in parts for row in part.graded.grades]
     rewards = torch.cat([part.graded.rewards for part in parts])
     correct = torch.cat([part.graded.correct for part in parts])
-    return Batch(groups, Graded(grades, rewards, correct))
+    return StepBatch(groups, Graded(grades, rewards, correct))
 
 
 class Collector:
@@ -54,32 +56,34 @@ class Collector:
 
     def __init__(
         self,
-        settings: Settings,
+        rl: Rl,
         sampler: PromptSampler,
         engine: RolloutEngine,
         grader: Grader,
         sampling: Sampling,
         tracker: Tracker,
+        dynamic_sampling: bool = False,
     ):
-        self.settings, self.sampler, self.engine, self.grader = settings, sampler, engine, grader
-        self.sampling, self.tracker = sampling, tracker
+        """`dynamic_sampling`: batches hold only groups of mixed reward (`algo.dynamic_sampling`)."""
+        self.rl, self.sampler, self.engine, self.grader = rl, sampler, engine, grader
+        self.sampling, self.tracker, self.dynamic_sampling = sampling, tracker, dynamic_sampling
         self.rounds = 0
         """Generation rounds that the newest batch took."""
         self._was_short = False
         self._ahead: Groups | Future[Groups] | None = None
-        self._thread = ThreadPoolExecutor(1, "rollout") if engine.independent and settings.rl.async_depth else None
+        self._thread = ThreadPoolExecutor(1, "rollout") if engine.independent and rl.async_depth else None
 
-    def next(self) -> Batch:
+    def next(self) -> StepBatch:
         """The next batch; with `algo.dynamic_sampling`, only groups of mixed reward (DAPO), sampled in rounds.
 
         Such a batch may be short after `rl.dynamic_sampling_rounds` rounds; the first that is says so. Raises InputError
         when they bring no mixed group at all.
         """
-        rl = self.settings.rl
+        rl = self.rl
         self.rounds = 1
-        if not self.settings.algo.dynamic_sampling:
+        if not self.dynamic_sampling:
             return self._round()
-        kept: list[Batch] = []
+        kept: list[StepBatch] = []
         count = right = wrong = 0
         for self.rounds in range(1, rl.dynamic_sampling_rounds + 1):
             batch = self._round()
@@ -94,16 +98,16 @@ class Collector:
         cure = "leave such problems out (stage=rollout, then rl.min_pass_rate=0 rl.max_pass_rate=1)"
         if not count:
             raise InputError(
-                f"The data have run dry: {came} brought no group whose rewards differ, so there is nothing to learn from. "
-                f"Let it look longer, which continues this run: rl.dynamic_sampling_rounds={2 * rl.dynamic_sampling_rounds}. "
-                f"Or begin another (name=...): {cure}, or set algo.dynamic_sampling=false"
+                f"No usable groups: in {came} every group had identical rewards, so there is nothing to learn from. "
+                f"To continue this run with more rounds, set rl.dynamic_sampling_rounds={2 * rl.dynamic_sampling_rounds}. "
+                f"Or start another run (name=...): {cure}, or set algo.dynamic_sampling=false."
             )
         if count < rl.prompts_per_step and not self._was_short:
             self._was_short = True
             if self.tracker.enabled:
                 print(
-                    f"WARNING: {came} brought {count} of {rl.prompts_per_step} groups to learn from. To fill it, raise "
-                    f"rl.dynamic_sampling_rounds, or {cure}. Said once; rollout/groups of metrics.jsonl has every step's.",
+                    f"WARNING: {came} gave {count} of {rl.prompts_per_step} usable groups. To fill the batch, raise "
+                    f"rl.dynamic_sampling_rounds, or {cure}. Shown once; rollout/groups in metrics.jsonl has every step.",
                     flush=True,
                 )
         return merge(kept)
@@ -125,7 +129,7 @@ class Collector:
             with self.tracker.phase("generate"):
                 self._ahead = result_of(self._ahead)
 
-    def metrics(self, batch: Batch, version: int) -> dict[str, float]:
+    def metrics(self, batch: StepBatch, version: int) -> dict[str, float]:
         """How the batch came about; `version` is that of the weights that it is trained from."""
         lags = [version - rollout.policy_version for group in batch.groups for rollout in group]
         return {
@@ -158,7 +162,7 @@ class Collector:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _round(self) -> Batch:
+    def _round(self) -> StepBatch:
         if self._ahead is None:
             with self.tracker.phase("generate"):
                 groups = self._sample(self.sampler.next())
@@ -166,7 +170,7 @@ class Collector:
             self.wait()
             groups, self._ahead = self._ahead, None  # type: ignore[assignment]
         with self.tracker.phase("grade"):
-            return Batch(groups, self.grader.grade(groups))
+            return StepBatch(groups, self.grader.grade(groups))
 
     def _sample(self, prompts: list[Prompt]) -> Groups:
-        return self.engine.generate(prompts, self.settings.rl.group_size, self.sampling, on_finish=self.grader.early)
+        return self.engine.generate(prompts, self.rl.group_size, self.sampling, on_finish=self.grader.early)

@@ -4,36 +4,35 @@ from typing import Any
 
 from pipeline.rl.grading import Graded, Grader
 from pipeline.rollout.interface import Groups, Prompt, RolloutEngine, Sampling
-from pipeline.settings import Settings
+from pipeline.settings import Evaluate
 from pipeline.tracking.statistics import response_shape, summarise
 
 
 def measure(
-    settings: Settings,
+    evaluate: Evaluate,
     engine: RolloutEngine,
     grader: Grader,
     greedy: Sampling,
     sampled: Sampling,
     prompts: list[Prompt],
+    seed: int,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Statistics of one set, and rows for the report. Every rank calls it; all get the same."""
-    chosen = settings.evaluate
+    """Statistics of one set, and rows for the report. Every rank calls it; all get the same. `seed` is the bootstrap's."""
     first = engine.generate(prompts, 1, greedy, on_finish=grader.early)
     graded_first = grader.grade(first)
-    groups = engine.generate(prompts, chosen.k, sampled, on_finish=grader.early)
+    groups = engine.generate(prompts, evaluate.k, sampled, on_finish=grader.early)
     graded = grader.grade(groups)
     statistics = summarise(
-        graded.correct.numpy(), graded_first.correct[:, 0].numpy(), bootstrap=chosen.bootstrap, seed=settings.seed
+        graded.correct.numpy(), graded_first.correct[:, 0].numpy(), bootstrap=evaluate.bootstrap, seed=seed
     )
     rollouts = [rollout for group in groups for rollout in group]
     statistics |= response_shape([r.text for r in rollouts], [len(r.token_ids) for r in rollouts])
     statistics["truncated"] = sum(r.finish_reason == "length" for r in rollouts) / len(rollouts)
-    return statistics, _rows(first, groups, graded_first, graded, chosen.samples)
+    return statistics, _rows(first, groups, graded_first, graded, evaluate.samples)
 
 
-def curve_point(settings: Settings, name: str, statistics: dict[str, Any]) -> dict[str, float]:
+def curve_point(k: int, name: str, statistics: dict[str, Any]) -> dict[str, float]:
     """What a training step logs of an evaluation: `eval/<set>/greedy`, avg@k and pass@k."""
-    k = settings.evaluate.k
     return {f"eval/{name}/{key}": float(statistics[key]) for key in ("greedy", f"avg@{k}", f"pass@{k}")}
 
 

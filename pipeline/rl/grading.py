@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from pipeline.common.waiting import result_of
 from pipeline.rollout.interface import Groups, Rollout
-from pipeline.settings import Settings
+from pipeline.settings import Verify
 from pipeline.verify import Grade, VerifierPool
 from pipeline.verify.rewards import Scorer
 
@@ -31,9 +31,11 @@ class Graded:
 class Grader:
     """A verifier pool on every rank of a node, its workers shared out among them. A context manager."""
 
-    def __init__(self, settings: Settings):
-        self.pool = VerifierPool.from_settings(settings.verify)
-        self.score = Scorer(settings)
+    def __init__(self, verify: Verify, max_new_tokens: int):
+        """`max_new_tokens` is the greatest response length, which the `overlong` reward needs. Raises UsageError for an
+        unknown reward."""
+        self.score = Scorer(verify, max_new_tokens)
+        self.pool = VerifierPool.from_settings(verify)
         self._early: dict[bytes, Future[list[Grade]]] = {}
         self._reported: Counter[str] = Counter()
         self._totals: Counter[str] = Counter()
@@ -45,7 +47,7 @@ class Grader:
         self.pool.close()
 
     def early(self, rollout: Rollout) -> None:
-        """Begin to grade a response on this rank while others are still being sampled; `grade` takes the verdict."""
+        """Start grading a response on this rank while others are still being sampled; `grade` collects the verdict."""
         key = _key(rollout)
         if key not in self._early:
             self._early[key] = self.pool.submit([(rollout.text, rollout.prompt.gold)])

@@ -1,7 +1,7 @@
 """What every rollout engine takes and gives. Nothing here knows which engine it is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 
@@ -13,11 +13,18 @@ class Prompt:
     token_ids: list[int]
     gold: str
     text: str = ""
+    occurrence: int = 0
+    """How often this prompt was given out before. It gets other responses each time, also under the same weights."""
+
+    @property
+    def stream(self) -> str:
+        """What the random streams of its responses are named after."""
+        return f"{self.id}\x1e{self.occurrence}" if self.occurrence else self.id
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How to sample. `seed` is the run's; a request's own stream also depends on its prompt id, sample index and
+    """How to sample. `seed` is the run's; a request's own stream also depends on `Prompt.stream`, its sample index and
     `policy_version`, never on what else is in the batch."""
 
     max_new_tokens: int
@@ -51,7 +58,6 @@ class Rollout:
     """Number of optimizer rollout steps that the sampling weights had seen."""
     text: str = ""
     """The decoded response, special tokens left out."""
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 Groups = list[list[Rollout]]
@@ -111,7 +117,5 @@ class RolloutEngine(Protocol):
         ...
 
     def sleep(self) -> None:
-        """Give back the memory that only generation needs (KV cache, and for vLLM the weights)."""
+        """Give back the memory that only generation needs (KV cache, and for vLLM the weights) until the next `sync`."""
         ...
-
-    def wake(self) -> None: ...

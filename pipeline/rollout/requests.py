@@ -1,11 +1,11 @@
-"""What an engine can be asked for, and which of its copies does what; every rank finds the same, so that none waits for
-one that raised."""
+"""What an engine can be asked for, and which copy of the model does what. Every rank comes to the same result, so that no
+rank waits for one that raised."""
 
 from dataclasses import dataclass
 
 from pipeline.common.errors import InputError, UsageError
 from pipeline.rollout.interface import Prompt, Sampling
-from pipeline.settings import Settings
+from pipeline.settings import Rollout
 
 ROWS = "the limit rollout.max_prompt_tokens + rollout.max_new_tokens, or the model's context,"
 
@@ -19,21 +19,19 @@ class Limit:
     """Whose limit it is, as a message has it: `they exceed <name> of 256 tokens`."""
 
 
-def row_budget(settings: Settings) -> int:
-    """Longest prompt and response together that the settings speak of."""
-    rollout = settings.rollout
-    return min(rollout.max_prompt_tokens + rollout.max_new_tokens, settings.model.max_position_embeddings)
+def row_budget(rollout: Rollout, context: int) -> Limit:
+    """Longest prompt and response together that the settings allow; `context` is the model's, in tokens."""
+    return Limit(min(rollout.max_prompt_tokens + rollout.max_new_tokens, context), ROWS)
 
 
-def check_requests(settings: Settings, prompts: list[Prompt], sampling: Sampling, limit: Limit | None = None) -> None:
-    """Against `limit`, or what the settings allow in all.
+def check_requests(rollout: Rollout, prompts: list[Prompt], sampling: Sampling, limit: Limit) -> None:
+    """Check prompts and their responses against `rollout.max_prompt_tokens` and `limit`.
 
     Raises:
         InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
         UsageError: no tokens allowed, or prompt and response exceed the limit.
     """
-    limit = limit or Limit(row_budget(settings), ROWS)
-    longest = settings.rollout.max_prompt_tokens
+    longest = rollout.max_prompt_tokens
     if sampling.max_new_tokens < 1:
         raise UsageError(f"rollout.max_new_tokens={sampling.max_new_tokens}: at least 1 is needed")
     for prompt in prompts:

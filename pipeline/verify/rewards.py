@@ -99,11 +99,11 @@ def score(outcome: Outcome, weights: Mapping[str, float], config: RewardConfig) 
 
 
 class Scorer:
-    """`score` with everything looked up once, from the run's settings. Raises UsageError for an unknown reward."""
+    """`score` with everything looked up once, from the `verify` settings. Raises UsageError for an unknown reward."""
 
-    def __init__(self, settings: Any) -> None:
-        self.config = RewardConfig(settings.rollout.max_new_tokens, settings.verify.overlong_buffer)
-        self.terms = [(name, float(weight), resolve(name)) for name, weight in settings.verify.rewards.items()]
+    def __init__(self, verify: Any, max_new_tokens: int) -> None:
+        self.config = RewardConfig(max_new_tokens, verify.overlong_buffer)
+        self.terms = [(name, float(weight), resolve(name)) for name, weight in verify.rewards.items()]
 
     def __call__(self, text: str, grade: Grade, length: int, finish_reason: str = "stop") -> float:
         return sum(self.parts(text, grade, length, finish_reason).values())

@@ -20,9 +20,8 @@ from pipeline.objectives import (
     denominator,
     group_advantages,
     group_metrics,
+    policy_loss,
     prepare,
-    token_loss,
-    token_metrics,
 )
 from pipeline.settings import Algo, Settings
 
@@ -131,10 +130,10 @@ class _Step:
                 rollout_logp=rollout, pass_rate=pass_rate, denominator=count,
             )  # fmt: skip
             tokens = prepare(inputs, config).tokens(logp.detach().requires_grad_(), entropy)
-            losses = token_loss(tokens, config)
-            (tokens.weight * losses).sum().backward()
+            policy_loss(tokens, config, metrics=False)[0].backward()
             clock.lap("loss and gradient")
-            sums.append(token_metrics(tokens, config, losses))
+            with torch.no_grad():  # as the trainer takes them of a fused head's chunks
+                sums.append(policy_loss(tokens, config)[1])
             clock.lap("token metrics")
         add_up(sums).finalize()
         clock.lap("token metrics")

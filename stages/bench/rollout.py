@@ -93,11 +93,11 @@ def _arrangements(settings: Settings, weights: dict[str, torch.Tensor]) -> dict[
         parallel.initialize(layout, settings.seed, settings.cluster.timeout_minutes)
         chunks = build_chunks(SHAPE, layout)
         load_hf(chunks, SHAPE, weights.__getitem__)
-        engine = NativeEngine(chunks, settings.model_copy(update={"model": SHAPE, "layout": layout}))
+        engine = NativeEngine(chunks, SHAPE, settings.rollout)
         ranks = dist.get_world_size()
         made[f"native, tp {tp} x dp {ranks // tp}"] = engine, threads
         if tp == 1 and ranks > 1:
-            alone = NativeEngine(chunks, engine.settings)
+            alone = NativeEngine(chunks, SHAPE, settings.rollout)
             alone.replicas = Replicas(count=1, index=0, size=1, rank=0)
             made["native, one process"] = alone, threads * ranks if dist.get_rank() == 0 else 0
     return made

@@ -1,8 +1,8 @@
 """What a training step costs, phase by phase, and what ETR adds to GRPO: `stage=bench what=step`.
 
 The model is the preset's with random weights, the work its `rl` section: prompts * group responses, sampled for real up to
-`rollout.max_new_tokens`, with rewards drawn at random. ETR and GRPO train on the same rollouts in turn, each from judging
-(advantages, bounds, metrics) to the last optimizer step, so that the machine's other work hits both alike.
+`rollout.max_new_tokens`, with rewards drawn at random. ETR and GRPO train on the same rollouts in turn, each from its
+advantages, bounds and metrics to the last optimizer step, so that the machine's other work hits both alike.
 """
 
 import statistics
@@ -17,9 +17,9 @@ from rich.table import Table
 from megatron_patches import parallel
 from megatron_patches.engines.native import NativeEngine
 from megatron_patches.training.actor import Actor
-from megatron_patches.training.policy_loss import PolicyLoss, reduce_metrics
-from pipeline.rl.advantages import judge
-from pipeline.rl.experience import Experience, minibatches
+from megatron_patches.training.policy_loss import Objective, reduce_metrics
+from pipeline.rl.advantages import advantages_of
+from pipeline.rl.experience import Experience, Samples, minibatches
 from pipeline.rollout.interface import Prompt, Rollout, Sampling
 from pipeline.settings import Algo, Settings
 
@@ -35,8 +35,8 @@ def bench(settings: Settings) -> dict[str, Any]:
     """
     parallel.initialize(settings.layout, settings.seed, settings.cluster.timeout_minutes)
     torch.manual_seed(settings.seed)
-    actor = Actor(settings)
-    engine = NativeEngine(actor.chunks, settings)
+    actor = Actor(settings.model, settings.layout, settings.rl, settings.rollout.temperature)
+    engine = NativeEngine(actor.chunks, settings.model, settings.rollout)
     phases: dict[str, list[float]] = {"generate": [], "logprobs": []}
     updates: dict[str, list[float]] = {name: [] for name in LOSSES}
     processor: dict[str, list[float]] = {name: [] for name in LOSSES}
@@ -44,14 +44,14 @@ def bench(settings: Settings) -> dict[str, Any]:
     for repeat in range(settings.bench.repeats + 1):
         groups, seconds = _timed(lambda: _sample(settings, engine, repeat))  # noqa: B023
         rewards = _rewards(settings, repeat)
-        experience, _ = judge(LOSSES["etr"], groups, rewards)
-        experience.old_logp, scored = _timed(lambda: actor.logprobs(experience))  # noqa: B023
-        tokens = int(experience.offsets[-1])
+        samples = Samples.collect(groups)
+        (old_logp, _), scored = _timed(lambda: actor.logprobs_and_entropy(samples))  # noqa: B023
+        tokens = int(samples.offsets[-1])
         order = list(LOSSES) if repeat % 2 else list(reversed(LOSSES))
         took, spent = {}, {}
         for name in order:
             before = time.process_time()
-            took[name] = _timed(lambda: _train(settings, actor, groups, rewards, experience, name))[1]  # noqa: B023
+            took[name] = _timed(lambda: _train(settings, actor, samples, rewards, old_logp, name))[1]  # noqa: B023
             spent[name] = time.process_time() - before
         if repeat == 0:  # the first pays for warming up
             continue
@@ -97,15 +97,15 @@ def _rewards(settings: Settings, repeat: int) -> torch.Tensor:
     return torch.randint(0, 2, shape, generator=generator).double()
 
 
-def _train(settings: Settings, actor: Actor, groups, rewards, scored: Experience, name: str) -> None:
+def _train(settings: Settings, actor: Actor, samples: Samples, rewards, old_logp: torch.Tensor, name: str) -> None:
     algo = LOSSES[name]
-    experience, _ = judge(algo, groups, rewards)
-    experience.old_logp = scored.old_logp
-    loss = PolicyLoss(settings, algo)
+    objective = Objective.of(algo, settings.rl, settings.rollout)
+    signal, _ = advantages_of(algo, samples.lengths, rewards)
+    experience = Experience.of(samples, signal, old_logp, everything=objective.everything)
     done = []
     for epoch in range(settings.rl.epochs):
-        for chosen in minibatches(len(experience), settings.rl.minibatches, epoch):
-            done.append(actor.update(experience, chosen, loss)[0])
+        for chosen in minibatches(len(signal), settings.rl.minibatches, epoch):
+            done.append(actor.update(experience, chosen, objective)[0])
     reduce_metrics(done)
 
 

@@ -1,7 +1,7 @@
 """`stage=bench what=step_peer`: the whole RL step beside TRL's GRPOTrainer (`bench.peer_python`), in turn on this machine.
 
 Work: 8 prompts x 8 samples x 64 tokens on a Qwen2 of 4.3 million parameters, fp32, GRPO without a KL term, one
-optimizer step. Ours is what stage=rl does: generate, judge, old log-probs, update, metrics; TRL takes the sampler's
+optimizer step. Ours is what stage=rl does: generate, advantages, old log-probs, update, metrics; TRL takes the sampler's
 forward as the old policy. Each has every core: TRL as threads, ours as `layout.tp` and data-parallel ranks.
 """
 
@@ -20,9 +20,9 @@ from megatron_patches import parallel
 from megatron_patches.engines.native import NativeEngine
 from megatron_patches.model.weights import load_hf
 from megatron_patches.training.actor import Actor
-from megatron_patches.training.policy_loss import PolicyLoss, reduce_metrics
-from pipeline.rl.advantages import judge
-from pipeline.rl.experience import minibatches
+from megatron_patches.training.policy_loss import Objective, reduce_metrics
+from pipeline.rl.advantages import advantages_of
+from pipeline.rl.experience import Experience, Samples, minibatches
 from pipeline.rollout.interface import Rollout, Sampling
 from pipeline.settings import Algo, Optimizer, Settings
 from stages.bench.peer import NOTHING, Cost, Peer
@@ -41,10 +41,10 @@ def bench(settings: Settings) -> dict[str, Any]:
     parallel.initialize(settings.layout, settings.seed, settings.cluster.timeout_minutes)
     torch.manual_seed(settings.seed)
     model = transformers_model()
-    actor = Actor(settings)
+    actor = Actor(settings.model, settings.layout, settings.rl, settings.rollout.temperature)
     load_hf(actor.chunks, SHAPE, model.state_dict().__getitem__)
     actor.weights_changed()
-    engine = NativeEngine(actor.chunks, settings)
+    engine = NativeEngine(actor.chunks, settings.model, settings.rollout)
     phases: dict[str, list[float]] = {}
     turns: dict[str, Callable[[], Cost]] = {"ours": lambda: Cost.of(lambda: _step(settings, actor, engine, phases))}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -100,13 +100,16 @@ def _step(settings: Settings, actor: Actor, engine: NativeEngine, phases: dict[s
 
     prompts = random_prompts(PROMPTS)
     groups = timed("generate", lambda: engine.generate(prompts, GROUP, Sampling(max_new_tokens=TOKENS)))
-    experience, _ = timed("judge", lambda: judge(settings.algo, groups, _rewards(groups)))
-    experience.old_logp = timed("logprobs", lambda: actor.logprobs(experience))
+    objective = Objective.of(settings.algo, settings.rl, settings.rollout)
+    samples = Samples.collect(groups)
+    signal, _ = timed("advantages", lambda: advantages_of(settings.algo, samples.lengths, _rewards(groups)))
+    samples = samples.select(signal.scored(objective.everything))
+    old_logp, _ = timed("logprobs", lambda: actor.logprobs_and_entropy(samples))
+    experience = Experience.of(samples, signal, old_logp, everything=objective.everything)
 
     def update() -> None:
-        loss = PolicyLoss(settings)
-        chosen = minibatches(len(experience), settings.rl.minibatches, 0)
-        reduce_metrics([actor.update(experience, some, loss)[0] for some in chosen])
+        chosen = minibatches(len(signal), settings.rl.minibatches, 0)
+        reduce_metrics([actor.update(experience, some, objective)[0] for some in chosen])
 
     timed("update", update)
     engine.sync(actor, engine.policy_version + 1)

@@ -22,7 +22,7 @@ import torch  # isort: skip
 import torch.distributed as dist  # isort: skip
 
 from pipeline.common.errors import InputError, UsageError  # isort: skip
-from pipeline.rl.experience import Experience  # isort: skip
+from pipeline.rl.experience import Samples  # isort: skip
 from pipeline.rollout.interface import Prompt, Rollout, Sampling  # isort: skip
 from pipeline.settings import Layout, Model, Rollout as RolloutSettings, Settings  # isort: skip
 
@@ -46,7 +46,7 @@ def engine_of(hf, model: Model, layout: Layout, tokenizer=None, **rollout) -> Na
     parallel.initialize(layout, seed=0)
     chunks = build_chunks(model, layout)
     load_hf(chunks, model, hf_tensors(hf).__getitem__)
-    return NativeEngine(chunks, settings_of(model, layout, **rollout), tokenizer)
+    return NativeEngine(chunks, model, settings_of(model, layout, **rollout).rollout, tokenizer)
 
 
 @torch.no_grad()
@@ -109,16 +109,15 @@ def check_independence(engine: NativeEngine, prompts: list[Prompt]) -> None:
         assert tokens_of(engine.generate(some, 4, MIXED)) == tokens_of([whole[i] for i in places])
     assert tokens_of(engine.generate(prompts, 2, MIXED)) == tokens_of([group[:2] for group in whole])
     assert tokens_of(engine.generate(prompts[7:8], 1, MIXED)) == [whole[7][0].token_ids]  # alone
-    settings = engine.settings
+    rollout = engine.rollout
     per_token = engine.decoder.bytes_per_token() / 2**30
-    limited = settings.rollout.model_copy(update={"max_concurrent": 3, "kv_memory_gib": per_token * 400})
-    engine.settings = settings.model_copy(update={"rollout": limited})
+    engine.rollout = rollout.model_copy(update={"max_concurrent": 3, "kv_memory_gib": per_token * 400})
     engine.sleep()
     again = engine.generate(prompts, 4, MIXED)
     assert engine._cache is not None
     assert engine._cache.slots == 3
     assert tokens_of(again) == tokens_of(whole)
-    engine.settings = settings
+    engine.rollout = rollout
     engine.sync(None, engine.policy_version + 1)
     later = engine.generate(prompts, 4, MIXED)
     assert tokens_of(later) != tokens_of(whole)
@@ -127,16 +126,15 @@ def check_independence(engine: NativeEngine, prompts: list[Prompt]) -> None:
 
 def check_schedule(engine: NativeEngine, prompts: list[Prompt]) -> None:
     """A prompt is computed once for its whole group, and no place is empty while a request waits."""
-    settings, decoder = engine.settings, engine.decoder
-    limited = settings.rollout.model_copy(update={"max_concurrent": 5})
-    engine.settings = settings.model_copy(update={"rollout": limited})
+    rollout, decoder = engine.rollout, engine.decoder
+    engine.rollout = rollout.model_copy(update={"max_concurrent": 5})
     prefill, step = decoder.prefill, decoder.step
     prefilled, rows = [], []
     decoder.prefill = lambda ids: prefilled.append(len(ids)) or prefill(ids)  # type: ignore[method-assign]
     decoder.step = lambda tokens, *rest: rows.append(len(tokens)) or step(tokens, *rest)  # type: ignore[method-assign]
     made = tokens_of(engine.generate(prompts, 4, MIXED))
     del decoder.prefill, decoder.step
-    engine.settings = settings
+    engine.rollout = rollout
     mine = [0] * engine.replicas.count
     mine[engine.replicas.index] = sum(prefilled) * (engine.replicas.rank == 0)
     shares: list = [None] * dist.get_world_size()
@@ -210,12 +208,11 @@ def check_stop_strings(engine: NativeEngine, prompts: list[Prompt]) -> None:
 
 def check_errors(engine: NativeEngine) -> None:
     def refuses(error: type[Exception], names: str, prompts: list[Prompt], sampling: Sampling, **changes) -> None:
-        settings = engine.settings
-        changed = settings.rollout.model_copy(update=changes)
-        engine.settings = settings.model_copy(update={"rollout": changed})
+        rollout = engine.rollout
+        engine.rollout = rollout.model_copy(update=changes)
         with pytest.raises(error, match=names):
             engine.generate(prompts, 1, sampling)
-        engine.settings = settings
+        engine.rollout = rollout
 
     long = Prompt(id="long one", token_ids=[1] * 250, gold="")
     refuses(InputError, "long one.*rollout.max_prompt_tokens", [long], GREEDY, max_prompt_tokens=200)
@@ -244,10 +241,10 @@ def check_bf16(layout: Layout) -> None:
     hf = hf_model(model).bfloat16()
     parallel.initialize(layout, seed=0)
     settings = settings_of(model, layout)
-    policy = Policy(settings)
+    policy = Policy(settings.model, settings.layout, settings.rl, settings.rollout.temperature)
     load_hf(policy.chunks, model, hf_tensors(hf).__getitem__)
     how = replace(MIXED, stop_token_ids=(), temperature=1.0)
-    groups = NativeEngine(policy.chunks, settings).generate(prompts_of(20, 20, 101), 2, how)
+    groups = NativeEngine(policy.chunks, model, settings.rollout).generate(prompts_of(20, 20, 101), 2, how)
     rollouts = flat(groups)
     raw = torch.tensor([x for r in rollouts for x in r.raw_logps])
     wide = torch.cat(
@@ -256,7 +253,7 @@ def check_bf16(layout: Layout) -> None:
             for r, logps in zip(rollouts, reference(hf.float(), rollouts), strict=True)
         ]
     )
-    actor = policy.logprobs(Experience.collect(groups, torch.zeros(20, 2)))
+    actor = policy.logprobs(Samples.collect(groups))
     for other in (actor, wide):
         gaps = raw.double() - other.double()
         assert 0 < float(gaps.abs().mean()) < 0.02
@@ -293,7 +290,7 @@ def check_pipeline_parallel(model: Model) -> None:
     parallel.initialize(Layout(pp=2), seed=0)
     chunks = build_chunks(model, Layout(pp=2))
     with pytest.raises(UsageError, match=r"layout.pp=2.*rollout.engine=vllm"):
-        NativeEngine(chunks, settings_of(model, Layout(pp=2)))
+        NativeEngine(chunks, model, settings_of(model, Layout(pp=2)).rollout)
 
 
 def layouts_of(model: Model, size: int) -> list[Layout]:

@@ -54,8 +54,9 @@ def test_the_example_of_the_page_in_ten_lines(tmp_path, monkeypatch, capsys):
     assert logp.grad[3] == 0  # its width is 0 under the mask, so its own arithmetic is 0 / 0
     assert losses.of(config).separable
     assert metrics["clip/high"] == 0
-    share = prepare(inputs(logp), config).share(logp[:2], None, slice(0, 2))
-    assert share.shape == (2,)
+    prepared = prepare(inputs(logp), config)
+    halves = [policy_loss(prepared.tokens(logp[at], None, at), config)[0] for at in (slice(0, 2), slice(2, 4))]
+    assert sum(halves).item() == pytest.approx(loss.item(), rel=1e-6)
 
 
 def test_a_plain_function_takes_the_mode_that_is_right_for_every_loss(tmp_path):
@@ -119,10 +120,10 @@ def test_a_mistake_in_a_loss_is_found_before_it_trains(tmp_path, body, says):
 @pytest.mark.parametrize("name", losses.names())
 def test_our_own_losses_pass_the_trial(name):
     loss = losses.get(name)
-    try_out(loss.function, loss.separable, name)
+    try_out(loss.function, loss.separable, loss.needs_signal, name)
     if not loss.separable:
         with pytest.raises(UsageError, match="depends on other tokens"):
-            try_out(loss.function, True, name)
+            try_out(loss.function, True, True, name)
 
 
 def test_a_misspelled_loss_gets_the_nearest_name():

@@ -32,7 +32,7 @@ class Case:
     config: Algo
     packed: bool
     whole: bool
-    """Take policy_loss; otherwise prepare() and share(), the trainer's way."""
+    """Take policy_loss; otherwise prepare() first, as the trainer does."""
 
 
 def draw(seed: int) -> Case:
@@ -132,8 +132,7 @@ def compare(case: Case, inputs: PolicyLossInputs, samples, loss: str, aggregate:
         got = policy_loss(inputs, config)[0]
         assert got.dtype == logp.dtype
     else:
-        # In fp64 as policy_loss does; a trainer that sums fp32 shares rounds each of them.
-        got = prepare(replace(inputs, logp=None), config).share(logp.double(), entropy.double()).sum()
+        got = policy_loss(prepare(replace(inputs, logp=None), config).tokens(logp, entropy), config, metrics=False)[0]
     got.backward()
     label = (loss, aggregate)
     assert abs(got.item() - want) <= relative * abs(want) + 1e-15 * size, label

@@ -37,19 +37,19 @@ def whole(inputs: PolicyLossInputs, config: Algo):
 @pytest.mark.parametrize("aggregate", ["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"])
 @pytest.mark.parametrize("name", [name for name in losses.names() if losses.get(name).separable])
 @pytest.mark.parametrize("pick", ["slices", "indices"])
-def test_shares_of_any_chunks_add_up_to_the_loss(name, aggregate, pick):
+def test_the_losses_of_any_chunks_add_up_to_the_whole(name, aggregate, pick):
     config = Algo(loss=name, aggregate=aggregate, **FULL)
     inputs = packed()
     want, d_logp, d_entropy = whole(inputs, config)
-    batch = prepare(replace(inputs, logp=None, entropy=None), config)
+    prepared = prepare(replace(inputs, logp=None, entropy=None), config)
     total = 0.0
     for at in range(0, T, 10):
         where = slice(at, at + 10) if pick == "slices" else torch.arange(at, min(at + 10, T))
         logp, entropy = (x[where].detach().requires_grad_() for x in (inputs.logp, inputs.entropy))
-        share = batch.share(logp, entropy, where)
-        assert share.shape == logp.shape
-        share.sum().backward()
-        total += share.sum().item()
+        loss, metrics = policy_loss(prepared.tokens(logp, entropy, where), config, metrics=False)
+        assert not metrics
+        loss.backward()
+        total += loss.item()
         torch.testing.assert_close(logp.grad, d_logp[where], rtol=0, atol=0)
         torch.testing.assert_close(entropy.grad, d_entropy[where], rtol=0, atol=0)
     assert total == pytest.approx(want.item(), rel=1e-14)
@@ -57,9 +57,10 @@ def test_shares_of_any_chunks_add_up_to_the_loss(name, aggregate, pick):
 
 def test_a_chunk_of_gspo_is_refused():
     inputs = packed()
-    batch = prepare(inputs, Algo(loss="gspo"))
+    config = Algo(loss="gspo")
+    chunk = prepare(inputs, config).tokens(inputs.logp[:10], None, slice(0, 10))
     with pytest.raises(ValueError, match="separable"):
-        batch.share(inputs.logp[:10], None, slice(0, 10))
+        policy_loss(chunk, config)
 
 
 def test_gspo_over_two_context_parallel_ranks():
@@ -120,8 +121,10 @@ def test_gradients_agree_with_finite_differences():
         config = Algo(loss=name, **FULL | {"is_cap": None})
         if name == "cispo":  # its weight is detached: not the derivative of its value, by design
             continue
-        batch = prepare(inputs, config)
+        prepared = prepare(inputs, config)
         assert torch.autograd.gradcheck(
-            lambda logp, entropy, batch=batch: batch.share(logp, entropy).sum(),
+            lambda logp, entropy, config=config, prepared=prepared: policy_loss(prepared.tokens(logp, entropy), config)[
+                0
+            ],
             (inputs.logp.clone().requires_grad_(), inputs.entropy.clone().requires_grad_()),
         )

@@ -292,8 +292,8 @@ def test_wrong_arguments_are_named(change, message):
 
 def test_fused_mode_names_what_it_cannot_do():
     p = problem()
-    with pytest.raises(ValueError, match=r"one number a position, \[36\]; got \[\]"):
-        fused_policy_head(p.hidden, p.weight, p.targets, lambda _at, logp, _entropy: logp.sum())
+    with pytest.raises(ValueError, match=r"a number for each position, \[36\], or their sum; got \[1\]"):
+        fused_policy_head(p.hidden, p.weight, p.targets, lambda _at, logp, _entropy: logp[:1])
     half = problem(dtype=torch.float16)
     with pytest.raises(ValueError, match="loss scale"):
         fused_policy_head(half.hidden, half.weight, half.targets, p.objective)

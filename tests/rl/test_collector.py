@@ -58,7 +58,7 @@ def graders():
 
     def of(settings):
         key = settings.algo.dynamic_sampling
-        return made.setdefault(key, Grader(settings))
+        return made.setdefault(key, Grader(settings.verify, settings.rollout.max_new_tokens))
 
     yield of
     for grader in made.values():
@@ -77,7 +77,10 @@ def build(tmp_path, graders):
         engine = TableEngine({f"p{i}": count for i, count in enumerate(right)}, independent)
         sampler = PromptSampler(prompts, settings.rl.prompts_per_step, seed=0)
         tracker = Tracker(tmp_path, total_steps=1, enabled=False)
-        collector = Collector(settings, sampler, engine, graders(settings), Sampling(max_new_tokens=8), tracker)
+        collector = Collector(
+            settings.rl, sampler, engine, graders(settings), Sampling(max_new_tokens=8), tracker,
+            settings.algo.dynamic_sampling,
+        )  # fmt: skip
         opened.append(collector)
         return SimpleNamespace(collector=collector, engine=engine, sampler=sampler)
 
@@ -109,7 +112,7 @@ def test_dynamic_sampling_goes_on_until_the_batch_is_full_of_mixed_groups(build)
 
 def test_a_batch_without_any_mixed_group_says_what_to_do(build):
     made = build([0, 4, 0, 4, 0, 0], "algo.dynamic_sampling=true", "rl.dynamic_sampling_rounds=3")
-    found = r"run dry: 3 rounds of 2 prompts \(4 groups all wrong, 2 all right\) .*_rounds=6\. .*rl\.min_pass_rate=0 "
+    found = r"No usable groups: in 3 rounds of 2 prompts \(4 groups all wrong, 2 all right\) .*_rounds=6\. .*min_pass_rate=0 "
     with pytest.raises(InputError, match=found):
         made.collector.next()
     assert len(made.engine.calls) == 3
@@ -120,7 +123,7 @@ def test_a_short_batch_is_told_once(build, capsys):
     made.collector.tracker.enabled = True
     assert ids(made.collector.next()) == ["p2"]
     out = capsys.readouterr().out
-    assert "2 rounds of 2 prompts (2 groups all wrong, 1 all right) brought 1 of 2 groups to learn from" in out
+    assert "2 rounds of 2 prompts (2 groups all wrong, 1 all right) gave 1 of 2 usable groups" in out
     made.collector.next()
     assert capsys.readouterr().out == ""
 

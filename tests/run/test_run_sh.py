@@ -125,7 +125,7 @@ def test_an_extra_that_is_asked_for_and_missing_is_installed(house, bash):
 
 def test_both_sides_hash_the_requirements_alike(house):
     """run.sh compares the stamp in bash, and pipeline.run.environment writes it in Python."""
-    code = "from pipeline import environment as e; print([e.is_ready('base'), e.is_ready('cpu-vllm')])"
+    code = "from pipeline.run import environment as e; print([e.is_ready('base'), e.is_ready('cpu-vllm')])"
     python = shutil.which("python3.11") or shutil.which("python3")
     result = subprocess.run(
         [python, "-c", code], env=environment(PYTHONPATH=str(house)), capture_output=True, text=True

@@ -13,3 +13,12 @@ def house(tmp_path_factory):
         assert result.code == 0, result.err
     yield house
     house.close()
+
+
+@pytest.fixture(scope="session")
+def trained(house):
+    """The folder of the run `straight`, whose rl stage nothing disturbed: what other runs are compared with."""
+    folder = house.copy("straight", "preprocess", "convert")
+    result = house.run("rl", name="straight")
+    assert result.code == 0, result.err
+    return folder

@@ -18,7 +18,7 @@ FORBIDDEN = {"eval", "exec", "compile", "sympify", "parse_expr", "S", "lambdify"
 
 AUDITED = """
 import json, os, sys
-from pipeline.verify import symbolic
+from pipeline.verify.comparing import symbolic
 from pipeline.verify.grading import grade_pair
 from pipeline.verify.types import DEFAULT
 
@@ -81,7 +81,7 @@ def test_latex2sympy2_with_values_given_is_refused(tmp_path: Path) -> None:
     """Its own way to `parse_expr`: a variable whose value is a string."""
     program = """
 import latex2sympy2
-from pipeline.verify import symbolic
+from pipeline.verify.comparing import symbolic
 from pipeline.verify.comparing.sealing import UnsafeError
 symbolic.load()
 __import__("sympy").core.all_classes = []  # gone from this sympy; with it the way is open
@@ -104,7 +104,7 @@ except UnsafeError:
 
 def test_a_worker_refuses_to_compile() -> None:
     program = """
-from pipeline.verify import jail
+from pipeline.verify.workers import jail
 jail.close()
 for attempt in (lambda: eval("1+1"), lambda: exec("x=1"), lambda: compile("1", "x", "eval"), lambda: open("/dev/null", "w"),
                 lambda: __import__("os").system("true"), lambda: __import__("subprocess").run(["true"])):

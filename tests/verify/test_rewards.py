@@ -51,10 +51,8 @@ def test_sums_and_custom_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "my_rewards", module)
     weights = {"correctness": 2.0, "my_rewards:brief": 0.5}
     assert score(_outcome(length=50), weights, CONFIG) == 2.25
-    settings = SimpleNamespace(
-        rollout=SimpleNamespace(max_new_tokens=100), verify=SimpleNamespace(overlong_buffer=20, rewards=weights)
-    )
-    assert Scorer(settings)("", RIGHT, 50) == 2.25
+    verify = SimpleNamespace(overlong_buffer=20, rewards=weights)
+    assert Scorer(verify, max_new_tokens=100)("", RIGHT, 50) == 2.25
     with pytest.raises(UsageError, match="not a function"):
         resolve("my_rewards:number")
 

@@ -57,8 +57,8 @@ def main() -> None:
     servers = {"mode": "standalone", "server_address": address, "server_ranks": ranks}
     settings = settings_of(model, layout, sync_bucket_mib=0.05, **servers)
     parallel.initialize(layout, seed=0)
-    policy = Policy(settings)
-    engine = StandaloneVllmEngine(settings, policy, None, folder_of(model))
+    policy = Policy(settings.model, settings.layout, settings.rl, settings.rollout.temperature)
+    engine = StandaloneVllmEngine(policy, settings.rollout, None, folder_of(model), settings.cluster.timeout_minutes)
     prompts = prompts_of(6, model.vocab_size)
     for update in range(2):
         hf = hf_model(model, seed=update)

@@ -70,8 +70,8 @@ def check(layout: Layout, tied: bool, bucket_mib: float, family: str = "qwen2", 
     model = tiny_model(family, tie_word_embeddings=tied, hidden_size=128, head_dim=32)  # what vLLM can on a CPU
     settings = settings_of(model, layout, sync_bucket_mib=bucket_mib)
     parallel.initialize(layout, seed=0)
-    policy = Policy(settings)
-    engine = VllmEngine(settings, policy, None, folder_of(model))
+    policy = Policy(settings.model, settings.layout, settings.rl, settings.rollout.temperature)
+    engine = VllmEngine(policy, settings.rollout, None, folder_of(model))
     prompts = prompts_of(6, model.vocab_size)
     for update in range(updates):
         hf = hf_model(model, seed=update)

@@ -31,7 +31,7 @@ class Request:
     sample: int
 
 
-class Batch:
+class DecodeBatch:
     """Samples `group_size` responses to each of `prompts`, at most `cache.slots` at once."""
 
     def __init__(
@@ -114,7 +114,7 @@ class Batch:
         self.state[:, where] = torch.tensor(begin, device=self.device)
         if self.sampling.temperature > 0:
             keys = [
-                request_key(self.sampling.seed, prompt.id, request.sample, self.policy_version)
+                request_key(self.sampling.seed, prompt.stream, request.sample, self.policy_version)
                 for request, _, prompt in starting
             ]
             self.uniforms[records] = uniforms(torch.tensor(keys, dtype=torch.int64, device=self.device), most)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from megatron.core.utils import unwrap_model
 
-from megatron_patches.engines.native.batch import Batch
+from megatron_patches.engines.native.batch import DecodeBatch
 from megatron_patches.engines.native.cache import Cache
 from megatron_patches.engines.native.decoder import Decoder
 from megatron_patches.engines.native.stopping import StopStrings
@@ -15,7 +15,8 @@ from megatron_patches.engines.replicas import Replicas
 from pipeline.common.errors import UsageError
 from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
 from pipeline.rollout.requests import Limit, check_requests
-from pipeline.settings import Settings
+from pipeline.settings import Model
+from pipeline.settings import Rollout as RolloutSettings
 
 PREFILL_TOKENS = 8192
 """Most prompt tokens computed at once: enough to keep any device busy, few enough for their activations."""
@@ -42,14 +43,21 @@ class NativeEngine:
 
     independent = False
 
-    def __init__(self, chunks: list[Any], settings: Settings, tokenizer: Any = None):
-        """Raises UsageError under pipeline parallelism. `tokenizer` (transformers') makes the texts and finds stop
-        strings."""
+    def __init__(
+        self,
+        chunks: list[Any],
+        model: Model,
+        rollout: RolloutSettings,
+        tokenizer: Any = None,
+        timeout_minutes: float = 30.0,
+    ):
+        """`tokenizer` (transformers') makes the texts and finds stop strings; `timeout_minutes` is how long ranks wait for
+        each other. Raises UsageError under pipeline parallelism."""
         self.replicas = Replicas.of_world()
-        self.settings, self.tokenizer = settings, tokenizer
+        self.rollout, self.tokenizer = rollout, tokenizer
+        self.limit = Limit(model.max_position_embeddings, "the model's context")
         self.policy_version = 0
-        timeout_s = 60 * settings.cluster.timeout_minutes
-        self.decoder = Decoder(unwrap_model(chunks[0]), settings.model.vocab_size, timeout_s)
+        self.decoder = Decoder(unwrap_model(chunks[0]), model.vocab_size, 60 * timeout_minutes)
         self._cache: Cache | None = None
         self._stop_strings: StopStrings | None = None
 
@@ -73,13 +81,12 @@ class NativeEngine:
             UsageError: prompt and response exceed the model's context, rollout.kv_memory_gib holds no row, or there are
                 stop strings and no tokenizer.
         """
-        context = Limit(self.settings.model.max_position_embeddings, "the model's context")
-        check_requests(self.settings, prompts, sampling, context)
+        check_requests(self.rollout, prompts, sampling, self.limit)
         plan = self._plan(prompts, sampling)
         mine, gathering = self.replicas.share(self, prompts, group_size, sampling, on_finish, on_progress)
         self.decoder.begin()
         if mine:
-            Batch(
+            DecodeBatch(
                 self.decoder,
                 self._cache_for(min(plan.slots, len(mine) * group_size), plan.length),
                 [(i, prompts[i]) for i in mine],
@@ -102,25 +109,22 @@ class NativeEngine:
         self.decoder.forget()
         self._cache = None
 
-    def wake(self) -> None:
-        """Nothing to do: the cache is made by the next `generate`."""
-
     def _plan(self, prompts: list[Prompt], sampling: Sampling) -> _Plan:
         """The cache's shape. From all prompts, not this replica's share: every rank must find the same, so that none
         waits for one that has raised."""
         longest = max((len(prompt.token_ids) for prompt in prompts), default=1)
         # The last token is never fed; rounding keeps rows apart by whole cache lines.
         length = -(-(longest + sampling.max_new_tokens - 1) // 8) * 8
-        budget = int(self.settings.rollout.kv_memory_gib * 2**30) // self.decoder.bytes_per_token()
+        budget = int(self.rollout.kv_memory_gib * 2**30) // self.decoder.bytes_per_token()
         prefill = min(PREFILL_TOKENS, max(longest, budget // 8))
         slots = (budget - prefill) // length
         if slots < 1:
             need = (length + prefill) * self.decoder.bytes_per_token() / 2**30
             raise UsageError(
-                f"rollout.kv_memory_gib={self.settings.rollout.kv_memory_gib} holds no sequence of {length} tokens; "
+                f"rollout.kv_memory_gib={self.rollout.kv_memory_gib} holds no sequence of {length} tokens; "
                 f"one needs {need:.3g} GiB. Raise it, or lower rollout.max_new_tokens or rollout.max_prompt_tokens"
             )
-        return _Plan(min(slots, self.settings.rollout.max_concurrent), length, prefill, self._stopper(sampling))
+        return _Plan(min(slots, self.rollout.max_concurrent), length, prefill, self._stopper(sampling))
 
     def _cache_for(self, slots: int, length: int) -> Cache:
         cache, decoder = self._cache, self.decoder

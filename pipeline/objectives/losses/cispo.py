@@ -10,11 +10,14 @@ from pipeline.objectives.tokens import Tokens
 
 
 def _cuts(ratio: Tensor, advantages: Tensor, eps_low: Bound, eps_high: Bound) -> tuple[Tensor, Tensor]:
-    """Tokens whose weight is cut; they keep a gradient."""
-    return torch.zeros_like(ratio, dtype=torch.bool), ratio > 1 + eps_high
+    """Tokens whose weight is cut; they keep a gradient. Without an advantage there is nothing to cut."""
+    return torch.zeros_like(ratio, dtype=torch.bool), (advantages != 0) & (ratio > 1 + eps_high)
 
 
-@register("cispo", separable=True, elastic=True, base_bounds=("eps_low", "cispo_eps_high"), cuts=_cuts)
+@register(
+    "cispo", separable=True, elastic=True, needs_signal=True, needs_entropy=False,
+    base_bounds=("eps_low", "cispo_eps_high"), cuts=_cuts,
+)  # fmt: skip
 def cispo(x: Tokens, config: Any) -> Tensor:
     """pg = -stop_gradient(min(rho, 1 + eps_high)) * A * logp"""
     weight = torch.minimum(x.ratio, 1 + x.eps_high).detach()

@@ -43,6 +43,10 @@ class Loss:
     """A token's loss depends on no other token's log-prob or entropy, so a fused head may form its gradient alone."""
     elastic: bool
     """Its bounds follow advantage and variance (alpha, beta); otherwise they are static whatever alpha and beta say."""
+    needs_signal: bool = False
+    """A token whose advantage is 0 has loss and gradient 0, so the update may leave such sequences out."""
+    needs_entropy: bool = True
+    """It reads `Tokens.entropy`, so the policy head works it out during the update."""
     matched: bool = False
     """Its bounds are the mean of the elastic ones."""
     base_bounds: tuple[str, str] = ("eps_low", "eps_high")
@@ -64,6 +68,8 @@ def register(
     *,
     separable: bool = False,
     elastic: bool = True,
+    needs_signal: bool = False,
+    needs_entropy: bool = True,
     matched: bool = False,
     base_bounds: tuple[str, str] = ("eps_low", "eps_high"),
     ratio: Callable[[Tokens], Tensor] = token_ratio,
@@ -75,8 +81,8 @@ def register(
         if name in _LOSSES and _LOSSES[name].function.__module__ != function.__module__:
             raise ValueError(f"there is a policy loss {name!r} already; take another name")
         _LOSSES[name] = Loss(
-            name=name, function=function, separable=separable, elastic=elastic, matched=matched,
-            base_bounds=base_bounds, ratio=ratio, cuts=cuts,
+            name=name, function=function, separable=separable, elastic=elastic, needs_signal=needs_signal,
+            needs_entropy=needs_entropy, matched=matched, base_bounds=base_bounds, ratio=ratio, cuts=cuts,
         )  # fmt: skip
         return function
 
@@ -115,7 +121,7 @@ def _imported(path: str) -> Loss:
     registered = (loss for loss in _LOSSES.values() if loss.function is function)
     # Not decorated: nothing is known about it, so the mode that is right for every loss is taken.
     loss = next(registered, Loss(name=attribute, function=function, separable=False, elastic=True))
-    try_out(loss.function, loss.separable, f"algo.import_path={path}")
+    try_out(loss.function, loss.separable, loss.needs_signal, f"algo.import_path={path}")
     return loss
 
 

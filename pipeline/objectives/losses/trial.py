@@ -15,8 +15,8 @@ from pipeline.settings import Algo
 COUNT = 8
 
 
-def try_out(function: Callable[[Tokens, Any], Tensor], separable: bool, label: str) -> None:
-    """Raises UsageError where `function` fails, does not return one number a token, or is not as separable as it says.
+def try_out(function: Callable[[Tokens, Any], Tensor], separable: bool, needs_signal: bool, label: str) -> None:
+    """Raises UsageError if `function` fails, does not return one number a token, or does not behave as it is registered.
 
     `label` says in the message where the function comes from.
     """
@@ -30,6 +30,10 @@ def try_out(function: Callable[[Tokens, Any], Tensor], separable: bool, label: s
         ) from error
     if shape != [COUNT]:
         raise UsageError(f"{label}: the loss must return one number a token, [{COUNT}] for {COUNT} tokens, not {shape}")
+    if needs_signal and function(replace(whole, advantages=torch.zeros(COUNT).double()), Algo()).any():
+        raise UsageError(
+            f"{label}: the loss is registered with needs_signal=True, but is not 0 where the advantage is 0"
+        )
     if not separable:
         return
     problem = f"{label}: the loss is registered with separable=True, but a token's loss depends on other tokens"

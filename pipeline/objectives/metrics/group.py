@@ -8,7 +8,7 @@ from torch import Tensor
 from pipeline.objectives.bounds import bound_scale, elastic_bounds, static_bounds
 from pipeline.objectives.config import as_config
 from pipeline.objectives.metrics.bins import Bins
-from pipeline.objectives.metrics.sums import Collector, Field, MetricSums
+from pipeline.objectives.metrics.sums import Field, MetricSums, SumsBuilder
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def group_metrics(
         bounds: `(eps_low, eps_high)` as trained with (`clip_bounds`), each [prompts, group]; None: `elastic_bounds`.
     """
     config = as_config(config)
-    out = Collector()
+    out = SumsBuilder()
     reward = rewards.double()
     scale = bound_scale(advantages, variance, config)
     eps_low, eps_high = elastic_bounds(advantages, variance, config) if bounds is None else bounds

@@ -50,6 +50,12 @@ class MetricSums(Mapping[str, Any]):
     peak_names: tuple[tuple[str, bool], ...]
     """Of `peaks`: name, and whether it is a minimum."""
 
+    @classmethod
+    def empty(cls, device: torch.device) -> "MetricSums":
+        """Sums of nothing."""
+        nothing = torch.zeros(0, dtype=torch.float64, device=device)
+        return cls(nothing, nothing, (), ())
+
     def __add__(self, other: "MetricSums") -> "MetricSums":
         if (self.fields, self.peak_names) == (other.fields, other.peak_names):
             return replace(self, sums=self.sums + other.sums, peaks=torch.maximum(self.peaks, other.peaks))
@@ -62,6 +68,13 @@ class MetricSums(Mapping[str, Any]):
             self.fields + other.fields,
             self.peak_names + other.peak_names,
         )
+
+    def add_counts(self, counts: Mapping[str, float]) -> "MetricSums":
+        """With numbers added to entries by name; an entry that these sums do not have is ignored."""
+        added: list[float] = []
+        for field in self.fields:
+            added += [counts.get(field.name, 0.0)] + [0.0] * (field.size - 1)
+        return replace(self, sums=self.sums + torch.tensor(added, dtype=torch.float64, device=self.sums.device))
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> "MetricSums":
         """Sums and maxima over the ranks of `group`; each token must be on one of them only. Two collectives."""
@@ -123,8 +136,8 @@ def add_up(parts: list[MetricSums]) -> MetricSums:
     return total
 
 
-class Collector:
-    """Gathers entries one by one and packs them."""
+class SumsBuilder:
+    """Takes entries one by one; `pack` makes MetricSums of them."""
 
     def __init__(self) -> None:
         self._fields: list[Field] = []

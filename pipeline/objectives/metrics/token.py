@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from pipeline.objectives import losses
-from pipeline.objectives.batch import Tokens, token_loss
 from pipeline.objectives.bounds import static_bounds
 from pipeline.objectives.metrics.bins import Bins
-from pipeline.objectives.metrics.sums import Collector, Field, MetricSums
-from pipeline.objectives.tokens import LOG_RATIO_LIMIT
+from pipeline.objectives.metrics.sums import Field, MetricSums, SumsBuilder
+from pipeline.objectives.tokens import LOG_RATIO_LIMIT, Tokens
 
 PASS_RATE_BINS = 5
 """Clipping is broken down by the group's pass rate: 0-.2, .2-.4, ... .8-1."""
@@ -21,17 +20,17 @@ KL3 = Bins(1e-14, 1e9, 230, "log")
 
 
 @torch.no_grad()
-def token_metrics(x: Tokens, config: Any, loss: Tensor | None = None) -> MetricSums:
+def token_metrics(x: Tokens, config: Any, weighted_loss: Tensor) -> MetricSums:
     """Sums over this micro-batch's response tokens, ready to be added to other micro-batches' and ranks'.
 
     Args:
         x: the tokens as the loss saw them.
         config: what the loss had.
-        loss: `token_loss(x, config)`, where at hand.
+        weighted_loss: what each token adds to the loss, fp64, the shape of the tokens.
 
     Names are explained in docs/objective.md. Nothing here waits for the device.
     """
-    out = Collector()
+    out = SumsBuilder()
     keep, ratio, log_ratio = x.keep, x.ratio, x.log_ratio
     live = x.advantages != 0
 
@@ -54,7 +53,6 @@ def token_metrics(x: Tokens, config: Any, loss: Tensor | None = None) -> MetricS
         "policy/ratio_mean": torch.where(keep, ratio, 0.0),
         "policy/kl_old_k1": -log_ratio,
         "policy/kl_old_k3": torch.where(keep, kl_old_k3, 0.0),
-        "policy/live_tokens": live,
         "bounds/eps_low_token_mean": x.eps_low * keep,
         "bounds/eps_high_token_mean": x.eps_high * keep,
     }
@@ -66,11 +64,12 @@ def token_metrics(x: Tokens, config: Any, loss: Tensor | None = None) -> MetricS
     if x.importance is not None:
         policy["gap/is_weight"] = torch.where(keep, x.importance, 0.0)
 
-    # Tokens are counted once, here; the rows below are divided by this count.
-    out.rows({"tokens": keep}, per="")
-    out.rows(clip | policy, per="tokens")
-    unit = token_loss(x, config) if loss is None else loss
-    out.rows({"policy/loss": x.weight * unit}, per="update")
+    # Tokens are counted once, here; the rows below are divided by these counts. Sequences that the update leaves out
+    # (`left_out`) are added to the first count alone: nothing of them is cut, and their ratios are not known.
+    out.rows({"tokens": keep, "trained_tokens": keep}, per="")
+    out.rows(clip | {"policy/live_tokens": live}, per="tokens")
+    out.rows(policy, per="trained_tokens")
+    out.rows({"policy/loss": weighted_loss}, per="update")
     out.rows(
         {
             "policy/nonfinite_tokens": x.dropped,
@@ -92,7 +91,7 @@ def token_metrics(x: Tokens, config: Any, loss: Tensor | None = None) -> MetricS
     return out.pack()
 
 
-def _gap(out: Collector, gap: Tensor, mask: Tensor) -> None:
+def _gap(out: SumsBuilder, gap: Tensor, mask: Tensor) -> None:
     """Between what the rollout engine and the trainer said of the same tokens under the same weights."""
     finite = mask & torch.isfinite(gap)
     size = torch.where(finite, gap.abs(), 0.0)
@@ -108,14 +107,35 @@ def _gap(out: Collector, gap: Tensor, mask: Tensor) -> None:
     out.highest("gap/max", size, finite)
 
 
-def _by_pass_rate(out: Collector, clip: dict[str, Tensor], keep: Tensor, pass_rate: Tensor) -> None:
+def left_out(lengths: Tensor, pass_rate: Tensor) -> dict[str, float]:
+    """Counts of the tokens of sequences that an update leaves out because their loss is 0: for `MetricSums.add_counts`.
+
+    Args:
+        lengths: int64 [n], response tokens of each.
+        pass_rate: [n].
+    """
+    counts = {"tokens": float(lengths.sum())}
+    for i, tokens in enumerate(torch.bincount(_bin_of(pass_rate), lengths.double(), PASS_RATE_BINS).tolist()):
+        counts[f"tokens_{_label(i)}"] = tokens
+    return counts
+
+
+def _bin_of(pass_rate: Tensor) -> Tensor:
+    """int64 [n]: which of the bins."""
+    return (pass_rate.reshape(-1) * PASS_RATE_BINS).nan_to_num(0.0).clamp(0, PASS_RATE_BINS - 1).long()
+
+
+def _label(i: int) -> str:
+    return f"{i / PASS_RATE_BINS:.1f}-{(i + 1) / PASS_RATE_BINS:.1f}"
+
+
+def _by_pass_rate(out: SumsBuilder, clip: dict[str, Tensor], keep: Tensor, pass_rate: Tensor) -> None:
     bins = torch.arange(PASS_RATE_BINS, device=keep.device)[:, None]
-    index = (pass_rate.reshape(-1) * PASS_RATE_BINS).nan_to_num(0.0).clamp(0, PASS_RATE_BINS - 1).long()
-    member = ((index == bins) & keep.reshape(-1)).double()  # [bins, T]
+    member = ((_bin_of(pass_rate) == bins) & keep.reshape(-1)).double()  # [bins, T]
     rows = torch.stack([keep.reshape(-1), clip["clip/low"].reshape(-1), clip["clip/high"].reshape(-1)]).double()
     totals = rows @ member.T  # [3, bins]
     for i in range(PASS_RATE_BINS):
-        label = f"{i / PASS_RATE_BINS:.1f}-{(i + 1) / PASS_RATE_BINS:.1f}"
+        label = _label(i)
         out.add(Field(f"tokens_{label}"), totals[0, i])
         out.add(Field(f"clip/low_pass_rate_{label}", per=f"tokens_{label}"), totals[1, i])
         out.add(Field(f"clip/high_pass_rate_{label}", per=f"tokens_{label}"), totals[2, i])

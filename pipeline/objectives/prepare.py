@@ -1,4 +1,4 @@
-"""From inputs to tokens. A `Batch` is everything about a micro-batch that is known before the model has run."""
+"""From inputs to tokens: brings a micro-batch to one shape and dtype, before and after its log-probs are known."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +12,7 @@ from pipeline.objectives.bounds import matched, static_bounds
 from pipeline.objectives.config import as_config
 from pipeline.objectives.inputs import PerSample, PolicyLossInputs
 from pipeline.objectives.sequences import Sequences
-from pipeline.objectives.terms import importance_cap, importance_weight, kl
+from pipeline.objectives.terms import importance_cap, importance_weight
 from pipeline.objectives.tokens import LOG_RATIO_LIMIT, Tokens
 
 Where = slice | Tensor
@@ -20,8 +20,11 @@ Where = slice | Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """A micro-batch without log-probs and entropies. Fields as in `Tokens`, all of one shape, fp64."""
+class PreparedTokens:
+    """The tokens of a micro-batch before the model has run: everything but log-probs and entropies.
+
+    Fields as in `Tokens`, all of one shape, fp64. `tokens` adds the model's part, for all of them or chunk by chunk.
+    """
 
     config: Any
     mask: Tensor
@@ -75,41 +78,13 @@ class Batch:
             sequence=part.sequence,
         )
 
-    def share(self, logp: Tensor, entropy: Tensor | None = None, where: Where | None = None) -> Tensor:
-        """What each picked token adds to the loss, weight and all terms included, in the dtype of `logp` (fp32 at least).
-
-        The loss is the sum of the shares. For a `separable` loss this may be called on any part at a time, which is
-        what a fused policy head does.
-        """
-        tokens = self.tokens(logp, entropy, where)
-        share = tokens.weight * token_loss(tokens, self.config)
-        return share.to(torch.promote_types(logp.dtype, torch.float32))
-
-    def _part(self, where: Where) -> "Batch":
+    def _part(self, where: Where) -> "PreparedTokens":
         """These tokens alone; they no longer know their sequences."""
         tensors = {name: value[where] for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors, sequence=None)
 
 
-def token_loss(x: Tokens, config: Any) -> Tensor:
-    """Each token's unweighted loss, fp64, 0 where not kept:
-
-    pg * is_weight + kl_coef * kl(logp, ref_logp) - entropy_coef * entropy
-    """
-    loss = losses.of(config)(x, config)
-    if x.importance is not None:
-        loss = loss * x.importance
-    if config.kl_coef:
-        if x.ref_logp is None:
-            raise ValueError("kl_coef is set: PolicyLossInputs needs `ref_logp`")
-        loss = loss + config.kl_coef * kl(x.logp, x.ref_logp, config.kl)
-    if config.entropy_coef:
-        assert x.entropy is not None  # Batch.tokens has seen to it
-        loss = loss - config.entropy_coef * x.entropy
-    return torch.where(x.keep, loss, 0.0)
-
-
-def prepare(inputs: PolicyLossInputs, config: Any = None) -> Batch:
+def prepare(inputs: PolicyLossInputs, config: Any = None) -> PreparedTokens:
     """Bring everything but `logp` and `entropy` to one shape and dtype, work out the weights, and clean what is masked.
 
     For `grpo_matched` the bounds become their mean over the live tokens at hand; where they are that of the whole batch
@@ -163,7 +138,7 @@ def prepare(inputs: PolicyLossInputs, config: Any = None) -> Batch:
     if losses.of(config).matched:
         live = (advantages != 0).double()
         eps_low, eps_high = matched(eps_low, live), matched(eps_high, live)
-    return Batch(
+    return PreparedTokens(
         config=config,
         mask=mask,
         usable=usable,
@@ -221,4 +196,4 @@ def _sequences(inputs: PolicyLossInputs, mask: Tensor) -> Sequences | None:
     return Sequences(ids, mask, count, lengths, inputs.reduce)
 
 
-__all__ = ["Batch", "prepare", "token_loss"]
+__all__ = ["PreparedTokens", "prepare"]

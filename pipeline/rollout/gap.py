@@ -1,0 +1,48 @@
+"""The gap: how far the rollout engine's log-probs lie from the actor's, for the same tokens."""
+
+import torch
+
+from pipeline.common.errors import UserError
+from pipeline.settings import Rollout
+
+
+class GapError(UserError):
+    """The rollout engine and the actor disagree about the same tokens under the same weights."""
+
+
+def gap_metrics(
+    rollout: Rollout,
+    old_logp: torch.Tensor,
+    rollout_logp: torch.Tensor,
+    raw_logp: torch.Tensor,
+    same_weights: bool = True,
+) -> dict[str, float]:
+    """`gap/checked_mean_exp`: mean exp|engine log-prob - actor log-prob| over the tokens where both are finite.
+
+    Compares log-probs of the sampling distribution. Where top-p or top-k cuts that distribution it compares those of the
+    raw policy, which match the actor's at temperature 1 only; at another temperature there is nothing to compare.
+
+    Args:
+        old_logp: fp32 [T], the actor's.
+        rollout_logp, raw_logp: fp32 [T], the engine's, of the sampling distribution and of the raw policy.
+        same_weights: both had the same weights, so that a gap beyond `rollout.gap_limit` is an error.
+
+    Raises:
+        GapError: beyond `rollout.gap_limit`, naming the worst token.
+    """
+    whole = rollout.top_p == 1 and rollout.top_k == 0
+    if not whole and rollout.temperature != 1:
+        return {}
+    engine = rollout_logp if whole else raw_logp
+    gap = (old_logp - engine).abs()
+    finite = gap[torch.isfinite(gap)]
+    mean_exp = float(finite.clamp(max=20).exp().mean()) if len(finite) else 1.0
+    if same_weights and mean_exp > rollout.gap_limit:
+        worst = int(gap.nan_to_num(torch.inf).argmax())
+        raise GapError(
+            f"Engine and actor disagree: mean exp|log-prob gap| is {mean_exp:.3f}, rollout.gap_limit allows "
+            f"{rollout.gap_limit}. At response token {worst} of the batch the engine has {float(engine[worst]):.4f}, the "
+            f"actor {float(old_logp[worst]):.4f}. Either their weights differ, or the engine computes in a lower precision "
+            "than the limit allows."
+        )
+    return {"gap/checked_mean_exp": mean_exp}
