@@ -15,8 +15,8 @@ TOKENS = 16
 MEMORY_SHARE = 0.25
 """Most of the free memory that transformers' copy of the model may take."""
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
-"""Largest difference, as a share of the logits' root mean square. Rounding alone gives about 1e-6 in fp32; in bf16 it grows
-with depth to a few per cent. A forgotten bias or another activation gives more than either."""
+"""Largest difference, as a share of the logits' root mean square. Rounding alone gives about 1e-6 in fp32; in bf16 it gave
+1.5 % to 3.5 % in random models of 4 to 48 layers, and a forgotten q/k/v bias 20 % to 32 %."""
 
 
 @dataclass(frozen=True)
