@@ -25,6 +25,7 @@ from pipeline.data.intake import Intake
 from pipeline.data.intake_report import file_table, notes, numbers
 from pipeline.data.rows import Problem
 from pipeline.data.templates import encode_prompt
+from pipeline.models.folders import check_folder
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking.progress import Progress, is_terminal
 
@@ -59,6 +60,8 @@ def from_generator(run: StageRun) -> dict[str, Any]:
 def from_files(run: StageRun) -> dict[str, Any]:
     settings, data = run.settings, run.settings.data
     check_paths(run)
+    if data.tokenizer == "model" and settings.model.path is not None:  # later stages would refuse it, hours later
+        check_folder(Path(settings.model.path), settings.model)
     intake = Intake(data)
     try:
         evaluation = {name: intake.evaluation(name) for name in sorted(data.eval_path)}
@@ -90,6 +93,9 @@ def from_files(run: StageRun) -> dict[str, Any]:
     derived = sum(problem.derived for problem in train)
     if derived:
         lines.append(f"{derived:,} answers were taken from their solutions")
+    stripped = sum(problem.stripped for problem in train)
+    if stripped:
+        lines.append(f"{stripped:,} problems had an answer-format instruction of their own, which was removed")
     if unused:
         lines.append(f"{unused:,} solutions end in another answer than their row's and are no warm-up rows")
     if not data.eval_path:

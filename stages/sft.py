@@ -6,6 +6,7 @@ last DeepSpeed checkpoint with the batches that it would have had.
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -13,6 +14,7 @@ from pipeline.common.errors import InputError, UsageError
 from pipeline.common.files import append_jsonl, read_jsonl, write_jsonl
 from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.models import folders as hf
+from pipeline.models.tensors import readable
 from pipeline.sft.engine import accumulation_steps, build_engine, connect, load_progress, save_model, save_progress
 from pipeline.sft.packing import IGNORED, PackedRows, pack, tokenize
 from pipeline.stage import StageRun, run_stage
@@ -47,6 +49,10 @@ def main(run: StageRun) -> dict:
     if run.is_main:
         write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= done] if metrics.exists() else [])
 
+    def finish(folder: Path) -> None:
+        hf.copy_tokenizer(words, folder)
+        readable(folder)
+
     total = sum(phase.steps for phase in sft.phases)
     with Progress(total, "sft", "steps", done=done, enabled=run.is_main) as progress:
         for step, lr, batch in batches(run, tokenizer, done):
@@ -60,7 +66,8 @@ def main(run: StageRun) -> dict:
             if stopping:
                 run.log(f"stopped after step {step}; the same command continues from there")
                 return {"step": step}
-    save_model(engine, run.folder() / "hf", lambda folder: hf.copy_tokenizer(words, folder))
+    model.config.use_cache = True  # off above for training alone
+    save_model(engine, run.folder() / "hf", finish)
     return {"step": total, "base": str(base)}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from megatron_patches.engines.native import NativeEngine
 from megatron_patches.training.policy import Policy
 from pipeline.rollout.interface import RolloutEngine, Sampling
+from pipeline.rollout.stops import stop_ids
 from pipeline.settings import Settings
 from pipeline.settings.engine import check_installed, chosen_engine
 
@@ -31,7 +32,7 @@ def build_engine(settings: Settings, policy: Policy, tokenizer, folder: str) -> 
 
 
 def sampling_of(settings: Settings, tokenizer, **changes) -> Sampling:
-    """The run's sampling parameters, with the tokenizer's end of text as a stop token."""
+    """The run's sampling parameters, with every end of text or turn as a stop token."""
     rollout = settings.rollout
     options: dict[str, Any] = {
         "max_new_tokens": rollout.max_new_tokens,
@@ -39,7 +40,7 @@ def sampling_of(settings: Settings, tokenizer, **changes) -> Sampling:
         "top_p": rollout.top_p,
         "top_k": rollout.top_k,
         "stop": tuple(rollout.stop),
-        "stop_token_ids": stop_tokens(tokenizer),
+        "stop_token_ids": stop_ids(tokenizer),
         "seed": settings.seed,
     }
     return Sampling(**(options | changes))
@@ -52,11 +53,3 @@ def evaluation_sampling(settings: Settings, tokenizer) -> tuple[Sampling, Sampli
         sampling_of(settings, tokenizer, temperature=0.0, top_p=1.0, top_k=0),
         sampling_of(settings, tokenizer, temperature=chosen.temperature, top_p=chosen.top_p, top_k=0),
     )
-
-
-def stop_tokens(tokenizer) -> tuple[int, ...]:
-    """End of text, and the end-of-turn token of chat templates where the vocabulary has one."""
-    ends = {tokenizer.eos_token_id}
-    vocabulary = tokenizer.get_vocab()
-    ends |= {vocabulary[name] for name in ("<|im_end|>", "<|eot_id|>", "<|endoftext|>") if name in vocabulary}
-    return tuple(sorted(end for end in ends if end is not None))

@@ -63,6 +63,11 @@ def write_bytes(path: StrPath, chunks: Iterable[bytes]) -> None:
     _sync_folder(path.parent)
 
 
+def follow_umask(path: StrPath) -> None:
+    """Give a file that a library made for its owner alone the permissions of any other new file."""
+    os.chmod(path, 0o666 & ~_umask())
+
+
 def append_jsonl(path: StrPath, rows: Iterable[dict[str, Any]], durable: bool = False) -> None:
     """Append the rows, each one line, in one write. A line that an earlier crash tore is healed first: completed if
     only its newline is missing, cut off otherwise. For one writing process at a time. `durable`: return when the rows are

@@ -12,7 +12,19 @@ import yaml
 
 from pipeline.common.errors import InputError
 
-ENDINGS = (".jsonl", ".json", ".parquet", ".arrow", ".jsonl.gz", ".json.gz", ".ndjson")
+ENDINGS = (
+    ".jsonl",
+    ".json",
+    ".parquet",
+    ".arrow",
+    ".csv",
+    ".tsv",
+    ".jsonl.gz",
+    ".json.gz",
+    ".csv.gz",
+    ".tsv.gz",
+    ".ndjson",
+)
 NOT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "config.json"})
 ALIASES = {"dev": "validation", "valid": "validation", "val": "validation", "eval": "test", "training": "train"}
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|training|test|eval|validation|valid|val|dev)(?:[^a-z]|$)")
@@ -36,7 +48,7 @@ def files_of(path: Path, split: str) -> list[Path]:
             f"{path}: its dataset description cannot be understood ({error}); name its files instead"
         ) from error
     if not splits:
-        raise InputError(f"{path} holds no data files ({', '.join(ENDINGS[:4])})")
+        raise InputError(f"{path} holds no data files ({', '.join(ENDINGS[:6])})")
     chosen = splits[next(iter(splits))] if len(splits) == 1 else splits.get(split)
     if chosen is None:
         raise InputError(

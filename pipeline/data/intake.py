@@ -13,8 +13,9 @@ from typing import Any
 from pipeline.common.errors import InputError
 from pipeline.data.answers import RowError
 from pipeline.data.duplicates import Drop
+from pipeline.data.raw import RawRow
 from pipeline.data.rows import Problem, parse, unique_ids
-from pipeline.data.sources import RawRow, Source
+from pipeline.data.sources import Source
 from pipeline.data.templates import encode_prompt
 from pipeline.settings import Data
 from pipeline.tracking.progress import Progress, is_terminal
@@ -81,7 +82,7 @@ class Intake:
         return name
 
     def _read(self, path: str, split: str, name: str, needs: str = "answer") -> list[Problem]:
-        source, count = Source(path, split), self.counts.setdefault(name, Counter())
+        source, count = Source(path, split, self.data), self.counts.setdefault(name, Counter())
         # An evaluation set is read whole and as it is: it decides what is dropped from training.
         measured = name.startswith("eval/")
         most = None if measured else self.data.limit
@@ -92,7 +93,7 @@ class Intake:
             for raw in source:
                 count["read"] += 1
                 try:
-                    problem = parse(raw, name, self.data.columns, needs)
+                    problem = parse(raw, name, self.data.columns, needs, self.data.clean.strip_instructions)
                     if chars is not None and len(problem.problem) > chars:
                         text = f"{len(problem.problem):,} characters, data.clean.max_problem_chars allows {chars:,}"
                         raise RowError("problem too long", text)
@@ -131,7 +132,11 @@ class Intake:
         return (
             f"{path}: none of its {self.counts[name]['read']:,} rows can be used. {number:,} of them: {reason}"
             + (f" ({first['detail']})" if first["detail"] else "")
-            + ". Columns are named by data.columns.problem=, data.columns.answer= and data.columns.solution="
+            + (
+                ". Name the columns: data.columns.problem=, data.columns.answer= or data.columns.solution="
+                if reason in ("no problem", "no answer", "no solution")
+                else ""
+            )
         )
 
     def drop(self, problems: list[Problem], drops: Iterable[Drop]) -> list[Problem]:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pipeline.common.errors import InputError
-from pipeline.common.files import write_json
+from pipeline.common.files import follow_umask, write_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -81,6 +81,13 @@ class TensorFolder:
         return self._open[file]
 
 
+def readable(folder: Path) -> None:
+    """Let all files of `folder`, which transformers wrote, follow the umask."""
+    for file in folder.iterdir():
+        if file.is_file():
+            follow_umask(file)
+
+
 def write_folder(
     folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], sources: Path, shard_bytes: int = 4 << 30
 ) -> list[str]:
@@ -102,6 +109,7 @@ def write_folder(
         nonlocal pending, size
         path = folder / f".shard-{len(written):05d}"
         save_file(pending, path, metadata={"format": "pt"})
+        follow_umask(path)  # safetensors makes files that only their owner can read
         written.append((path, list(pending)))
         pending, size = {}, 0
 

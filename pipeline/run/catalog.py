@@ -45,7 +45,7 @@ MODEL = (
 GRADING = ("verify",)
 """What verdicts and rewards depend on."""
 
-PROMPTS = ("data.template", "data.instruction")
+PROMPTS = ("data.template", "data.instruction", "data.system_prompt")
 """How a problem becomes a prompt. Problems are kept as text, so every stage that shows them to a model depends on it."""
 
 SAMPLING = ("rollout.max_prompt_tokens", "rollout.max_new_tokens", "rollout.stop")

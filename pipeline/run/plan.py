@@ -34,9 +34,10 @@ def check(settings: Settings) -> None:
     Raises:
         UsageError: every reason found, each with its keys and values and with what would work.
     """
-    problems = [*_cuts(settings), *_world(settings), *_lengths(settings)]
+    generates = settings.stage not in ("convert", "export")
+    problems = [*_cuts(settings), *_world(settings), *(_lengths(settings) if generates else [])]
     if not problems:
-        problems = [*_batch(settings), *_fit(settings)]
+        problems = [*(_batch(settings) if generates else []), *_fit(settings)]
     if problems:
         raise UsageError("This layout cannot work:\n" + "\n".join(f"  - {problem}" for problem in problems))
 

@@ -13,16 +13,16 @@ USABLE_SHARE = 0.9
 
 
 class Columns(Section):
-    """Names of the columns in the user's own files. Of several names, joined by commas, the first that a row has is used; a
-    dot reaches into a column (`reward_model.ground_truth`, `prompt.0.content`)."""
+    """Names of the columns in the user's own files, without regard to case. Of several, joined by commas, the first that a row
+    has and that is not empty is used. `a+b` joins two columns; a dot reaches into one (`reward_model.ground_truth`)."""
 
-    id: str = "id"
+    id: str = "id,unique_id"
     """Row name (optional); rows without one are named after their file and line."""
-    problem: str = "problem,question"
-    """Problem text."""
-    answer: str = "answer"
+    problem: str = "body+question,problem,question,query,prompt,messages,conversations,input"
+    """Problem text, or a list of messages, of which the user's is used."""
+    answer: str = "answer,final_answer,reward_model.ground_truth,ground_truth,expected_answer,label,target,gold"
     """Right answer; a row without one takes it from its solution."""
-    solution: str = "solution"
+    solution: str = "solution,extra_info.answer"
     """Worked solution (optional); rows that have one become supervised warm-up rows."""
 
 
@@ -95,6 +95,8 @@ class Clean(Section):
     """Half as many consecutive words, if they occur in more than this many other problems, are a common phrase ("where m
     and n are relatively prime positive integers. Find m+n") and no evidence of contamination, unless they are most of an
     evaluation problem; 0: always evidence."""
+    strip_instructions: bool = True
+    """Remove the answer-format instructions that published data sets put around their problems (DAPO's "Answer: $Answer")."""
     max_problem_chars: int = Field(8_000, ge=1)
     """Characters; longer training problems go into quarantine."""
 
@@ -106,6 +108,8 @@ class Data(Section):
     """arithmetic: the embedded generator; files: problems of your own."""
     path: list[str] = []
     """Training problems: JSONL or parquet files, or Hugging Face dataset folders (`data.path=a.jsonl,b.parquet`)."""
+    encoding: str = "utf-8"
+    """Encoding of text files (latin-1, cp1252, gb18030, ...). UTF-16 is recognised without it."""
     split: str = "train"
     """Which split of a folder that has several."""
     eval_path: dict[str, str] = {}
@@ -121,6 +125,8 @@ class Data(Section):
     <problem> <instruction> Answer:`. bare: the problem alone (tiny)."""
     instruction: str = "Please reason step by step, and put your final answer within \\boxed{}."
     """Appended to the problem in plain and chat templates."""
+    system_prompt: str = ""
+    """System message of chat prompts; plain prompts begin with it. Empty: none, or the chat template's own default."""
     limit: int | None = Field(None, ge=1)
     """Rows used of each `path`, `sft_path` and `eval_path` entry, from its start; none: all."""
     tokenizer: Literal["model", "sentencepiece"] = "model"

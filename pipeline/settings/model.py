@@ -67,6 +67,9 @@ class Model(Section):
     """Architecture: decides which weights exist and what they are called."""
     path: str | None = None
     """Hugging Face folder with config.json, safetensors and tokenizer. None: random weights (the tiny preset)."""
+    ignore_keys: list[str] = []
+    """Keys of the folder's config.json that this project does not know and that you know change nothing; any other unknown
+    key is refused."""
     published_as: str | None = None
     """Name under which the weights are published, for the person who has to download them."""
     num_layers: int = Field(ge=1)

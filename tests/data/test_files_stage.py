@@ -172,7 +172,8 @@ def test_nothing_left_and_nothing_there(tmp_path):
         preprocessed(tmp_path, f"data.path={tmp_path}/empty.jsonl")
     write_rows(tmp_path / "other.jsonl", [{"frage": "p", "antwort": "1"}])
     with pytest.raises(
-        InputError, match=r"1 of them: no problem \(no column problem or question; the row has frage, ant"
+        InputError,
+        match=r"1 of them: no problem \(looked for the columns body\+question, problem, .*; the row has frage, ant",
     ):
         preprocessed(tmp_path, f"data.path={tmp_path}/other.jsonl")
     with pytest.raises(UsageError, match=r"data\.path is empty"):

@@ -55,7 +55,7 @@ def test_lines_that_are_no_rows_are_yielded_with_their_fault_and_number(tmp_path
     assert [(row.line, row.value, (row.fault or "").partition(" (")[0]) for row in rows] == [
         (1, {"a": 1}, ""),
         (3, '{"a": ', "not JSON"),
-        (4, '"\ufffd"\n', "not UTF-8"),
+        (4, '"\ufffd"', "not UTF-8"),
         (5, [1], ""),
         (6, {"a": 2}, ""),
     ]

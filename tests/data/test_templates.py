@@ -35,7 +35,7 @@ def byte_tokenizer(chat=None, opens=False):
 def test_auto_is_chat_where_there_is_a_template():
     assert template_of(Data(), byte_tokenizer(CHAT)) == "chat"
     assert template_of(Data(), byte_tokenizer()) == "plain"
-    with pytest.raises(UsageError, match=r"no chat template; take data\.template=plain"):
+    with pytest.raises(UsageError, match=r"no chat template\. Set data\.template=plain"):
         template_of(Data(template="chat"), byte_tokenizer())
 
 
@@ -87,3 +87,35 @@ def test_a_chat_template_that_hides_the_problem_is_refused():
     words = byte_tokenizer("{% for m in messages %}{{ m['content'] }}{{ m['content'] }}{% endfor %}")
     with pytest.raises(UsageError, match="shows a message 2 times"):
         encode_prompt("a </s> in it", Data(), words)
+
+
+def test_a_chat_template_that_drops_the_problem_is_refused():
+    words = byte_tokenizer("{% for m in messages %}{{ m['role'] }}{% endfor %}")
+    with pytest.raises(UsageError, match="shows a message 0 times"):
+        encode_prompt("What is 1+1?", Data(), words)
+
+
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHAT
+)
+
+
+def test_a_chat_template_that_raises_says_what_to_set():
+    with pytest.raises(UsageError) as caught:
+        render("1+1?", Data(system_prompt="Be brief."), byte_tokenizer(NO_SYSTEM))
+    assert str(caught.value) == (
+        "the tokenizer's chat template fails: System role not supported. Set data.template=plain or remove data.system_prompt"
+    )
+    with pytest.raises(UsageError, match=r"chat template fails: .*Set data\.template=plain$"):
+        render("1+1?", Data(), byte_tokenizer("{{ messages[0]['content'] | absent }}"))
+
+
+def test_a_system_prompt_comes_first():
+    data = Data(system_prompt="Be brief.", instruction="")
+    words = byte_tokenizer(CHAT)
+    assert render("1+1?", data, words) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert render("1+1?", data, byte_tokenizer()) == "Be brief.\n\nQuestion: 1+1?\nAnswer:"
+    with pytest.raises(UsageError, match=r"data\.system_prompt is set, and data\.template=bare"):
+        render("1+1?", data.model_copy(update={"template": "bare"}), words)
