@@ -9,7 +9,7 @@ from pipeline.rollout.stops import stop_ids
 from pipeline.settings import Settings
 from pipeline.settings.engine import check_installed, chosen_engine
 
-__all__ = ["build_engine", "chosen_engine", "evaluation_sampling", "sampling_of", "stop_tokens"]
+__all__ = ["build_engine", "chosen_engine", "evaluation_sampling", "sampling_of"]
 
 
 def build_engine(settings: Settings, policy: Policy, tokenizer, folder: str) -> RolloutEngine:
