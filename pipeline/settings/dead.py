@@ -101,8 +101,8 @@ STAGE_RULES = (
     ),
     *(
         Rule(
-            _bench_is(what), ("*",), f"what={what} does not read it",
-            f"Use {' or '.join(reads)}", but=(*_RUN_KEYS, "force", *reads), typed_only=True,
+            _bench_is(what), ("*",), f"what={what} reads only {', '.join(reads)}",
+            but=(*_RUN_KEYS, "force", *reads), typed_only=True,
         )
         for what, reads in BENCH_READS.items()
     ),
