@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipeline.common.errors import InputError, UsageError
+from pipeline.common.errors import InputError, UsageError, UserError
 from pipeline.common.names import nearest, unknown
 from pipeline.run import machines
 from pipeline.run.door import GROUPS, ROOT, check_names, preset_names
@@ -172,7 +172,26 @@ def _composed(words: list[str], stage: str | None) -> tuple[Settings, dict[str, 
     own = {
         key: origin for key, origin in composed.origin.items() if origin != SLURM and not origin.startswith("configs/")
     }
-    return settings, dead_keys(settings, own)
+    dead = dead_keys(settings, own)
+    in_files = {key for key in dead if own[key] != TYPED}
+    alone = [word for word in words if word.startswith("stage=") or _is_own_file(word)]
+    if in_files and alone != words:
+        in_files &= _dead_in_files(alone, stage, in_files)
+    return settings, {key: why for key, why in dead.items() if own[key] == TYPED or key in in_files}
+
+
+def _is_own_file(word: str) -> bool:
+    key, _, value = word.partition("=")
+    return key in GROUPS and value.endswith((".yaml", ".yml"))
+
+
+def _dead_in_files(words: list[str], stage: str, keys: set[str]) -> set[str]:
+    """Those of the user's preset files' `keys` that have no effect by the files alone. The command line may turn off what a
+    file configures (`sft.enabled=false`, `algo=grpo`): that is a later source that wins, and no mistake."""
+    try:
+        return set(_composed(words, stage)[1])
+    except UserError:  # the files alone make no configuration
+        return keys
 
 
 def _given(words: list[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 A key that the user gave and that changes nothing is an error: silently ignored, `algo.alpha=0.5` for GRPO would cost a
 cluster-week. Presets in `configs/` are not the user. A key for another stage of the same run is fine, because the same
-command line is repeated for each stage.
+command line is repeated for each stage; so is a preset file's key that the command line turns off.
 """
 
 import os
@@ -93,8 +93,8 @@ STAGE_RULES = (
     ),
     *(
         Rule(
-            _bench_is(what), ("*",), f"what={what} does not read it",
-            f"Use {' or '.join(entry.reads)}", but=(*_BENCH_KEYS, *entry.reads), typed_only=True,
+            _bench_is(what), ("*",), f"what={what} reads only {', '.join(entry.reads)}",
+            but=(*_BENCH_KEYS, *entry.reads), typed_only=True,
         )
         for what, entry in BENCHES.items()
     ),
@@ -167,7 +167,7 @@ RUN_RULES = (
         lambda s: s.data.source == "arithmetic",
         ("data.path", "data.eval_path*", "data.sft_path", "data.split", "data.eval_split", "data.limit", "data.columns.*",
          "data.vocab_size", "data.clean.*"),
-        "data.source=arithmetic reads no files", "Use data=math",
+        "data.source=arithmetic reads no files", "Use data=math", neutral=([], {}, None),
     ),
     Rule(
         lambda s: s.data.source == "files", ("data.arithmetic.*",), "data.source=files generates no problems",

@@ -129,7 +129,7 @@ def test_our_own_losses_pass_the_trial(name):
 def test_a_misspelled_loss_gets_the_nearest_name():
     with pytest.raises(UsageError, match="Did you mean dapo"):
         losses.get("dapoo")
-    with pytest.raises(ValueError, match="Did you mean grpo_matched"):
+    with pytest.raises(ValueError, match=r"Did you mean algo.loss=grpo_matched"):
         Algo(loss="grpo_match")
     with pytest.raises(ValueError, match=r"path/to/file\.py:function"):
         Algo(import_path="my_losses.py")

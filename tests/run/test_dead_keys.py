@@ -105,9 +105,9 @@ DEAD = [
     (["bench.repeats=9"], "bench.repeats=9", "only stage=bench reads it"),
     (["stage=all", "evaluate.checkpoint=before"], "evaluate.checkpoint=before", "evaluates before and after"),
     (["stage=all", "rollout.offline_group_size=4"], "rollout.offline_group_size=4", "does not include stage=rollout"),
-    (["stage=bench", "bench.rows=9"], "bench.rows=9", "what=policy_head does not read it"),
-    (["stage=bench", "rl.steps=9"], "rl.steps=9", "what=policy_head does not read it"),
-    (["stage=bench", "what=verifier", "bench.vocab=9"], "bench.vocab=9", "what=verifier does not read it"),
+    (["stage=bench", "bench.rows=9"], "bench.rows=9", "what=policy_head reads only bench.repeats"),
+    (["stage=bench", "rl.steps=9"], "rl.steps=9", "what=policy_head reads only bench.repeats"),
+    (["stage=bench", "what=verifier", "bench.vocab=9"], "bench.vocab=9", "what=verifier reads only bench.repeats"),
     (["stage=bench", "what=objective", "bench.repeats=3"], "bench.repeats=3", "at least 5 repetitions"),
     (["stage=bench", "force=true"], "force=true", "stage=bench always runs"),
     (["compare.seeds=9"], "compare.seeds=9", "only stage=compare reads it"),
@@ -165,6 +165,19 @@ def test_the_users_preset_file_is_asked_as_well(folder, text, words, key):
     with pytest.raises(UsageError) as caught:
         compose(["stage=rl", f"model={preset(folder, shape + text, 'own')}", "cluster=local", *words])
     assert f"{key} (from {folder / 'own.yaml'}) has no effect" in str(caught.value)
+
+
+def test_the_command_line_may_turn_off_what_a_file_configures(folder):
+    text = TINY_SHAPE.replace("rl: {", "rl: {eval_every: 20, ")
+    text += "sft: {batch_size: 8}\ndata: {path: [x.jsonl]}\nalgo: {h: sqrt}\n"
+    model = f"model={preset(folder, text, 'own')}"
+    compose(["stage=rl", model, "sft.enabled=false", "data=arithmetic", "algo=grpo", "rl.steps=10"])
+    (folder / "mine.yaml").write_text("algo: {loss: grpo}\nrollout: {sync_bucket_mib: 9}\n")
+    with pytest.raises(UsageError) as caught:  # two files that do not fit together, whatever is typed
+        compose(["stage=rl", model, f"algo={folder / 'mine.yaml'}", "rl.steps=10", "sft.enabled=false"])
+    assert [line.split("=")[0] for line in str(caught.value).splitlines()] == ["algo.h", "rollout.sync_bucket_mib"]
+    with pytest.raises(UsageError, match=r"algo\.alpha=0\.5 has no effect"):  # typed, it is always a mistake
+        compose(["stage=rl", model, "algo=grpo", "algo.alpha=0.5"])
 
 
 def test_the_users_file_wins_over_the_presets_that_it_names(folder):

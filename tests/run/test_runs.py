@@ -12,7 +12,9 @@ import pytest
 from cli import preset
 
 from pipeline.common.files import read_json, write_json
-from pipeline.run import cli
+from pipeline.run import cli, manifests
+from pipeline.run.catalog import ORDER, STAGES, Job
+from pipeline.run.compose import compose
 from pipeline.run.launch import Command
 from pipeline.run.summary import mean_accuracy, write_summary
 
@@ -134,27 +136,40 @@ def test_evaluate_depends_on_how_answers_are_compared(run):
     assert "verify.percent either -> same" in out
 
 
-@pytest.mark.parametrize(
-    ("word", "depends", "unaffected"),
-    [
-        ("model.dtype=bf16", ["sft", "convert", "evaluate", "evaluate", "export", "rollout"], ["preprocess"]),
-        ("model.norm_eps=1e-5", ["sft", "convert", "evaluate", "evaluate", "export", "rollout"], ["preprocess"]),
-        ("model.rope.theta=5000", ["sft", "convert", "evaluate", "evaluate", "export", "rollout"], ["preprocess"]),
-        ("seed=1", ["preprocess", "sft", "convert", "evaluate", "evaluate", "rollout"], ["export"]),
-        ("rollout.engine=native", ["evaluate", "evaluate", "rollout"], ["preprocess", "sft", "convert", "export"]),
-        ("rollout.temperature=0.9", ["rollout"], ["preprocess", "sft", "convert", "evaluate", "export"]),
-        ("layout.tp=1", [], ["preprocess", "sft", "convert", "evaluate", "export", "rollout"]),
-    ],
-)
-def test_each_stage_depends_on_what_it_reads(run, word, depends, unaffected):
-    run("stage=all", "name=mini")
-    run("stage=rollout", "name=mini")
-    ran = []
-    for stage in dict.fromkeys([*depends, *unaffected]):
-        code, out, err = run(f"stage={stage}", word, "name=mini")
-        assert code == 0, err
-        ran += worked(out)
-    assert ran == depends
+LATER = {"sft", "convert", "evaluate:before", "evaluate:after", "rollout"}
+DEPENDS = {
+    "model.dtype=bf16": {*LATER, "rl", "export"},
+    "model.norm_eps=1e-5": {*LATER, "rl", "export"},
+    "model.rope.theta=5000": {*LATER, "rl", "export"},
+    "seed=1": {*LATER, "rl", "preprocess"},
+    "rollout.engine=native": {"evaluate:before", "evaluate:after", "rollout", "rl"},
+    "rollout.max_new_tokens=60": {"evaluate:before", "evaluate:after", "rollout", "rl"},
+    "rollout.temperature=0.9": {"rollout", "rl"},
+    "verify.percent=same": {"evaluate:before", "evaluate:after", "rollout", "rl"},
+    "export.dtype=fp32": {"export"},
+    "evaluate.k=4": {"evaluate:before", "evaluate:after"},
+    "rl.save_every=3": set(),
+    "layout.tp=1": set(),
+}
+"""What of a finished run no longer matches under another setting."""
+
+
+def test_each_stage_depends_on_what_it_reads(tmp_path, run):
+    run("stage=all")
+    run("stage=rollout")
+    root, words = (
+        tmp_path / "runs" / "mini",
+        [f"model={preset(tmp_path)}", f"runs_dir={tmp_path / 'runs'}", "name=mini"],
+    )
+    for word, expected in DEPENDS.items():
+        changed = set()
+        for name in (*ORDER, "rollout"):
+            stage, _, variant = name.partition(":")
+            which = [f"evaluate.checkpoint={variant}"] if variant else []
+            job = Job(STAGES[stage], compose([f"stage={stage}", *words, *which, word]), variant or None)
+            if manifests.why_run(job, root, manifests.state_of(job, root)):
+                changed.add(name)
+        assert changed == expected, word
 
 
 def test_the_report_follows_the_warm_ups_curve(tmp_path, run):
