@@ -14,7 +14,9 @@ same weighted parts in another order differ by one or two. Without it, one fp32 
 advantage of 0.06, because the division by the standard deviation blows noise up to the size of a signal."""
 
 
-def group_advantages(rewards: Tensor, normalize: Literal["std", "none", "loo"] = "std") -> tuple[Tensor, Tensor]:
+def group_advantages(
+    rewards: Tensor, normalize: Literal["std", "none", "loo"] = "std", *, std_ddof: Literal[0, 1] = 0
+) -> tuple[Tensor, Tensor]:
     """Advantages and variances of groups of responses.
 
         mu_g  = mean_i r_i
@@ -28,12 +30,14 @@ def group_advantages(rewards: Tensor, normalize: Literal["std", "none", "loo"] =
     Args:
         rewards: [prompts, group], or any [..., group]; of any real dtype.
         normalize: which of the three.
+        std_ddof: 1 divides "std" by the sample's standard deviation, sqrt(var_g G / (G - 1)), as verl and TRL do. The
+            returned variance is the population's in both cases.
 
     Returns:
         Advantages [prompts, group] and variances [prompts], in the dtype of floating `rewards`, else fp32.
 
     Raises:
-        ValueError: no group dimension, a reward that is not finite, or an unknown `normalize`.
+        ValueError: no group dimension, a reward that is not finite, or an unknown `normalize` or `std_ddof`.
     """
     if rewards.dim() == 0 or rewards.shape[-1] == 0:
         raise ValueError(f"rewards must be [prompts, group] with group >= 1, not {list(rewards.shape)}")
@@ -49,13 +53,17 @@ def group_advantages(rewards: Tensor, normalize: Literal["std", "none", "loo"] =
     centred = torch.where(live, centred, 0.0)
     variance = centred.square().mean(-1)
 
+    group = rewards.shape[-1]
+    bessel = group / max(group - 1, 1)  # a group of one has variance 0 under either divisor
     if normalize == "std":
-        advantages = centred / (variance.sqrt()[..., None] + STD_EPSILON)
+        if std_ddof not in (0, 1):
+            raise ValueError(f"std_ddof must be 0 or 1, not {std_ddof!r}")
+        std = (variance * (bessel if std_ddof else 1.0)).sqrt()
+        advantages = centred / (std[..., None] + STD_EPSILON)
     elif normalize == "none":
         advantages = centred
     elif normalize == "loo":
-        group = rewards.shape[-1]
-        advantages = centred * (group / max(group - 1, 1))
+        advantages = centred * bessel
     else:
         raise ValueError(f"normalize must be std, none or loo, not {normalize!r}")
     return advantages.to(dtype), variance.to(dtype)

@@ -66,7 +66,7 @@ def token_loss(x: Tokens, config: Any) -> Tensor:
     if config.kl_coef:
         if x.ref_logp is None:
             raise ValueError("kl_coef is set: PolicyLossInputs needs `ref_logp`")
-        loss = loss + config.kl_coef * kl(x.logp, x.ref_logp, config.kl)
+        loss = loss + config.kl_coef * kl(x.logp, x.ref_logp, config.kl, config.kl_clamp)
     if config.entropy_coef:
         assert x.entropy is not None  # PreparedTokens.tokens has seen to it
         loss = loss - config.entropy_coef * x.entropy

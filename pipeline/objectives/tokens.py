@@ -1,6 +1,6 @@
 """What a loss function sees: one entry a token, in fp64, and nothing that could be NaN or infinite."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -52,10 +52,14 @@ class Tokens:
         return self.log_ratio.exp()
 
     def sequences(self) -> Sequences:
-        """For losses that need whole sequences. Raises ValueError where the tokens do not say which they belong to."""
+        """The sequences of the kept tokens, for losses that need whole ones: dropped tokens count in no sum or length.
+
+        Raises ValueError if the tokens do not say which sequence they belong to.
+        """
         if self.sequence is None:
             raise ValueError(
                 "this loss needs to know which tokens belong together: give PolicyLossInputs rows [B, T], or "
                 "`sequence` ids with [T], and register the loss with separable=False"
             )
-        return self.sequence
+        # The given lengths are those of the response, with dropped tokens: kept ones are known only after the forward.
+        return replace(self.sequence, keep=self.keep, given_lengths=None)

@@ -23,7 +23,7 @@ def with_advantages(
         rewards: fp64 [prompts, group].
         old_logp, ref_logp: fp32 [T], see `Experience`.
     """
-    advantages, variance = group_advantages(rewards, algo.normalize)
+    advantages, variance = group_advantages(rewards, algo.normalize, std_ddof=algo.std_ddof)
     lengths = samples.lengths.view(advantages.shape)
     bounds = clip_bounds(advantages, variance, lengths, algo)
     rate = (rewards.mean(1, keepdim=True) - algo.reward_min) / (algo.reward_max - algo.reward_min)

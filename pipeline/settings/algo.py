@@ -20,6 +20,8 @@ class Algo(Section):
     """`path/to/file.py:function` or `package.module:function` of a policy loss of your own."""
     normalize: Literal["std", "none", "loo"] = "std"
     """Advantage: divided by the group's std (GRPO), only centred (Dr.GRPO), or leave-one-out (RLOO)."""
+    std_ddof: Literal[0, 1] = 0
+    """Std of `normalize=std`: 0 divides by G, the group's size; 1 by G - 1 (Bessel's correction, as in verl and TRL)."""
     eps_low: float = Field(0.2, gt=0, lt=1)
     eps_high: float = Field(0.28, gt=0)
     alpha: float = Field(0.25, ge=0)
@@ -41,6 +43,8 @@ class Algo(Section):
     aggregate: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"] = "token-mean"
     kl_coef: float = Field(0.0, ge=0)
     kl: Literal["k1", "k2", "k3"] = "k3"
+    kl_clamp: float | None = Field(None, gt=0)
+    """A token's KL estimate is clamped to +- this, with gradient 0 beyond (verl: 10); none turns it off."""
     entropy_coef: float = 0.0
     is_cap: float | None = Field(None, gt=0)
     """C of the truncated importance weight min(exp(old_logp - rollout_logp), C); none turns it off, unless

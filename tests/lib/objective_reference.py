@@ -26,12 +26,13 @@ class Options:
     dual_clip: float | None = None
     kl_coef: float = 0.0
     kl: str = "k3"
+    kl_clamp: float | None = None
     entropy_coef: float = 0.0
     is_cap: float | None = None
     length_norm: float = 1.0
 
 
-def advantages(rewards: list[float], normalize: str) -> tuple[list[float], float]:
+def advantages(rewards: list[float], normalize: str, std_ddof: int = 0) -> tuple[list[float], float]:
     """Of one group: advantages and population variance."""
     n = len(rewards)
     if max(rewards) == min(rewards):
@@ -39,7 +40,8 @@ def advantages(rewards: list[float], normalize: str) -> tuple[list[float], float
     mean = math.fsum(rewards) / n
     variance = math.fsum((r - mean) ** 2 for r in rewards) / n
     if normalize == "std":
-        return [(r - mean) / (math.sqrt(variance) + 1e-6) for r in rewards], variance
+        std = math.sqrt(variance * n / (n - std_ddof))
+        return [(r - mean) / (std + 1e-6) for r in rewards], variance
     if normalize == "none":
         return [r - mean for r in rewards], variance
     return [r - (math.fsum(rewards) - r) / (n - 1) for r in rewards], variance
@@ -93,6 +95,8 @@ def loss_and_gradient(samples: list[Sample], o: Options) -> tuple[float, float, 
                     "k2": (d * d / 2, d),
                     "k3": (math.exp(-d) + d - 1, 1 - math.exp(-d)),
                 }[o.kl]
+                if o.kl_clamp is not None and abs(kl) > o.kl_clamp:
+                    kl, by_d = math.copysign(o.kl_clamp, kl), 0.0
                 value, slope = value + o.kl_coef * kl, slope + o.kl_coef * by_d * inside_ref
             if o.entropy_coef:
                 value -= o.entropy_coef * s.entropy[t]

@@ -33,6 +33,22 @@ def test_centred_and_leave_one_out():
         group_advantages(rewards, "mean")
 
 
+def test_bessels_correction_changes_the_std_and_not_the_variance():
+    # Mean 1/4, squared deviations 9/16 + 3/16 = 3/4: std sqrt(3/4 / 4) = 0.433 or sqrt(3/4 / 3) = 1/2.
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    population, variance = group_advantages(rewards)
+    sample, same = group_advantages(rewards, "std", std_ddof=1)
+    assert population[0].tolist() == pytest.approx([1.732051] + [-0.577350] * 3, abs=5e-6)  # the 1e-6 shows at 4e-6
+    assert sample[0].tolist() == pytest.approx([1.5] + [-0.5] * 3, abs=4e-6)
+    assert variance.tolist() == same.tolist() == [0.1875]
+    assert torch.equal(group_advantages(rewards, std_ddof=0)[0], population)
+    for normalize in ("none", "loo"):
+        assert torch.equal(group_advantages(rewards, normalize, std_ddof=1)[0], group_advantages(rewards, normalize)[0])
+    assert group_advantages(torch.ones(2, 1), std_ddof=1)[0].tolist() == [[0.0], [0.0]]
+    with pytest.raises(ValueError, match="std_ddof must be 0 or 1, not 2"):
+        group_advantages(rewards, std_ddof=2)
+
+
 @pytest.mark.parametrize("normalize", ["std", "none", "loo"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -3.3, 1e30, 1e-30])

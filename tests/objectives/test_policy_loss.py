@@ -1,5 +1,6 @@
 """The policy loss: hand-computed anchors, exactness without elasticity, and independence of how a batch lies."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -64,6 +65,40 @@ def test_dual_clip_bounds_the_loss_of_a_bad_token_that_became_likely():
     loss, gradient = run(inputs, Algo(dual_clip=3.0))
     assert loss.item() == pytest.approx((3 - 1.28 + 0.8) / 3, abs=1e-6)
     assert not gradient.any()
+
+
+def test_the_kl_clamp_bounds_a_token_that_the_reference_finds_far_likelier():
+    # d = -20, 0, 0.5: k3 = exp(20) - 21 = 485165174.4, 0, exp(-0.5) - 0.5 = 0.106531; its slope is 1 - exp(-d).
+    inputs = PolicyLossInputs(
+        logp=torch.tensor([-21.0, -1.0, -0.5], dtype=torch.float64), old_logp=torch.full((3,), -1.0).double(),
+        advantages=0.0, ref_logp=torch.full((3,), -1.0).double(),
+    )  # fmt: skip
+    loss, gradient = run(inputs, Algo(kl_coef=0.3))
+    assert loss.item() == pytest.approx(0.1 * (485165174.409790 + 0.106531), rel=1e-12)
+    assert gradient.tolist() == pytest.approx([0.1 * (1 - 485165195.409790), 0.0, 0.1 * 0.393469], rel=1e-6)
+    loss, gradient = run(inputs, Algo(kl_coef=0.3, kl_clamp=10.0))
+    assert loss.item() == pytest.approx(0.1 * 10.106531, abs=1e-7)
+    assert gradient.tolist() == pytest.approx([0.0, 0.0, 0.1 * 0.393469], abs=1e-7)
+    for kind, values in (("k1", [-10.0, 0.0, 0.5]), ("k2", [10.0, 0.0, 0.125])):
+        loss, _ = run(inputs, Algo(kl_coef=0.3, kl=kind, kl_clamp=10.0))
+        assert loss.item() == pytest.approx(0.1 * sum(values), abs=1e-12)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("lengths", [None, torch.tensor([3, 2])])
+def test_gspo_takes_the_geometric_mean_over_kept_tokens_only(value, lengths):
+    # Log-ratios 0.3, NaN, 0.5 | 0.2, 0.4: the means are 0.4 (not 0.8 / 3) and 0.3. With advantage 1 and wide bounds a
+    # token's loss is -exp(mean) and its gradient the same, each divided by the 5 response tokens; the dropped one is 0.
+    log_ratio = torch.tensor([[0.3, value, 0.5], [0.2, 0.4, 0.0]], dtype=torch.float64)
+    inputs = PolicyLossInputs(
+        logp=log_ratio - 1, old_logp=torch.full((2, 3), -1.0).double(), advantages=1.0,
+        mask=torch.tensor([[1, 1, 1], [1, 1, 0]]), eps_low=0.9, eps_high=9.0, lengths=lengths,
+    )  # fmt: skip
+    loss, gradient = run(inputs, Algo(loss="gspo"))
+    first, second = math.exp(0.4) / 5, math.exp(0.3) / 5
+    assert loss.item() == pytest.approx(-2 * first - 2 * second, rel=1e-14)
+    want = [-first, 0.0, -first, -second, -second, 0.0]
+    assert gradient.reshape(-1).tolist() == pytest.approx(want, rel=1e-14)
 
 
 @pytest.mark.parametrize("aggregate", AGGREGATES)

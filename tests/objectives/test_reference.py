@@ -52,6 +52,8 @@ def draw(seed: int) -> Case:
         kl=rng.choice(["k1", "k2", "k3"]),
         entropy_coef=rng.choice([0.0, 0.01]),
         is_cap=rng.choice([None, 2.0]),
+        std_ddof=seed % 3 % 2,
+        kl_clamp=(None, 0.2)[seed % 7 % 2],
     )
     kinds = {
         "binary": lambda: float(rng.random() < 0.5),
@@ -62,7 +64,7 @@ def draw(seed: int) -> Case:
     samples = []
     for _ in range(groups):
         kind = kinds[rng.choice(list(kinds))]
-        values, variance = reference.advantages([kind() for _ in range(size)], config.normalize)
+        values, variance = reference.advantages([kind() for _ in range(size)], config.normalize, config.std_ddof)
         for advantage in values:
             n = rng.randint(0, LIMIT)
             old = [-rng.expovariate(1.0) for _ in range(n)]
@@ -74,7 +76,7 @@ def draw(seed: int) -> Case:
             samples.append(reference.Sample(logp, old, advantage, low, high, near[0], near[1], entropy))
     options = reference.Options(
         dual_clip=config.dual_clip, kl_coef=config.kl_coef, kl=config.kl, entropy_coef=config.entropy_coef,
-        is_cap=config.is_cap, length_norm=LIMIT,
+        is_cap=config.is_cap, kl_clamp=config.kl_clamp, length_norm=LIMIT,
     )  # fmt: skip
     return Case(samples, options, config, packed=seed % 2 == 0, whole=seed % 5 == 0)
 
@@ -176,9 +178,9 @@ def test_advantages_and_bounds_on_random_groups(dtype, relative):
         config = draw(rng.randrange(10**6)).config
         values = [rng.choice([0.0, 1.0, 0.25, rng.uniform(-3, 3)]) for _ in range(rng.randint(2, 9))]
         rewards = torch.tensor([values], dtype=dtype)
-        advantages, variance = group_advantages(rewards, config.normalize)
+        advantages, variance = group_advantages(rewards, config.normalize, std_ddof=config.std_ddof)
         low, high = elastic_bounds(advantages, variance, config)
-        want, want_variance = reference.advantages(rewards[0].tolist(), config.normalize)
+        want, want_variance = reference.advantages(rewards[0].tolist(), config.normalize, config.std_ddof)
         largest = max(map(abs, values))
         assert variance.item() == pytest.approx(want_variance, rel=relative, abs=1e-15)
         for i, a in enumerate(want):

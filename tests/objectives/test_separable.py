@@ -1,6 +1,7 @@
 """The same loss piece by piece: what a fused policy head sees, and what context parallelism leaves of a sequence."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_a_chunk_of_gspo_is_refused():
 
 
 def test_gspo_over_two_context_parallel_ranks():
-    """Each sequence's tokens lie on two ranks. A rank sees its own and learns the sums of the other through `reduce`.
+    """Each sequence's tokens lie on two ranks. A rank sees its own and gets the other's sums through `reduce`.
 
     The two gradients, side by side, must be the whole one's: the sequence ratio is the same on both, and the weight of a
     token holds the whole length. The loss is the sum of both ranks'.
@@ -80,14 +81,20 @@ def test_gspo_over_two_context_parallel_ranks():
         )
         for at in halves
     ]
-    sums = []
-    for part in parts:
-        step = torch.where(part.mask, (part.logp - part.old_logp).clamp(-20, 20), 0.0)
-        sums.append(torch.zeros(N, dtype=torch.float64).index_add(0, part.sequence, step))
+    # First pass: what each rank gives to its reductions, in order. None of it depends on what a reduction returned.
+    given: list[list[torch.Tensor]] = [[], []]
+
+    def record(mine, rank):
+        given[rank].append(mine)
+        return mine
+
+    for rank, part in enumerate(parts):
+        whole(replace(part, denominator=count, reduce=partial(record, rank=rank)), config)
     total = 0.0
     for rank, part in enumerate(parts):
-        other = sums[1 - rank]
-        loss, d_logp, _ = whole(replace(part, denominator=count, reduce=lambda mine, other=other: mine + other), config)
+        others = iter(given[1 - rank])
+        add = partial(lambda mine, others: mine + next(others), others=others)
+        loss, d_logp, _ = whole(replace(part, denominator=count, reduce=add), config)
         torch.testing.assert_close(d_logp, gradient[halves[rank]], rtol=1e-13, atol=1e-17)
         total += loss.item()
     assert total == pytest.approx(want.item(), rel=1e-13)
