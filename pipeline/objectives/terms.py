@@ -1,4 +1,4 @@
-"""The terms beside the policy gradient: KL to a reference, and the importance weight of another engine's samples."""
+"""The other terms of the loss: KL to a reference, and the importance weight for samples of another engine."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.objectives.tokens import LOG_RATIO_LIMIT
 
 DEFAULT_CAP = 2.0
-"""C of the truncated importance weight where `is_cap` is not set."""
+"""C of the truncated importance weight if `is_cap` is not set."""
 
 
 def kl(logp: Tensor, ref_logp: Tensor, kind: str, limit: float | None = None) -> Tensor:
@@ -47,10 +47,10 @@ def kl(logp: Tensor, ref_logp: Tensor, kind: str, limit: float | None = None) ->
 
 
 def importance_cap(config: Any, sampled_elsewhere: bool = False) -> float | None:
-    """C of the truncated importance weight, or None where it is off.
+    """Returns C of the truncated importance weight, or None if the weight is off.
 
-    `sampled_elsewhere`: the tokens came from another engine than the actor, or from older weights; what
-    `is_weight=auto` waits for. A loop that knows it passes `config.model_copy(update={"is_weight": "on"})` on.
+    `sampled_elsewhere`: the tokens came from another engine than the actor, or from older weights. `is_weight=auto`
+    then turns the weight on. A loop that knows this passes `config.model_copy(update={"is_weight": "on"})` to the loss.
     """
     if config.is_weight == "off" or (config.is_weight == "auto" and config.is_cap is None and not sampled_elsewhere):
         return None
@@ -58,8 +58,10 @@ def importance_cap(config: Any, sampled_elsewhere: bool = False) -> float | None
 
 
 def importance_weight(gap: Tensor, cap: float) -> Tensor:
-    """min(exp(old_logp - rollout_logp), C) from `gap = old_logp - rollout_logp`; detached.
+    """Computes min(exp(gap), C) of `gap = old_logp - rollout_logp`, in its shape and dtype; detached.
 
-    A token that the engine gave no probability at all (gap +inf) weighs C.
+    This is truncated importance sampling (Ionides 2008). A token to which the engine gave probability 0 (gap +inf) gets
+    C.
     """
+    # The first clamp keeps exp from overflowing; the second makes the greatest weight exactly C.
     return gap.detach().clamp(max=math.log(cap)).exp().clamp(max=cap)

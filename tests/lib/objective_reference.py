@@ -1,5 +1,5 @@
-"""The objective once more, in plain Python floats and loops, from the formulas of docs/objective.md. Derivatives are
-written out by hand. Nothing of `pipeline.objectives` is used here."""
+"""The objective again, in plain Python floats and loops, from the formulas of docs/objective.md. Derivatives are
+written by hand. Nothing of `pipeline.objectives` is used here."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Sample:
-    """One response: its tokens' numbers, all lists of the same length (that may be 0)."""
+    """One response: the numbers of its tokens, in lists of one length, which may be 0."""
 
     logp: list[float]
     old: list[float]
@@ -33,7 +33,7 @@ class Options:
 
 
 def advantages(rewards: list[float], normalize: str, std_ddof: int = 0) -> tuple[list[float], float]:
-    """Of one group: advantages and population variance."""
+    """Computes advantages and population variance of one group."""
     n = len(rewards)
     if max(rewards) == min(rewards):
         return [0.0] * n, 0.0
@@ -61,7 +61,7 @@ def bounds(advantage: float, variance: float, c) -> tuple[float, float]:
 
 
 def loss_and_gradient(samples: list[Sample], o: Options) -> tuple[float, float, list[list[float]], list[list[float]]]:
-    """The loss, the sum of its terms' sizes, and its derivatives by every log-prob and entropy."""
+    """Computes the loss, the sum of its terms' absolute values, and its derivatives by every log-prob and entropy."""
     tokens = sum(len(s.logp) for s in samples)
     sequences = sum(len(s.logp) > 0 for s in samples)
     bounded = _matched(samples) if o.loss == "grpo_matched" else [(s.eps_low, s.eps_high) for s in samples]

@@ -1,4 +1,4 @@
-"""Group advantages: the worked numbers, exact zeros, and rewards that differ by next to nothing."""
+"""Group advantages: the worked numbers, exact zeros, and rewards that are almost equal."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_bessels_correction_changes_the_std_and_not_the_variance():
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -3.3, 1e30, 1e-30])
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_equal_rewards_give_exact_zeros(normalize, dtype, value, size):
-    # The mean of three times 0.1 is not 0.1 in fp64: only a rule gives zeros here, not luck.
+    # The mean of three times 0.1 is not 0.1 in fp64, so zeros need the rule of ROUNDING_STEPS.
     advantages, variance = group_advantages(torch.full((2, size), value, dtype=dtype), normalize)
     assert advantages.dtype == dtype
     assert not advantages.any()
@@ -62,7 +62,7 @@ def test_equal_rewards_give_exact_zeros(normalize, dtype, value, size):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_low_variance_trap(dtype):
+def test_small_differences_of_rewards_are_not_cancelled(dtype):
     # E[r^2] - E[r]^2 would be rounding noise here; centred values in fp64 give 5e-6 / (5e-6 + 1e-6) for both groups.
     rewards = torch.tensor([[1, 1.00001], [2, 2.00001]], dtype=dtype)
     advantages, variance = group_advantages(rewards)
@@ -75,14 +75,14 @@ def test_the_low_variance_trap(dtype):
         assert variance[g].item() == pytest.approx(half[g] ** 2, rel=1e-9 if exact else 1e-6)
 
 
-def test_rewards_that_differ_by_rounding_alone_are_equal():
-    # 0.1 + 0.2 and 0.3 are one fp64 step apart: the same reward, added up in another order.
+def test_rewards_that_differ_only_by_rounding_are_equal():
+    # 0.1 + 0.2 and 0.3 are one fp64 step apart: the same reward, summed in another order.
     noisy = torch.tensor([[0.1 + 0.2, 0.3]], dtype=torch.float64)
     assert noisy[0, 0] != noisy[0, 1]
     assert not group_advantages(noisy)[0].any()
     up = torch.nextafter(torch.ones(1), torch.full((1,), 2.0)).item()
     assert not group_advantages(torch.tensor([[1.0, up]]))[0].any()
-    # The same two numbers in fp64 are a real difference, since fp64 would round far below it.
+    # In fp64 the same two numbers differ for real: rounding in fp64 is far smaller.
     assert group_advantages(torch.tensor([[1.0, up]], dtype=torch.float64))[0].any()
 
 
@@ -95,6 +95,6 @@ def test_whole_number_rewards_and_leading_dimensions():
     assert mixed_groups(rewards).tolist() == [[True, False]]
 
 
-def test_a_reward_that_is_no_number_is_named():
+def test_the_error_for_a_nan_reward_says_where_it_is():
     with pytest.raises(ValueError, match=r"rewards\[1, 0\] is nan"):
         group_advantages(torch.tensor([[0.0, 1.0], [math.nan, 1.0]]))

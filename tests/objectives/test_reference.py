@@ -1,8 +1,9 @@
-"""Every loss and aggregation on 1,000 random batches against an independent reference: value and gradient.
+"""Compares every loss and aggregation with an independent reference on 1,000 random batches: value and gradient.
 
-fp64 to 1e-12; fp32 to 1e-6 of what the fp64 formulas give for the same fp32 numbers. In fp64 every loss sees every batch;
-in fp32 the four names of the clipped surrogate, which are one function, take turns. Rewards are binary, few-valued,
-continuous and all equal; lengths may be 0; rows are padded with NaN, or packed; terms are switched on and off at random.
+The tolerance is 1e-12 in fp64, and in fp32 1e-6 of the fp64 formulas for the same fp32 numbers. In fp64 every loss gets
+every batch. In fp32 the four names of the clipped surrogate, which are one function, alternate. Rewards are binary,
+few-valued, continuous or all equal; lengths may be 0; rows are padded with NaN, or packed; terms are on or off at
+random.
 """
 
 import math
@@ -19,7 +20,7 @@ from pipeline.settings import Algo
 BATCHES = 1000
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 SURROGATES = ("etr", "grpo", "dapo", "dr_grpo")
-"""One function under four names, which a test below holds."""
+"""Four names of one function; a test below checks that."""
 OTHERS = ("gspo", "cispo", "grpo_matched")
 LIMIT = 6
 """Greatest length of a response."""
@@ -32,7 +33,7 @@ class Case:
     config: Algo
     packed: bool
     whole: bool
-    """Take policy_loss; otherwise prepare() first, as the trainer does."""
+    """Call policy_loss alone; otherwise prepare() first, as the trainer does."""
 
 
 def draw(seed: int) -> Case:
@@ -82,7 +83,7 @@ def draw(seed: int) -> Case:
 
 
 def tensors(case: Case, dtype: torch.dtype) -> PolicyLossInputs:
-    """Rows padded with NaN, or tokens end to end."""
+    """Makes rows padded with NaN, or packed tokens."""
     samples = case.samples
     columns = {
         name: [getattr(s, key) for s in samples]
@@ -110,7 +111,7 @@ def tensors(case: Case, dtype: torch.dtype) -> PolicyLossInputs:
 
 
 def rounded(samples: list[reference.Sample], inputs: PolicyLossInputs) -> list[reference.Sample]:
-    """The samples as the tensors hold them, exactly."""
+    """Rounds the samples to exactly the numbers that the tensors hold."""
 
     def row(values: list[float]) -> list[float]:
         return torch.tensor(values, dtype=inputs.old_logp.dtype).tolist()
@@ -166,7 +167,7 @@ def test_every_loss_and_aggregation_on_random_batches(dtype, relative, in_turn):
                 compare(case, inputs, samples, loss, aggregate, relative)
 
 
-def test_nothing_registered_is_left_out_of_the_comparison():
+def test_every_registered_loss_is_compared():
     assert set(losses.names()) == {*SURROGATES, *OTHERS}
     assert len({losses.get(name).function for name in SURROGATES}) == 1
 
@@ -184,7 +185,7 @@ def test_advantages_and_bounds_on_random_groups(dtype, relative):
         largest = max(map(abs, values))
         assert variance.item() == pytest.approx(want_variance, rel=relative, abs=1e-15)
         for i, a in enumerate(want):
-            # A reward beside the mean: what is left of the subtraction holds the rounding of what was subtracted.
+            # Subtracting the mean from a reward close to it leaves the rounding error of both.
             assert advantages[0, i].item() == pytest.approx(
                 a, rel=relative, abs=1e-15 * largest / max(want_variance, 1e-9) ** 0.5
             )

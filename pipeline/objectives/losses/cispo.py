@@ -1,4 +1,4 @@
-"""CISPO (MiniMax-M1, arXiv 2506.13585): REINFORCE with a clipped, detached weight; no token loses its gradient."""
+"""CISPO (MiniMax-M1, arXiv 2506.13585): REINFORCE with a clipped, detached weight, so every token keeps a gradient."""
 
 from typing import Any
 
@@ -10,12 +10,13 @@ from pipeline.objectives.tokens import Tokens
 
 
 def _cuts(ratio: Tensor, advantages: Tensor, eps_low: Bound, eps_high: Bound) -> tuple[Tensor, Tensor]:
-    """Tokens whose weight is cut; they keep a gradient."""
+    """Marks tokens whose weight is clipped; they keep a gradient."""
     return torch.zeros_like(ratio, dtype=torch.bool), ratio > 1 + eps_high
 
 
 @register("cispo", separable=True, elastic=True, base_bounds=("eps_low", "cispo_eps_high"), cuts=_cuts)
 def cispo(x: Tokens, config: Any) -> Tensor:
-    """pg = -stop_gradient(min(rho, 1 + eps_high)) * A * logp"""
+    """Computes pg = -stop_gradient(min(rho, 1 + eps_high)) * A * logp (arXiv 2506.13585, equations 4 and 5, without the
+    lower bound, which the paper sets so wide that it never acts)."""
     weight = torch.minimum(x.ratio, 1 + x.eps_high).detach()
     return -weight * x.advantages * x.logp
