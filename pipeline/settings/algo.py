@@ -24,6 +24,8 @@ class Algo(Section):
     """Your own policy loss, as `path/to/file.py:function` or `package.module:function`."""
     normalize: Literal["std", "none", "loo"] = "std"
     """Advantage: divided by the group's std (GRPO), only centred (Dr.GRPO), or leave-one-out (RLOO)."""
+    std_ddof: Literal[0, 1] = 0
+    """Std of `normalize=std`: 0 divides by G, the group's size; 1 by G - 1 (Bessel's correction, as in verl and TRL)."""
     eps_low: float = Field(0.2, gt=0, lt=1)
     """Lower clip bound of the token ratio: 1 - eps_low."""
     eps_high: float = Field(0.28, gt=0)
@@ -54,6 +56,8 @@ class Algo(Section):
     """Weight of the KL term to the base model; 0 loads no reference model."""
     kl: Literal["k1", "k2", "k3"] = "k3"
     """Estimator of the KL term (docs/objective.md)."""
+    kl_clamp: float | None = Field(None, gt=0)
+    """A token's KL estimate is clamped to +- this, with gradient 0 beyond (verl: 10); none turns it off."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus; negative values are a penalty."""
     is_cap: float | None = Field(None, gt=0)

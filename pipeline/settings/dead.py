@@ -157,7 +157,14 @@ RUN_RULES = (
         "without elasticity (algo.alpha={s.algo.alpha:g}, algo.beta={s.algo.beta:g}, algo.k={s.algo.k}) the bounds are not"
         " scaled", "Give algo.alpha or algo.beta above 0",
     ),
-    Rule(lambda s: s.algo.kl_coef == 0, ("algo.kl",), "algo.kl_coef=0 means no KL term", "Give algo.kl_coef above 0"),
+    Rule(
+        lambda s: s.algo.kl_coef == 0, ("algo.kl", "algo.kl_clamp"), "algo.kl_coef=0 means no KL term",
+        "Give algo.kl_coef above 0", neutral=(None,),
+    ),
+    Rule(
+        lambda s: s.algo.normalize != "std", ("algo.std_ddof",), "algo.normalize={s.algo.normalize} divides by no std",
+        "Use algo.normalize=std",
+    ),
     Rule(
         lambda s: s.algo.is_weight == "off", ("algo.is_cap",), "algo.is_weight=off", "Use algo.is_weight=on",
         neutral=(None,),
