@@ -62,10 +62,11 @@ def render(data: RunData) -> str:
     add("Set-up", _environment(data) + _text_block("config.yaml", data.config))
     links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title in contents)
     parts.insert(1, f"<nav>{links}</nav>")
-    return _document(data.name, "".join(parts))
+    return document(data.name, "".join(parts))
 
 
-def _document(title: str, body: str) -> str:
+def document(title: str, body: str) -> str:
+    """One HTML file that loads nothing: the page's style and script around `body`."""
     style, script = (HERE / "style.css").read_text("utf-8"), (HERE / "hover.js").read_text("utf-8")
     # Nothing is ever loaded, and no script runs but ours: even text that escaped its escaping could do nothing.
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -117,6 +117,7 @@ STAGES = {
             uses_layout=True,
         ),
         Stage(name="report", launcher="plain", settings=(), outputs=("report.html",)),
+        Stage(name="compare", launcher="plain", settings=("compare",)),
         Stage(name="bench", launcher="plain", settings=("bench",)),
         Stage(name="doctor", launcher="plain", settings=()),
     )

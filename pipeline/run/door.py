@@ -21,6 +21,7 @@ STAGES = {
     "evaluate": "avg@k, pass@k and greedy accuracy on held-out problems (evaluate.checkpoint=before|after)",
     "export": "Megatron checkpoint to Hugging Face weights",
     "report": "one HTML file with curves and sample rollouts",
+    "compare": "algorithms over paired seeds: intervals, power and a verdict (compare.algos=[etr,grpo_matched])",
     "plan": "print the layout, the memory estimate and every command; run nothing",
     "bench": "measurements (what=policy_head|objective|verifier|rollout|step|step_peer)",
     "doctor": "versions, devices, patches: is this machine ready?",

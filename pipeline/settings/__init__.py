@@ -9,13 +9,14 @@ from pydantic import Field
 from pipeline.settings.algo import Algo
 from pipeline.settings.base import Section
 from pipeline.settings.cluster import Cluster
+from pipeline.settings.compare import Compare
 from pipeline.settings.data import Arithmetic, Clean, Columns, Data
 from pipeline.settings.model import Experts, Layout, Model, Rope
 from pipeline.settings.serving import Bench, Evaluate, Export, Rollout, Verify
 from pipeline.settings.training import Optimizer, Rl, Sft, SftPhase
 
 __all__ = [
-    "Algo", "Arithmetic", "Bench", "Clean", "Cluster", "Columns", "Data", "Evaluate", "Experts", "Export", "Layout",
+    "Algo", "Arithmetic", "Bench", "Clean", "Cluster", "Columns", "Compare", "Data", "Evaluate", "Experts", "Export", "Layout",
     "Model", "Optimizer", "Rl", "Rollout", "Rope", "Section", "Settings", "Sft", "SftPhase", "Verify",
 ]  # fmt: skip
 
@@ -50,3 +51,4 @@ class Settings(Section):
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     bench: Bench = Bench()
+    compare: Compare = Compare()
