@@ -63,6 +63,10 @@ class TensorFolder:
         """Shape of a tensor, from its file's header. Raises KeyError if it is missing."""
         return tuple(self._handle(self._files[name]).get_slice(name).get_shape())
 
+    def dtype(self, name: str) -> str:
+        """Data type of a tensor as safetensors calls it (`BF16`), from its file's header."""
+        return str(self._handle(self._files[name]).get_slice(name).get_dtype())
+
     def read(self, name: str) -> torch.Tensor:
         """The whole tensor on the CPU. Raises InputError if it is missing."""
         if name not in self._files:

@@ -114,6 +114,16 @@ def test_a_missing_tensor_and_one_of_another_shape_are_named(folder):
     assert f"{name} has shape (3, 3), and its config.json means (96, 64)" in refusal(folder)
 
 
+def test_quantized_weights_and_adapters_are_refused(folder, tmp_path):
+    weights = load_file(folder / SINGLE)
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file(weights | {name: weights[name].to(torch.int8)}, folder / SINGLE)
+    assert f"{name} is of type I8: the weights are quantized" in refusal(folder)
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text("{}")
+    assert "is an adapter (LoRA). Merge it" in refusal(folder)
+
+
 def test_floats_may_be_those_nearest_in_fp32(folder):
     edit(folder, rms_norm_eps=9.999999974752427e-07)
     check_folder(folder, MODEL)
