@@ -88,7 +88,7 @@ def main(run: StageRun) -> dict:
                         )
                         metrics |= curve_point(settings.evaluate.k, name, statistics)
             tracker.samples(step, samples_of(batch, signal, rl.sample_rollouts))
-            stopping = run.should_stop()
+            stopping = run.should_stop(last=step == rl.steps)
             tracker.log(step, metrics)  # first: a kill after the save must not cost the row, one before it is undone
             if stopping or is_due(step, rl.save_every) or step == rl.steps:
                 with tracker.phase("save"):  # counts towards the next step's row

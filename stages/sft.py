@@ -15,7 +15,7 @@ from pipeline.common.files import append_jsonl, read_jsonl, write_jsonl
 from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.models import folders as hf
 from pipeline.models.tensors import readable
-from pipeline.sft.engine import build_engine, connect, load_progress, save_model, save_progress
+from pipeline.sft.engine import accumulation_steps, build_engine, connect, load_progress, save_model, save_progress
 from pipeline.sft.packing import IGNORED, PackedRows, pack, tokenize
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking.progress import Progress
@@ -40,8 +40,7 @@ def main(run: StageRun) -> dict:
     model.config.use_cache = False
     if sft.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    per_rank = sft.batch_size // run.world_size
-    accumulation = max(1, per_rank // sft.micro_batch_size)
+    accumulation = accumulation_steps(sft.batch_size // run.world_size, sft.micro_batch_size)
     engine = build_engine(model, sft, accumulation, bf16=settings.model.dtype == "bf16")
     checkpoints, metrics = run.folder() / "checkpoints", run.folder() / "metrics.jsonl"
     done = load_progress(engine, checkpoints)
@@ -61,7 +60,7 @@ def main(run: StageRun) -> dict:
             if run.is_main:
                 append_jsonl(metrics, [{"step": step, "sft/loss": loss, "sft/lr": lr}])
             progress.advance(loss=loss)
-            stopping = run.should_stop()
+            stopping = run.should_stop(last=step == total)
             if stopping or (step % sft.save_every == 0 and step < total):
                 save_progress(engine, checkpoints, step)
             if stopping:

@@ -1,35 +1,23 @@
-"""Which rollout engine a run samples with."""
+"""Builds the rollout engine of a run (`pipeline.settings.engine` chooses it), and says how it samples."""
 
-import importlib.util
 from typing import Any
-
-import torch
 
 from megatron_patches.engines.native import NativeEngine
 from megatron_patches.training.policy import Policy
-from pipeline.common.errors import UsageError
 from pipeline.rollout.interface import RolloutEngine, Sampling
 from pipeline.rollout.stops import stop_ids
 from pipeline.settings import Settings
+from pipeline.settings.engine import check_installed, chosen_engine
 
-
-def chosen_engine(settings: Settings) -> str:
-    """`native` or `vllm`. Raises UsageError where vllm is asked for and not installed."""
-    engine = settings.rollout.engine
-    installed = importlib.util.find_spec("vllm") is not None
-    if engine == "auto":
-        engine = "vllm" if settings.layout.pp > 1 or (installed and torch.cuda.is_available()) else "native"
-    if engine == "vllm" and not installed:
-        why = f" (layout.pp={settings.layout.pp} needs it)" if settings.rollout.engine == "auto" else ""
-        raise UsageError(
-            f"rollout.engine=vllm{why}, but vllm is not installed. On a GPU machine run.sh installs it; on a CPU set "
-            "ETR_EXTRAS=cpu-vllm; or take rollout.engine=native with layout.pp=1"
-        )
-    return engine
+__all__ = ["build_engine", "chosen_engine", "evaluation_sampling", "sampling_of"]
 
 
 def build_engine(settings: Settings, policy: Policy, tokenizer, folder: str) -> RolloutEngine:
-    """The configured engine, sampling from `policy`'s weights. `folder` holds the model's config and tokenizer."""
+    """The chosen engine, sampling from `policy`'s weights. `folder` holds the model's config and tokenizer.
+
+    Raises UsageError if it is vLLM and vLLM is not installed.
+    """
+    check_installed(settings)
     if chosen_engine(settings) == "native":
         return NativeEngine(
             policy.chunks, settings.model, settings.rollout, tokenizer, settings.cluster.timeout_minutes

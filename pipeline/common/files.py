@@ -68,17 +68,23 @@ def follow_umask(path: StrPath) -> None:
     os.chmod(path, 0o666 & ~_umask())
 
 
-def append_jsonl(path: StrPath, rows: Iterable[dict[str, Any]]) -> None:
+def append_jsonl(path: StrPath, rows: Iterable[dict[str, Any]], durable: bool = False) -> None:
     """Append the rows, each one line, in one write. A line that an earlier crash tore is repaired first: completed
-    if only its newline is missing, cut off otherwise. Only one process may write at a time."""
+    if only its newline is missing, cut off otherwise. Only one process may write at a time. `durable`: return when the rows
+    are on the disk, where they survive a crash of the machine."""
     data = b"".join(_line(row) for row in rows)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
     with open(path, "a+b", buffering=0) as file:
         _heal(file)
         view = memoryview(data)
         while view:
             view = view[file.write(view) :]
+        if durable:
+            os.fsync(file.fileno())
+    if durable and is_new:
+        _sync_folder(path.parent)
 
 
 def read_jsonl(path: StrPath) -> Iterator[dict[str, Any]]:

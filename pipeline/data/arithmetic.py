@@ -8,8 +8,8 @@ import random
 from dataclasses import dataclass
 
 from pipeline.settings import Arithmetic
+from pipeline.settings.data import LARGEST_TOTAL
 
-LARGEST_TOTAL = 19
 Row = dict[str, str]
 
 
@@ -72,7 +72,7 @@ def direct_text(answer: int) -> str:
 
 
 def _distinct(settings: Arithmetic, rng: random.Random, count: int) -> list[list[int]]:
-    """`count` different chains, lengths as even as short chains allow (there are only 145 of two terms)."""
+    """`count` different chains, lengths as even as short chains allow (only 135 have two terms)."""
     found: dict[str, list[int]] = {}
     misses = 0
     while len(found) < count:

@@ -138,8 +138,8 @@ def check_tensors(folder: Path, model: Model) -> None:
             )
         if tensors.dtype(name) not in ("F32", "BF16", "F16", "F64"):
             raise InputError(
-                f"{folder}: {name} is of type {tensors.dtype(name)}: the weights are quantized. Give the folder of the original, "
-                "unquantized weights"
+                f"{folder}: {name} is of type {tensors.dtype(name)}: the weights are quantized. Give the folder of "
+                "the original, unquantized weights"
             )
     for name in sorted(names - wanted.keys()):
         if name.endswith(".rotary_emb.inv_freq"):

@@ -36,6 +36,11 @@ def connect(timeout_minutes: float) -> None:
     deepspeed.init_distributed(backend, timeout=timedelta(minutes=timeout_minutes), verbose=False)
 
 
+def accumulation_steps(rows: int, micro_batch_size: int) -> int:
+    """Micro-batches of one optimizer step on a rank: as few as keep each of them within `micro_batch_size` rows."""
+    return -(-rows // micro_batch_size)
+
+
 def build_engine(model: torch.nn.Module, sft: Sft, accumulation: int, bf16: bool) -> Any:
     """The engine around `model`, with torch's AdamW (DeepSpeed's own would be compiled first)."""
     import deepspeed

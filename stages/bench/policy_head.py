@@ -55,6 +55,11 @@ def bench(settings: Settings, console: Console | None = None) -> dict[str, Any]:
     report = {
         "what": "policy_head", "device": first.device, "dtype": first.dtype, "threads": first.threads,
         "tokens": size.tokens, "hidden": size.hidden, "vocab": size.vocab, "repeats": size.repeats, "rows": rows,
+        "samples": {
+            name: seconds
+            for name, some in results.items()
+            if (seconds := [m.seconds for m in some if isinstance(m, Measured)])
+        },
     }  # fmt: skip
     console.print(_table(report))
     return report

@@ -74,6 +74,7 @@ def bench(settings: Settings) -> dict[str, Any]:
         if "trl" in all_of:
             ratios = [trl / ours for ours, trl in zip(all_of["ours"], all_of["trl"], strict=True)]
             result[f"trl_over_ours_{quantity}"] = statistics.median(ratios)
+    result["samples"] = result.pop("seconds")
     if dist.get_rank() == 0:
         print(_table(result), flush=True)
     return result

@@ -190,7 +190,7 @@ def test_a_folder_is_an_input_by_its_content(tmp_path):
     assert manifests.state_of(job, tmp_path) == before
     write_rows(tmp_path / "set" / "train.jsonl", [good(2)])
     after = manifests.state_of(job, tmp_path)
-    assert after.changed_from({"config": before.config, "inputs": before.inputs}) == [f"{tmp_path / 'set'} is another"]
+    assert after.changed_from({"config": before.config, "inputs": before.inputs}) == [f"{tmp_path / 'set'} has changed"]
 
 
 def test_the_command_line_runs_it_and_reports_a_missing_file(tmp_path):

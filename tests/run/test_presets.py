@@ -7,9 +7,10 @@ import transformers
 from pipeline.run.compose import compose
 from pipeline.run.door import preset_names
 from pipeline.run.memory import GIB, estimate
-from pipeline.run.plan import check, data_parallel, engine, world_size
+from pipeline.run.plan import check, data_parallel, world_size
 from pipeline.run.shapes import count, on_rank
 from pipeline.settings import Model
+from pipeline.settings.engine import chosen_engine
 
 MODELS = [name for name in preset_names("model") if name != "tiny"]
 
@@ -75,7 +76,7 @@ def test_every_preset_has_a_layout_that_works_and_fits(settings, name, nodes):
     chosen = settings(name, f"cluster.nnodes={nodes}")
     check(chosen)
     assert world_size(chosen) == 8 * nodes
-    memory = estimate(chosen, data_parallel(chosen), engine(chosen), on_gpu=True)
+    memory = estimate(chosen, data_parallel(chosen), chosen_engine(chosen), on_gpu=True)
     assert memory.peak < chosen.cluster.device_memory_gib * GIB
 
 

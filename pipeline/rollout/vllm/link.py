@@ -16,21 +16,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.common.errors import InputError, UsageError, UserError
+from pipeline.common.addresses import parse_address
+from pipeline.common.errors import InputError, UserError
 
 TRAINER = 0
 
 
 class ServerError(UserError):
     """A vLLM server failed or was lost."""
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """`host:port`. Raises UsageError for anything else."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UsageError(f"rollout.server_address={address}: expected host:port, for example node0:29600")
-    return host, int(port)
 
 
 @dataclass
