@@ -40,7 +40,7 @@ def main(run: StageRun) -> dict:
 
 
 def compare_logits(run: StageRun, chunks: list, settings: Settings, folder: Path) -> dict[str, float] | str | None:
-    """Compare with transformers and print the result, which is returned: differences, or why there are none.
+    """Compare with transformers, print the result and return it: the differences, or why they were not measured.
 
     Raises InputError on every rank where the difference is more than rounding.
     """
@@ -48,7 +48,7 @@ def compare_logits(run: StageRun, chunks: list, settings: Settings, folder: Path
     if run.is_main:
         parameters = sum(prod(shape) for shape in tensor_shapes(settings.model).values())
         reasons = [agreement.why_not(settings.model, settings.layout, parameters)]
-    dist.broadcast_object_list(reasons)  # free memory differs between nodes, and all ranks must take the same way
+    dist.broadcast_object_list(reasons)  # free memory differs between nodes, and all ranks must decide alike
     if reasons[0] is not None:
         run.log(f"logits not compared with transformers: {reasons[0]}")
         return reasons[0]

@@ -1,7 +1,8 @@
 """Raw problems -> training prompts, warm-up rows, evaluation sets and the tokenizer.
 
-Of the embedded problems all is generated. Of files: read and clean, drop copies and what the evaluation sets hold, make or take
-the tokenizer, drop prompts that are too long; `quarantine.jsonl` and `dropped.jsonl` say what became of every other row.
+The embedded problems are generated. Files are read and cleaned, copies and problems of the evaluation sets are dropped, the
+tokenizer is trained or copied, and prompts that are too long are dropped. `quarantine.jsonl` and `dropped.jsonl` record every
+other row.
 """
 
 import os
@@ -83,7 +84,7 @@ def from_files(run: StageRun) -> dict[str, Any]:
             train, longest = intake.fitting(train, words, most, progress.reach)
         evaluation = {name: intake.fitting(problems, words, most)[0] for name, problems in evaluation.items()}
         check_something_left(run, intake, train, evaluation)
-    finally:  # whatever ends it, the records say what became of the rows
+    finally:  # the records are written even if cleaning fails
         write_jsonl(run.folder() / "quarantine.jsonl", intake.quarantine)
         write_jsonl(run.folder() / "dropped.jsonl", intake.dropped)
     counts, unused = write_files(run, train, evaluation, examples)
@@ -97,7 +98,7 @@ def from_files(run: StageRun) -> dict[str, Any]:
     if stripped:
         lines.append(f"{stripped:,} problems had an answer-format instruction of their own, which was removed")
     if unused:
-        lines.append(f"{unused:,} solutions end in another answer than their row's and are no warm-up rows")
+        lines.append(f"{unused:,} solutions end in another answer than their row's and are not used for the warm-up")
     if not data.eval_path:
         lines.append("WARNING: there is no evaluation set (data.eval_path.<name>=...): nothing was decontaminated")
     for line in [*lines, ", ".join(f"{name}.jsonl {count:,} rows" for name, count in counts.items())]:
@@ -115,8 +116,8 @@ def check_paths(run: StageRun) -> None:
     data = run.settings.data
     if not data.path:
         raise UsageError(
-            "data.path is empty: name your problems (JSON lines, parquet, or a Hugging Face dataset folder) as "
-            "data.path=problems.jsonl, or take data=arithmetic for the embedded ones"
+            "data.path is empty: name your problems (JSON lines, CSV, parquet, or a Hugging Face dataset folder) as "
+            "data.path=problems.jsonl, or set data=arithmetic for the embedded ones"
         )
     for name in data.eval_path:
         if not re.fullmatch(r"\w[\w.-]*", name):
@@ -177,7 +178,7 @@ def warm_up_row(problem: Problem) -> dict[str, Any] | None:
 
 
 def same_rows(source: Path, target: Path) -> None:
-    """A preset's second warm-up phase trains on the same rows: there is no telling which solutions were meant for it."""
+    """A preset's second warm-up phase trains on the same rows, because files do not say which solutions are for it."""
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)

@@ -1,7 +1,7 @@
 """Supervised warm-up: a Hugging Face model learns worked examples, packed, under DeepSpeed ZeRO on every rank.
 
-The phases of `sft.phases` follow one another, each with its own rows and learning rate. A killed warm-up goes on from its
-last DeepSpeed checkpoint with the batches that it would have had.
+The phases of `sft.phases` follow one another, each with its own rows and learning rate. A killed warm-up continues from its
+last DeepSpeed checkpoint with the same batches.
 """
 
 import math
@@ -29,7 +29,7 @@ def main(run: StageRun) -> dict:
     connect(settings.cluster.timeout_minutes)
     if sft.batch_size % run.world_size:
         raise UsageError(
-            f"sft.batch_size={sft.batch_size} rows cannot be shared evenly by {run.world_size} ranks; give a multiple of it"
+            f"sft.batch_size={sft.batch_size} rows cannot be shared evenly by {run.world_size} ranks. Give a multiple of that"
         )
     base = hf.base_folder(run)
     dist.barrier()
@@ -92,7 +92,7 @@ def batches(run: StageRun, tokenizer, done: int) -> Iterator[tuple[int, float, P
 
 
 def packed_rows(run: StageRun, tokenizer, name: str) -> PackedRows:
-    """The packed examples of one warm-up file. Raises InputError where there are none, or none fits."""
+    """The packed examples of one warm-up file. Raises InputError if there are none, or if none fits."""
     file = run.root / "preprocess" / f"{name}.jsonl"
     length = run.settings.sft.sequence_length
     examples, dropped = tokenize(list(read_jsonl(file)), run.settings.data, tokenizer, length)
@@ -102,7 +102,7 @@ def packed_rows(run: StageRun, tokenizer, name: str) -> PackedRows:
             "data.sft_path files with solutions, or skip the warm-up with sft.enabled=false"
         )
     if dropped:
-        run.log(f"{name}: {dropped} of {dropped + len(examples)} rows are longer than {length} tokens and left out")
+        run.log(f"{name}: {dropped} of {dropped + len(examples)} rows are longer than {length} tokens and are left out")
     return pack(examples, length, tokenizer.pad_token_id)
 
 

@@ -7,13 +7,13 @@ from pipeline.data.columns import normal
 from pipeline.data.folders import ALIASES
 from pipeline.data.messages import is_chat
 
-ADVICE = "Give one JSON object for each row, on a line of its own, with a problem and an answer"
+ADVICE = "Give one JSON object for each row, on one line, with a problem and an answer"
 
 
 def rows_of(document: Any, known: frozenset[str], split: str, file: str) -> list[Any]:
     """The rows in `document`; `known` are names of columns, and `split` chooses among several lists.
 
-    Raises InputError naming the form where the rows cannot be told.
+    Raises InputError naming the form where the rows cannot be recognised.
     """
     if isinstance(document, list):
         return _from_list(document, known, file)

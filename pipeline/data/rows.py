@@ -43,7 +43,7 @@ class Problem:
 
     @property
     def place(self) -> dict[str, Any]:
-        """Where it stands, as records name it."""
+        """Its id and place, as records name them."""
         return {"id": self.id, "file": self.file, "line": self.line}
 
 
@@ -99,7 +99,7 @@ def _candidates(given: str | None, source: str, stem: str) -> Iterator[str]:
 
 
 def _solution(row: dict[str, Any], names: str, needed: bool) -> str | None:
-    """The worked solution. One of a type that cannot be used counts as missing: the problem is good without it."""
+    """The worked solution. One of an unusable type counts as missing, because the problem can be used without it."""
     value = cell(row, names)
     try:
         text = None if value is ABSENT else as_text(value, "the solution")
@@ -113,7 +113,7 @@ def _solution(row: dict[str, Any], names: str, needed: bool) -> str | None:
 
 
 def _answer(row: dict[str, Any], names: str, gold: Any) -> tuple[str | None, str | None, RowError]:
-    """(answer, the solution that it holds too, what to say where there is none); `gold` is that of a chat's own reply."""
+    """(answer, the solution that it also holds, the reason if there is no answer); `gold` is that of a chat's own reply."""
     value = cell(row, names)
     if value is ABSENT and gold is not None:
         value = gold

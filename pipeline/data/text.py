@@ -69,7 +69,7 @@ def clean(text: str) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """Words, numbers, LaTeX commands and symbols in the order in which they stand, spelled alike.
+    """Words, numbers, LaTeX commands and symbols in their order, in one spelling.
 
     Dollar signs, spacing commands, braces around one sign and the punctuation of prose are left out. Capitals at a word's
     start are made small where others follow; `A` and `a`, or `AB` and `ab`, remain different names.
@@ -100,7 +100,7 @@ def canonical(tokens: list[str]) -> str:
 def quantities(tokens: list[str]) -> tuple[str, ...]:
     """The numbers (also as words) in their order, and the operators and one-letter names, sorted.
 
-    Where these differ, two problems are different problems, however alike their words.
+    Where these differ, two problems are different, even if their words are the same.
     """
     numbers = [_NUMBER_WORDS.get(token, token) for token in tokens if _is_number(token)]
     return (*numbers, *sorted(token for token in tokens if _is_sign(token)))

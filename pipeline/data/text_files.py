@@ -1,4 +1,4 @@
-"""Rows of text files: JSON lines, JSON documents, CSV and TSV, compressed or not; told apart by content, not by name.
+"""Rows of text files: JSON lines, JSON documents, CSV and TSV, compressed or not; detected from content, not from the name.
 
 Lines end in LF, CRLF or CR. The encoding is `data.encoding`, unless a byte-order mark or the pattern of zero bytes says UTF-16.
 """
@@ -53,7 +53,7 @@ class _Text:
         self._binary = binary
 
     def lines(self, newline: str | None = None) -> Iterator[str]:
-        """All lines with their ends. Bytes that are not UTF-8 become lone surrogates, so that their lines can be told."""
+        """All lines with their ends. Bytes that are not UTF-8 become lone surrogates, so that their lines can be found."""
         self._binary.seek(0)
         errors = "surrogateescape" if self.encoding.startswith("utf-8") else "strict"
         wrapper = io.TextIOWrapper(cast(Any, self._binary), self.encoding, errors, newline)
@@ -83,7 +83,7 @@ def _rows(text: _Text, known: frozenset[str], split: str) -> Iterator[RawRow]:
     lines = (line for line in text.lines() if line.strip())
     try:
         first, second = next(lines, ""), next(lines, None)
-    except ValueError:  # a line as long as this is a document, or nothing
+    except ValueError:  # a line of this length can only be a document
         first, second = "[", None
     finally:
         lines.close()

@@ -1,6 +1,5 @@
 r"""Instructions that published data sets put around their problems, such as DAPO's "the last line of your response should be of
-the form Answer: $Answer". They are removed, because they ask for another form than `data.instruction` does, and the model
-would be told two things."""
+the form Answer: $Answer". They are removed, because they ask for another form than `data.instruction` does."""
 
 import re
 

@@ -136,6 +136,11 @@ def check_tensors(folder: Path, model: Model) -> None:
                 f"{folder}: {name} has shape {tensors.shape(name)}, and its config.json means {shape}: weights and config.json "
                 "belong to different models; download the model again"
             )
+        if tensors.dtype(name) not in ("F32", "BF16", "F16", "F64"):
+            raise InputError(
+                f"{folder}: {name} is of type {tensors.dtype(name)}: the weights are quantized. Give the folder of "
+                "the original, unquantized weights"
+            )
     for name in sorted(names - wanted.keys()):
         if name.endswith(".rotary_emb.inv_freq"):
             continue
@@ -158,14 +163,14 @@ def check_vocabulary(folder: Path, tokenizer: Any) -> None:
     if len(tokenizer) > size:
         raise InputError(
             f"the tokenizer has {len(tokenizer)} pieces, the model in {folder} only {size} embeddings: they do not belong "
-            "together; give both from one folder (model.path=...) and run stage=preprocess again"
+            "together. Give both from one folder (model.path=...) and run stage=preprocess again"
         )
 
 
 def start_folder(run: StageRun) -> Path:
     """The model that RL starts from: the warm-up's result, or the base itself where `sft.enabled` is off.
 
-    A base of the user's is used where it lies, never copied. A preset without weights gets a folder of random ones.
+    A base of the user's is used in place, never copied. A preset without weights gets a folder of random ones.
 
     Raises InputError where the warm-up has not run, or the user's folder is not what the preset says.
     """
@@ -189,11 +194,11 @@ def base_folder(run: StageRun) -> Path:
         return folder
     if settings.data.tokenizer != "sentencepiece":
         raise UsageError(
-            f"model.path is not set: download {settings.model.published_as or 'the model'} and give its folder as "
+            f"model.path is not set: download {settings.model.published_as or 'the model'}, and give its folder as "
             "model.path=..."
         )
     folder = run.root / "base" / "hf"
-    if run.is_main:  # always anew: what lies there may be of another seed, shape or tokenizer
+    if run.is_main:  # always again: the old one may have another seed, shape or tokenizer
         write_random(run, folder)
     return folder
 

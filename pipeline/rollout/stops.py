@@ -7,7 +7,7 @@ from pipeline.common.errors import InputError
 from pipeline.common.files import read_json
 
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>")
-"""Tokens that end a turn in published chat templates; a model trained on one stops with it whatever eos_token says."""
+"""Tokens that end a turn in published chat templates; a model trained on one stops with it, even if eos_token is another."""
 
 
 def stop_ids(tokenizer: Any) -> tuple[int, ...]:

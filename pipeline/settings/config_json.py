@@ -115,6 +115,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not folder.is_dir():
         raise InputError(f"model.path={folder}: there is no such folder")
+    if not file.is_file() and (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"model.path={folder} is an adapter (LoRA). Merge it into its base model, and give the merged folder"
+        )
     if not file.is_file():
         raise InputError(f"model.path={folder} has no config.json; give the folder of a Hugging Face model")
     try:

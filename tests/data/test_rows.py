@@ -98,7 +98,7 @@ def test_unusable_rows_say_why(row, reason):
 
 
 @given(JSON)
-def test_no_row_whatever_it_is_ends_in_another_error(row):
+def test_any_row_gives_a_problem_or_a_row_error(row):
     for value in (row, {"problem": row, "answer": row}, {"problem": "p", "answer": row, "solution": row}):
         try:
             found = read(value)
@@ -191,14 +191,14 @@ def test_responses_end_in_the_rows_own_answer():
     assert response_of("so it is.", None) == "so it is."
 
 
-def test_ids_are_unique_and_stay_where_they_can():
+def test_ids_are_unique_and_kept_where_possible():
     rows = [read({"id": name, "problem": "p", "answer": 1}) for name in ("a", "a", None, 7, "a", True)]
     unique_ids(rows, {"7"})
     assert [row.id for row in rows] == ["a", "f/a", "f-3", "f/7", "f-3-2", "f-3-3"]
 
 
 @given(st.lists(st.sampled_from(["a", "f/a", "f-3", None]), max_size=9))
-def test_ids_are_unique_whatever_is_given(names):
+def test_ids_are_unique_for_any_names(names):
     rows = [read({"id": name, "problem": "p", "answer": 1}) for name in names]
     unique_ids(rows, set())
     assert len({row.id for row in rows}) == len(names)

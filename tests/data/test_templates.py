@@ -1,4 +1,4 @@
-"""Prompts: each template, how it opens, and that a problem cannot smuggle special tokens in."""
+"""Prompts: each template, how it begins, and that a problem cannot inject special tokens."""
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -39,7 +39,7 @@ def test_auto_is_chat_where_there_is_a_template():
         template_of(Data(template="chat"), byte_tokenizer())
 
 
-def test_what_each_says():
+def test_the_text_of_each_template():
     words = byte_tokenizer(CHAT)
     assert render("1+1=", Data(template="bare"), words) == "1+1="
     assert render("1+1?", Data(template="plain", instruction="Box it."), words) == "Question: 1+1?\nBox it.\nAnswer:"
@@ -73,7 +73,7 @@ def test_a_chat_prompt_is_what_a_serving_engine_makes_of_it():
     assert words.convert_tokens_to_ids(".Ċ") in whole  # a token that spans the problem's end
 
 
-def test_plain_prompts_open_as_the_tokenizer_does():
+def test_plain_prompts_begin_as_the_tokenizer_does():
     opening, other = byte_tokenizer(opens=True), byte_tokenizer()
     first = encode_prompt("1+1?", Data(), opening)
     assert first[0] == opening.bos_token_id

@@ -109,5 +109,8 @@ VARIANTS = [
     *_written("auto_map", "qwen2", auto_map={"AutoModelForCausalLM": "modeling_mine.Mine"}, label="own code"),
     *_written("architectures", "qwen2", architectures=["Qwen2ForSequenceClassification"], label="classifier"),
     *_written("model_type", "llama", model_type="gemma2"),
+    *_written("nothing", "llama", model_type="mistral", architectures=["MistralForCausalLM"], label="mistral"),
+    *_written("nothing", "llama", model_type="mistral", architectures=None, sliding_window=None, label="mistral, no window"),
+    *_written("sliding_window", "llama", model_type="mistral", architectures=None, sliding_window=8, label="mistral, window 8"),
     *_written("nothing", "qwen2", use_mrope=False, unknown_list=[], unknown=None, label="unknown and empty"),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A model folder that is not what the preset says, or not whole, is refused with what differs and what to do."""
+"""A model folder that differs from the preset, or is incomplete, is refused with what differs and what to do."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def refusal(folder):
     return str(caught.value)
 
 
-def test_a_whole_folder_is_taken(folder):
+def test_a_complete_folder_is_accepted(folder):
     check_folder(folder, MODEL)
 
 
@@ -70,7 +70,7 @@ def test_another_model_is_refused_naming_what_differs(folder, values, said):
         assert part in text, text
 
 
-def test_weights_that_are_missing_truncated_or_not_all_there(folder):
+def test_missing_truncated_and_incomplete_weights(folder):
     whole = (folder / SINGLE).read_bytes()
     (folder / SINGLE).write_bytes(whole[:-1000])
     assert "cannot be read" in refusal(folder)
@@ -85,7 +85,7 @@ def test_weights_that_are_missing_truncated_or_not_all_there(folder):
     assert "is damaged" in refusal(folder)
 
 
-def test_a_config_that_is_no_json(folder):
+def test_a_config_that_is_not_json(folder):
     (folder / "config.json").write_text("{")
     assert "is not JSON" in refusal(folder)
 
@@ -112,6 +112,16 @@ def test_a_missing_tensor_and_one_of_another_shape_are_named(folder):
     assert f"has no tensor {name!r}" in refusal(folder)
     save_file(weights | {name: torch.ones(3, 3)}, folder / SINGLE)
     assert f"{name} has shape (3, 3), and its config.json means (96, 64)" in refusal(folder)
+
+
+def test_quantized_weights_and_adapters_are_refused(folder, tmp_path):
+    weights = load_file(folder / SINGLE)
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file(weights | {name: weights[name].to(torch.int8)}, folder / SINGLE)
+    assert f"{name} is of type I8: the weights are quantized" in refusal(folder)
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text("{}")
+    assert "is an adapter (LoRA). Merge it" in refusal(folder)
 
 
 def test_floats_may_be_those_nearest_in_fp32(folder):

@@ -1,4 +1,4 @@
-"""Weights out of Megatron's layout, bucket by bucket: what an engine that has a copy of its own is sent.
+"""Weights out of Megatron's layout, bucket by bucket: what is sent to an engine that keeps another copy.
 
 A bucket is one flat buffer. Its parameters belong to one pipeline stage and, for experts, one expert-parallel rank. The
 holders gather their tensor-parallel shards in the buffer, and the buffer then goes to the other stages and expert ranks.
