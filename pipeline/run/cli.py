@@ -20,9 +20,11 @@ from pipeline.common.errors import UsageError, UserError
 from pipeline.common.files import write_text
 from pipeline.run import checks, door, machines, manifests
 from pipeline.run.catalog import ORDER, STAGES, Job, variant_of
-from pipeline.run.compose import compose
+from pipeline.run.compose import compose, derived_preset
 from pipeline.run.launch import command, config_path
 from pipeline.settings import Settings
+from pipeline.settings.derive import describe as describe_derived
+from pipeline.settings.derive import to_yaml
 from pipeline.settings.engine import check_installed
 from pipeline.stage import AGAIN, disk_full, explain
 
@@ -48,6 +50,9 @@ def _main(words: list[str]) -> int:
     settings = compose(words)
     os.chdir(ROOT)
     jobs = list_jobs(words, settings)
+    derived = derived_preset(words)
+    if derived is not None:
+        _say(describe_derived(derived))
     for job in jobs:
         checks.check(job, run_root(job.settings))
     if settings.dry_run or settings.stage == "plan":
@@ -60,6 +65,10 @@ def _main(words: list[str]) -> int:
             "stage=all is for one node. On several, start each stage by itself, so that no node waits in a stage that"
             " another node skips. docs/cluster.md has the loop."
         )
+    if derived is not None and settings.cluster.node_rank == 0:
+        preset = Path(settings.runs_dir) / settings.name / "model.yaml"
+        write_text(ROOT / preset, to_yaml(derived))
+        _say(f"the derived preset is {preset}; to change it, give a changed copy as model=")
     for job in jobs:
         code = run_job(job, words, more=job is not jobs[-1])
         if code:

@@ -17,10 +17,11 @@ from pydantic import ValidationError
 from pipeline.common.errors import InputError, UsageError, UserError
 from pipeline.common.names import nearest, unknown
 from pipeline.run import machines
-from pipeline.run.door import GROUPS, ROOT, check_names, preset_names
+from pipeline.run.door import GROUPS, ROOT, check_names, is_folder, preset_names, typed
 from pipeline.run.shapes import SHAPE_KEYS, count
 from pipeline.settings import Settings
 from pipeline.settings.dead import TYPED, dead_keys
+from pipeline.settings.derive import derive
 from pipeline.settings.schema import (
     SECTIONS,
     choices,
@@ -35,6 +36,8 @@ from pipeline.settings.schema import (
 SHORT = {"what": "bench.what"}
 """Keys that may be written shorter on the command line."""
 SLURM = "SLURM's environment"
+DERIVED = "the model folder's config.json"
+"""Origin of settings that were derived from a Hugging Face folder."""
 """Origin of what SLURM says of the cluster."""
 TOP = ("name", "runs_dir", "seed", "force", "dry_run")
 PATHS = ("data.path", "data.sft_path", "model.path", "evaluate.checkpoint", "export.checkpoint", "bench.peer_python",
@@ -143,16 +146,19 @@ def _composed(words: list[str], stage: str | None) -> tuple[Settings, dict[str, 
     given = _given(words)
     stage = stage or given["stage"]
     chosen = {"model": given.get("model", "tiny")}
-    model_file = _preset_file("model", chosen["model"])
-    model_tree = read_preset(model_file, allow_defaults=True)
+    model_tree = derived_preset(words)
+    model_origin = DERIVED
+    if model_tree is None:
+        model_file = _preset_file("model", chosen["model"])
+        model_tree, model_origin = read_preset(model_file, allow_defaults=True), _label(model_file)
     defaults = model_tree.pop("defaults", {})
     chosen |= {group: given.get(group, defaults.get(group)) for group in GROUPS[1:] if group in {**given, **defaults}}
-    files = {group: _preset_file(group, name) for group, name in chosen.items()}
+    files = {group: _preset_file(group, name) for group, name in chosen.items() if group != "model"}
     composed = Composed()
-    for group in sorted(set(files) - set(given) - {"model"}, key=GROUPS.index):  # those that the model preset names
+    for group in sorted(set(files) - set(given), key=GROUPS.index):  # those that the model preset names
         composed.merge(read_preset(files[group]), _label(files[group]))
-    composed.merge(model_tree, _label(model_file))
-    for group in sorted((set(files) & set(given)) - {"model"}, key=GROUPS.index):
+    composed.merge(model_tree, model_origin)
+    for group in sorted(set(files) & set(given), key=GROUPS.index):
         composed.merge(read_preset(files[group]), _label(files[group]))
     on_cpu = composed.values.get("cluster", {}).get("device") == "cpu"
     for key, value in machines.slurm(dict(os.environ)).items():
@@ -170,7 +176,9 @@ def _composed(words: list[str], stage: str | None) -> tuple[Settings, dict[str, 
     settings = _validated(_without_stale_count(values, composed), composed.origin)
     _check_parameters(settings, composed.origin)
     own = {
-        key: origin for key, origin in composed.origin.items() if origin != SLURM and not origin.startswith("configs/")
+        key: origin
+        for key, origin in composed.origin.items()
+        if origin not in (SLURM, DERIVED) and not origin.startswith("configs/")
     }
     dead = dead_keys(settings, own)
     in_files = {key for key in dead if own[key] != TYPED}
@@ -178,6 +186,18 @@ def _composed(words: list[str], stage: str | None) -> tuple[Settings, dict[str, 
     if in_files and alone != words:
         in_files &= _dead_in_files(alone, stage, in_files)
     return settings, {key: why for key, why in dead.items() if own[key] == TYPED or key in in_files}
+
+
+def derived_preset(words: list[str]) -> dict[str, Any] | None:
+    """The preset of the Hugging Face folder that `model=` names, from its config.json; None if it names no folder.
+
+    Raises InputError if the folder cannot be read, or holds a model that the actor cannot compute.
+    """
+    model = next((word.removeprefix("model=") for word in words if word.startswith("model=")), "")
+    if not is_folder(model):
+        return None
+    cpu = "cluster=local" in words or "cluster.device=cpu" in words
+    return derive(typed(model).absolute(), 0 if cpu else machines.gpu_count())
 
 
 def _is_own_file(word: str) -> bool:
@@ -215,8 +235,8 @@ def _given(words: list[str]) -> dict[str, str]:
 
 def _preset_file(group: str, name: str) -> Path:
     if name.endswith((".yaml", ".yml")):
-        typed = Path(os.environ.get("ETR_FOLDER", "."), name)
-        return typed if typed.exists() else ROOT / name
+        own = typed(name)
+        return own if own.exists() else ROOT / name
     if name not in preset_names(group):
         raise UsageError(unknown(group, name, preset_names(group)))
     return ROOT / "configs" / group / f"{name}.yaml"
@@ -227,7 +247,8 @@ def _label(file: Path) -> str:
 
 
 def _short_name(name: str) -> str:
-    return Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    """A preset's name, a preset file's without its ending, or a folder's."""
+    return Path(name).stem if name.endswith((".yaml", ".yml")) else Path(name).name
 
 
 def _run_name(short: dict[str, str], defaults: dict[str, str], seed: Any) -> str:
@@ -242,7 +263,7 @@ def _run_name(short: dict[str, str], defaults: dict[str, str], seed: Any) -> str
 def _absolute(key: str, value: Any) -> Any:
     """Typed paths are relative to the user's folder, those in presets to the project's."""
     if key == "runs_dir":
-        return str(Path(os.environ.get("ETR_FOLDER", "."), Path(value).expanduser()).absolute())
+        return str(typed(value).absolute())
     if key == "algo.import_path" and isinstance(value, str) and ".py:" in value:
         file, _, name = value.rpartition(":")
         return f"{_absolute('model.path', file)}:{name}"
@@ -252,9 +273,9 @@ def _absolute(key: str, value: Any) -> Any:
         return [_absolute(key, item) for item in value]
     if not isinstance(value, str):
         return value
-    typed = Path(os.environ.get("ETR_FOLDER", "."), Path(value).expanduser()).absolute()
-    is_path = typed.exists() or not key.endswith(".checkpoint")  # `evaluate.checkpoint=before` is a word, not a path
-    return str(typed) if is_path and not (ROOT / value).exists() else value
+    path = typed(value).absolute()
+    is_path = path.exists() or not key.endswith(".checkpoint")  # `evaluate.checkpoint=before` is a word, not a path
+    return str(path) if is_path and not (ROOT / value).exists() else value
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

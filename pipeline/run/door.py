@@ -3,6 +3,7 @@
 `run.sh` also asks this module to check the names of stages and presets before it spends minutes on an installation.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -72,6 +73,16 @@ def usage() -> str:
     return "\n".join(lines)
 
 
+def is_folder(model: str) -> bool:
+    """Whether `model=` names a Hugging Face folder, relative to where the command was typed, instead of a preset."""
+    return bool(model) and not model.endswith((".yaml", ".yml")) and ("/" in model or typed(model).is_dir())
+
+
+def typed(path: str) -> Path:
+    """A path of the command line, relative to the folder that it was typed in."""
+    return Path(os.environ.get("ETR_FOLDER", "."), Path(path).expanduser())
+
+
 def check_names(words: list[str]) -> str | None:
     """The first thing wrong with the names of stage and presets on a command line, or None."""
     chosen: dict[str, str] = {}
@@ -92,9 +103,14 @@ def check_names(words: list[str]) -> str | None:
     if stage not in STAGES:
         return unknown("stage", stage, STAGES)
     if "model" not in chosen and stage not in NEEDS_NO_MODEL:
-        return f"model= is missing. Allowed: {', '.join(preset_names('model'))}, or a file of your own (model=my.yaml)."
+        return (
+            f"model= is missing. Allowed: {', '.join(preset_names('model'))}, a file of your own (model=my.yaml), or the"
+            " folder of a Hugging Face model."
+        )
     for group in GROUPS:
         value = chosen.get(group, "")
+        if group == "model" and is_folder(value):
+            continue
         if group in chosen and not value.endswith((".yaml", ".yml")) and value not in preset_names(group):
             return unknown(group, value, preset_names(group))
     return None

@@ -245,7 +245,12 @@ def _memory_lines(settings: Settings) -> list[str]:
     if memory.peak > device * GIB:
         cure = "rl.recompute=true, a smaller layout.micro_batch_tokens"
         if memory.generating > device * GIB:
-            cure = "a smaller rollout.gpu_memory_share or rollout.kv_memory_gib"
+            share = (
+                "rollout.gpu_memory_share"
+                if chosen_engine(settings) == "vllm" and uses_gpus(settings.cluster)
+                else "rollout.kv_memory_gib"
+            )
+            cure = f"a smaller {share}"
         lines.append(f"  WARNING: by this estimate it does not fit. Try {cure}, a larger layout.tp, or more nodes.")
     return lines
 

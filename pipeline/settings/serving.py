@@ -158,5 +158,5 @@ class Bench(Section):
     @classmethod
     def _check_what(cls, what: str) -> str:
         if what not in BENCHES:
-            raise ValueError(f"bench.what={what}: there is no such benchmark. Allowed: {', '.join(BENCHES)}")
+            raise ValueError(unknown("bench.what", what, BENCHES))
         return what
