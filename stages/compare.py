@@ -144,7 +144,7 @@ def fitting(settings: Settings, given: list[str]) -> list[str]:
 
 
 def slots_of(settings: Settings) -> list[dict[str, str]]:
-    """What each run at a time finds in its environment: nothing of its own on a CPU, its GPUs otherwise."""
+    """Environment variables of each slot: none on a CPU, its GPUs otherwise."""
     gpus = machines.uses_gpus(settings.cluster)
     count = settings.compare.parallel or (1 if gpus else machines.cores())
     size = settings.cluster.devices_per_node

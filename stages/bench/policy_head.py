@@ -1,7 +1,7 @@
 """`stage=bench what=policy_head`: the head beside the naive way, on the same work in the same run.
 
 On CPU: the naive way, both modes in one process with all cores, and both modes on two tensor-parallel gloo ranks that
-share the cores. On CUDA, in bf16 on one GPU: also the naive way compiled. Every measurement is a process of its own
+share the cores. On CUDA, in bf16 on one GPU: also the naive way compiled. Every measurement is a separate process
 (measure.py); the variants take turns, so that a slow minute of the machine does not fall on one of them alone.
 """
 

@@ -157,7 +157,7 @@ def _native(engine: NativeEngine, threads: int, prompts: list[Prompt]) -> Cost:
 
 
 def _growth(engine: NativeEngine, threads: int, sequences: int, repeats: int) -> dict[str, float]:
-    """Medians for so many sequences: seconds, and microseconds a token by the clock and of the processor."""
+    """Medians for that number of sequences: seconds, and microseconds a token by the clock and of the processor."""
     prompts = random_prompts(sequences // GROUP)
     _native(engine, threads, prompts)
     costs = [_native(engine, threads, prompts).of_world() for _ in range(repeats)]

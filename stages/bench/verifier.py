@@ -2,7 +2,7 @@
 
 The responses are made here, from a seed: GSM8K-like ones end in a number, MATH-like ones in a boxed answer of any of
 the usual kinds; about half are right, as on a model that learns. Real ones are used where `ETR_BENCH_ROWS` names a JSONL
-file of `{response, gold}`. math-verify runs on the same rows in the same run, in an interpreter of its own
+file of `{response, gold}`. math-verify runs on the same rows in the same run, in its own interpreter
 (`bench.peer_python=`), because it cannot be installed beside latex2sympy2.
 """
 
