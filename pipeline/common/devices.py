@@ -33,6 +33,25 @@ def _listed(tool: str | None) -> tuple[str, ...]:
     return tuple(line.partition(" (UUID")[0].strip() for line in lines if line.startswith("GPU "))
 
 
+def gpu_memories() -> tuple[float, ...]:
+    """Memory of each GPU that this process may use, in GiB as the driver states it; empty if it states none."""
+    tool = shutil.which("nvidia-smi")
+    sizes = () if tool is None else _memories(tool)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return sizes
+    chosen = [int(part) for part in visible.split(",") if part.strip().isdigit()]
+    return tuple(sizes[i] for i in chosen if i < len(sizes)) or sizes
+
+
+@lru_cache(maxsize=4)
+def _memories(tool: str) -> tuple[float, ...]:
+    command = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    rows = result.stdout.split() if result.returncode == 0 else []
+    return tuple(float(row) / 1024 for row in rows if re.fullmatch(r"[0-9]+(\.[0-9]+)?", row))
+
+
 def processor() -> str:
     """The CPU's name, or its architecture if the system does not give one."""
     try:

@@ -1,10 +1,14 @@
 """What this machine has, and what SLURM says about the other nodes; no torch, because importing it takes seconds."""
 
+import math
 import re
 import socket
 
-from pipeline.common.devices import cores, gpu_count, gpu_names, processor
+import yaml
+
+from pipeline.common.devices import cores, gpu_count, gpu_memories, gpu_names, processor
 from pipeline.common.errors import UsageError
+from pipeline.run.door import ROOT
 from pipeline.settings import Cluster
 from pipeline.settings.engine import uses_gpus
 
@@ -57,17 +61,48 @@ def threads_per_rank(cluster: Cluster) -> int:
     return 8 if uses_gpus(cluster) else max(1, cores() // cluster.devices_per_node)
 
 
+TOLERANCE = 0.95
+"""Share of its nominal memory that a GPU must have: an 80 GB card states 79.6 GiB."""
+
+
 def check_devices(cluster: Cluster) -> None:
-    """Raises `UsageError` if this node has fewer GPUs than `cluster.devices_per_node`."""
+    """Raises `UsageError` if this node's GPUs are fewer or smaller than the cluster preset says."""
+    problem = device_problem(cluster)
+    if problem:
+        raise UsageError(problem)
+
+
+def device_problem(cluster: Cluster) -> str | None:
+    """Why this node's GPUs are not those of the cluster preset, with the presets that fit; None if they are."""
     if cluster.device != "cuda":
-        return
-    present = gpu_count()
+        return None
+    present, host = gpu_count(), socket.gethostname()
     if present < cluster.devices_per_node:
-        raise UsageError(
-            f"cluster.devices_per_node={cluster.devices_per_node}, but {socket.gethostname()} offers {present} GPU"
+        return (
+            f"cluster.devices_per_node={cluster.devices_per_node}, but {host} offers {present} GPU"
             f"{'' if present == 1 else 's'}. Give cluster.devices_per_node={present or '...'}, or use cluster=local, which"
             " runs on CPU."
         )
+    smallest = min(gpu_memories(), default=math.inf)
+    if smallest >= TOLERANCE * cluster.device_memory_gib:
+        return None
+    fitting = _fitting_presets(smallest, present)
+    return (
+        f"cluster.device_memory_gib={cluster.device_memory_gib:g}, but the smallest GPU of {host} has {smallest:.1f} GiB, so"
+        f" the run was planned for memory that is not there. Use {' or '.join([*fitting, ''])}"
+        f"cluster.device_memory_gib={math.floor(smallest)}, and look at stage=plan."
+    )
+
+
+def _fitting_presets(memory: float, count: int) -> list[str]:
+    """`cluster=<name>` of the GPU presets that need at most this memory (GiB) and count, the largest first."""
+    found = []
+    for file in (ROOT / "configs" / "cluster").glob("*.yaml"):
+        preset = yaml.safe_load(file.read_text("utf-8"))["cluster"]
+        fits = preset["devices_per_node"] <= count and preset["device_memory_gib"] * TOLERANCE <= memory
+        if preset["device"] == "cuda" and fits:
+            found.append((preset["devices_per_node"], preset["device_memory_gib"], file.stem))
+    return [f"cluster={name}" for _, _, name in sorted(found, reverse=True)]
 
 
 def check_port(cluster: Cluster) -> None:

@@ -11,6 +11,7 @@ from pipeline.common.errors import UsageError
 from pipeline.run.catalog import Job
 from pipeline.run.door import ROOT
 from pipeline.run.launch import command
+from pipeline.run.machines import device_problem, gpu_count
 from pipeline.run.memory import GIB, Memory, estimate, host
 from pipeline.run.shapes import count
 from pipeline.settings import Settings
@@ -252,6 +253,9 @@ def _memory_lines(settings: Settings) -> list[str]:
             )
             cure = f"a smaller {share}"
         lines.append(f"  WARNING: by this estimate it does not fit. Try {cure}, a larger layout.tp, or more nodes.")
+    if uses_gpus(settings.cluster) and gpu_count():  # planned on a machine of the cluster
+        problem = device_problem(settings.cluster)
+        lines += [f"  WARNING: {problem}"] if problem else []
     return lines
 
 
