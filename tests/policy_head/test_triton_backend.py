@@ -1,4 +1,4 @@
-"""The Triton kernels against the torch backend, tile by tile, in Triton's interpreter: numbers, not speed."""
+"""The Triton kernels against the torch backend, tile by tile, in Triton's interpreter: results, and not speed."""
 
 import os
 
@@ -16,7 +16,7 @@ ROWS = 6
 
 
 def tile(columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits with a row of large numbers, one of -inf alone, and targets in, before and behind the tile."""
+    """Makes logits with a row of large numbers and a row of -inf, and targets inside, before and after the tile."""
     g = torch.Generator().manual_seed(columns)
     logits = torch.randn(ROWS, columns, generator=g) * 3
     logits[1, :3] = -torch.inf
