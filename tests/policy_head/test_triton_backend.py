@@ -37,7 +37,7 @@ def test_statistics(columns, entropy):
 
 @pytest.mark.parametrize("columns", [5, 5001])
 def test_a_nan_logit_makes_its_row_nan_and_no_other(columns):
-    """Before, the kernel's maximum dropped it, and the row looked sound."""
+    """On a GPU a plain tl.maximum drops it, and the row looks sound; the interpreter keeps it either way."""
     logits, target = tile(columns)
     logits[4, columns - 1] = torch.nan
     found = torch.zeros(4, ROWS)
