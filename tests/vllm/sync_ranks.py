@@ -25,7 +25,7 @@ import torch.distributed as dist  # isort: skip
 
 from pipeline.rollout.vllm.blocks import checksums, find, worst  # isort: skip
 from pipeline.settings import Layout, Model  # isort: skip
-from pipeline.rl.checks import GapError  # isort: skip
+from pipeline.rollout.gap import GapError  # isort: skip
 
 SHAPE = {
     "hidden_size": 512, "head_dim": 64, "num_attention_heads": 8, "num_query_groups": 4, "ffn_hidden_size": 1536,
