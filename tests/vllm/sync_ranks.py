@@ -91,13 +91,13 @@ def check_blame(engine: VllmEngine, policy: Policy) -> None:
                 spoil(find(engine.core.model)[name].parameter)
 
         engine.core.load = load_and_spoil  # type: ignore[method-assign]
-        with pytest.raises(GapError, match=rf"policy version 7 .*The worst tensor is {name}:"):
+        with pytest.raises(GapError, match=rf"policy version 7: .*The worst tensor is {name}:"):
             engine.sync(policy, 7)
         engine.core.load = load  # type: ignore[method-assign]
         assert engine.sync(policy, 8)["gap/sync_max"] < 1e-5
     processor: Any = engine.core.model.logits_processor
     processor.scale *= 2
-    with pytest.raises(GapError, match="every tensor that can be compared is equal"):
+    with pytest.raises(GapError, match="Every tensor that can be compared is equal"):
         engine.sync(policy, 9)
     processor.scale /= 2
 
