@@ -116,7 +116,7 @@ class Scalars:
             value = evaluate.approximate(tree)
         except evaluate.NoValueError:
             return False
-        return abs(value.imag) < 1e-12 and number.digits <= 15 and rounds_to(value.real, number)
+        return abs(value.imag) < 1e-12 and rounds_to(value.real, number)
 
     def symbolic_equal(self, a: str, b: str) -> bool:
         return self.ask("equal", a, b) is True
