@@ -67,6 +67,8 @@ class Verify(Section):
     """Order within a bare list: auto (free where nothing says that it matters), any, fixed."""
     units: Literal["ignore", "same"] = "ignore"
     """ignore: a unit may be given or not, and is not compared; same: units on both sides must agree."""
+    degrees: Literal["either", "number"] = "either"
+    """An angle of 60 degrees equals: either (60 and pi/3), number (only 60)."""
     rounded_digits: int = Field(4, ge=1)
     """A decimal with at least this many significant digits may stand for a number that no finite decimal equals."""
     rounded_digits_entry: int = Field(2, ge=1)

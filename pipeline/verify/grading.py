@@ -8,7 +8,6 @@ from pipeline.verify.comparing.scalars import DIGITS_OF_A_PAIR
 from pipeline.verify.reading.extract import Extraction, extract
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
 from pipeline.verify.reading.numbers import numbers_equal, parse_number
-from pipeline.verify.reading.structure import readings
 from pipeline.verify.types import Conventions, Grade
 
 Ask = Callable[[str, str, str], bool | None]
@@ -63,9 +62,5 @@ def answers_equal(
         same = numbers_equal(left, right, conventions.rounded_digits, DIGITS_OF_A_PAIR)
         return Grade(same, found.answer, "equal" if same else "different", "number")
     comparison = Comparison(conventions, ask)
-    same = any(
-        comparison.equal(reading, gold_reading)
-        for gold_reading in readings(wanted, several)
-        for reading in readings(given, found.several)
-    )
+    same = comparison.answers(given, wanted, found.several, several)
     return Grade(same, found.answer, "equal" if same else "different", comparison.layer, unread=comparison.unread)

@@ -30,6 +30,7 @@ class Conventions:
     percent: Literal["either", "same", "value"] = "either"
     list_order: Literal["auto", "any", "fixed"] = "auto"
     units: Literal["ignore", "same"] = "ignore"
+    degrees: Literal["either", "number"] = "either"
     rounded_digits: int = 4
     rounded_digits_entry: int = 2
     text_case: bool = False

@@ -46,6 +46,8 @@ def clean(answer: str, prose: bool = False) -> str:
     answer = answer.strip()
     if _SIMPLE.fullmatch(answer):
         return answer
+    if answer == "{}":
+        return r"\emptyset"
     answer = repair(answer)
     if "\\" in answer or "{" in answer:
         answer = _THOUSANDS.sub("", answer)

@@ -37,6 +37,7 @@ _JOINERS = re.compile(
 _ENVIRONMENT = re.compile(
     r"[(\[]?\s*\\begin\s*\{((?:small|[pbBv])?matrix|array)\}\s*(?:\{[lcr|\s]*\})?(.*?)\\end\s*\{\1\}\s*[)\]]?", re.S
 )
+_MAY_JOIN = re.compile(r"and|or|AND|OR|\\text")
 _BASES = {
     "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "twelve": 12, "sixteen": 16,
 }  # fmt: skip
@@ -141,7 +142,7 @@ def read(text: str, depth: int = 0) -> Node:
             return _matrix(match.group(2), depth)
         if system := _CASES.fullmatch(text):  # equations that hold together
             text = ", ".join(row.strip(" ,") for row in system.group(1).split("\\\\") if row.strip(" ,"))
-    joined = _JOINERS.sub(" , ", text) if "and" in text.lower() or "or" in text.lower() else text
+    joined = _JOINERS.sub(" , ", text) if _MAY_JOIN.search(text) else text
     if _is_words(text):
         return _words(text, joined)
     if ("," in joined or ";" in joined) and (parts := _split_list(joined)) is not None:
@@ -354,6 +355,8 @@ def _word(text: str) -> Node:
     number = parse_number(bare)
     if number is not None:
         return Scalar(bare, number)
+    if "base" in bare and (match := _BASE_IN_WORDS.fullmatch(bare)):
+        return _in_base(match[1], match[2], match[3]) or Word(bare)
     stripped, percent, unit = strip_units(bare)
     if stripped != bare and (number := parse_number(stripped)) is not None:
         return Scalar(stripped, number, percent, unit)
@@ -394,7 +397,7 @@ def _scalar(text: str, percent: bool = False, unit: str = "") -> Node:
     if len(parts) > 1 and all(part.strip() for part in parts):
         return Ratio([part.strip() for part in parts])
     number = parse_number(text)
-    if number is None and _are_letters(text):
+    if number is None and (_are_letters(text) or (not text.isascii() and NO_SOLUTION.fullmatch(text))):
         return _word(text)
     return Scalar(text, number, percent, unit)
 
