@@ -1,9 +1,11 @@
 """grade_pair: extraction and the layers for one response, in one process."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 from pipeline.verify.comparing.compare import Comparison
+from pipeline.verify.comparing.form import unevaluated
 from pipeline.verify.comparing.scalars import DIGITS_OF_A_PAIR
 from pipeline.verify.reading.extract import Extraction, extract
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
@@ -33,8 +35,11 @@ def gold_answer(gold: str) -> tuple[str, str, bool]:
     return cleaned, key(cleaned), several
 
 
-def grade_pair(response: str, gold: str, conventions: Conventions, ask: Ask) -> Grade:
-    """The verdict on `response`. Raises only what `ask` raises, and RecursionError or MemoryError."""
+def grade_pair(
+    response: str, gold: str, conventions: Conventions, ask: Ask, problem: str | None = None
+) -> Grade:
+    """The verdict on `response`. `problem`: the statement, whose formulas are no answers where `conventions.form` is
+    `evaluated`. Raises only what `ask` raises, and RecursionError or MemoryError."""
     found = extract(response, conventions.plain_response)
     if found.answer is None:
         return Grade(False, None, "no final answer", "extract", unread="extract")
@@ -45,7 +50,12 @@ def grade_pair(response: str, gold: str, conventions: Conventions, ask: Ask) -> 
     wanted, wanted_key, several = gold_answer(gold)
     if not wanted:
         return Grade(False, found.answer, "no gold answer", "extract")
-    return answers_equal(found, wanted, wanted_key, several, conventions, ask)
+    grade = answers_equal(found, wanted, wanted_key, several, conventions, ask)
+    if grade.correct and conventions.form == "evaluated":
+        reason = unevaluated(clean(found.answer, found.prose), wanted, problem)
+        if reason:
+            return replace(grade, correct=False, reason=f"unevaluated: {reason}")
+    return grade
 
 
 def answers_equal(

@@ -35,6 +35,8 @@ class Conventions:
     rounded_digits_entry: int = 2
     text_case: bool = False
     plain_response: bool = True
+    form: Literal["evaluated", "equal"] = "equal"
+    """`equal`: whatever has the gold's value. `evaluated`: only what also has the form of an answer (comparing/form.py)."""
 
     @classmethod
     def from_settings(cls, verify: Any) -> "Conventions":
