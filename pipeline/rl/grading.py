@@ -50,7 +50,7 @@ class Grader:
         """Start grading a response on this rank while others are still being sampled; `grade` collects the verdict."""
         key = _key(rollout)
         if key not in self._early:
-            self._early[key] = self.pool.submit([(rollout.text, rollout.prompt.gold)])
+            self._early[key] = self.pool.submit([_question(rollout)])
 
     def grade(self, groups: Groups) -> Graded:
         """Grade equally large groups; collective over the world where there is one."""
@@ -84,7 +84,7 @@ class Grader:
         if missing:  # the same list on every rank, so all meet in the exchange or none does
             rank, size = _place()
             mine = missing[rank::size]
-            grades = self.pool.grade_many([(wanted[key].text, wanted[key].prompt.gold) for key in mine])
+            grades = self.pool.grade_many([_question(wanted[key]) for key in mine])
             for part in _share(dict(zip(mine, grades, strict=True))):
                 known |= part
         return known
@@ -96,10 +96,16 @@ class Grader:
         return since
 
 
+def _question(rollout: Rollout) -> tuple[str, str, str]:
+    """What is graded: the response, its gold answer, and the problem, whose formulas are no answers."""
+    return rollout.text, rollout.prompt.gold, rollout.prompt.text
+
+
 def _key(rollout: Rollout) -> bytes:
-    """Of the text and its gold answer; equal ones are graded once."""
-    digest = hashlib.blake2b(rollout.text.encode("utf-8", "surrogatepass"), digest_size=16)
-    digest.update(b"\0" + rollout.prompt.gold.encode("utf-8", "surrogatepass"))
+    """Of what is graded; equal ones are graded once."""
+    digest = hashlib.blake2b(digest_size=16)
+    for text in _question(rollout):
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
     return digest.digest()
 
 

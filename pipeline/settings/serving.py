@@ -56,6 +56,8 @@ class Verify(Section):
     """Address space of one worker."""
     cache_size: int = Field(100_000, ge=0)
     """Repeated (response, gold) pairs remembered by each pool."""
+    form: Literal["evaluated", "equal"] = "evaluated"
+    """evaluated: an answer is worked out as far as the gold is, and no copy from the problem; equal: its value counts."""
     rewards: dict[str, float] = {"correctness": 1.0}
     """Reward functions by name (or import path) and their weights."""
     overlong_buffer: float = Field(0.2, gt=0)

@@ -35,9 +35,7 @@ def gold_answer(gold: str) -> tuple[str, str, bool]:
     return cleaned, key(cleaned), several
 
 
-def grade_pair(
-    response: str, gold: str, conventions: Conventions, ask: Ask, problem: str | None = None
-) -> Grade:
+def grade_pair(response: str, gold: str, conventions: Conventions, ask: Ask, problem: str | None = None) -> Grade:
     """The verdict on `response`. `problem`: the statement, whose formulas are no answers where `conventions.form` is
     `evaluated`. Raises only what `ask` raises, and RecursionError or MemoryError."""
     found = extract(response, conventions.plain_response)

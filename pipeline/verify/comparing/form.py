@@ -182,7 +182,8 @@ def _factors(tree: Tree) -> list[Tree]:
 
 
 def _product(factors: list[Tree], found: set[str]) -> None:
-    above, below = [], []
+    above: list[Tree] = []
+    below: list[Tree] = []
     for factor in factors:
         inverse = factor[0] == "pow" and factor[2] == ("num", -1)
         for part in _factors(factor[1]) if inverse else [factor]:

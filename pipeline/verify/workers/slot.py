@@ -19,7 +19,8 @@ START_SECONDS = 120.0
 DEATHS_BEFORE_BLAME = 2
 """A worker can die for reasons outside (the kernel's memory killer, an operator): a pair is tried again once."""
 
-Pair = tuple[str, str]
+Job = tuple[str, str, str]
+"""(response, gold, problem); the empty string where the problem is not known."""
 
 
 class NurseryHandle:
@@ -143,7 +144,7 @@ class Slot:
             self._sock.close()
             self._sock = None
 
-    def run(self, pairs: list[Pair]) -> list[Grade]:
+    def run(self, pairs: list[Job]) -> list[Grade]:
         """One grade a pair, whatever happens to the worker. The first try sends all pairs at once; after a death each
         pair goes alone, so that only the one that kills is blamed."""
         grades: list[Grade | None] = [None] * len(pairs)
@@ -165,7 +166,7 @@ class Slot:
                 deaths = 1
         return [grade for grade in grades if grade is not None]
 
-    def _attempt(self, pairs: list[Pair], batch: list[int], grades: list[Grade | None]) -> tuple[str, int | None]:
+    def _attempt(self, pairs: list[Job], batch: list[int], grades: list[Grade | None]) -> tuple[str, int | None]:
         """Sends `batch` (indices into `pairs`) and fills `grades`. Returns what ended it (done, time-out, died) and
         the index of the pair that the worker had announced as slow, if any."""
         if self._sock is None:
