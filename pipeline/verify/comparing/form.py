@@ -37,8 +37,8 @@ from pipeline.verify.reading.units import strip_units
 LONGEST_PROBLEM = 20_000
 """Characters of a statement in which copies are looked for."""
 _OPERATORS = re.compile(
-    r"\\(sum|prod|int|iint|oint|lim|det|bmod|pmod|gcd|lcm|max|min|begin\s*\{[vV]?[a-zA-Z]*matrix\}|frac\s*\{\s*d\s*\}\s*\{\s*d)"
-    r"(?![A-Za-z])|(\\dots)"
+    r"\\(?:sum|prod|int|iint|oint|lim|det|bmod|pmod|gcd|lcm|max|min|dots)(?![A-Za-z])|\\begin\s*\{\w*matrix\}"
+    r"|\\frac\s*\{\s*d\s*\}\s*\{\s*d"
 )
 """What asks for work in any answer."""
 _FAMILIES = {
@@ -69,23 +69,19 @@ def unevaluated(given: str, wanted: str, problem: str | None) -> str:
 
 
 def _operator(given: str, wanted: str) -> str:
-    """Sums, integrals, limits and the like, which the gold does not hold."""
-    of_gold = {match.group(0).replace(" ", "") for match in _OPERATORS.finditer(wanted)}
-    matrix_wanted = "\\begin" in wanted
-    for match in _OPERATORS.finditer(given):
-        token = match.group(0).replace(" ", "")
-        if token in of_gold or (token.startswith("\\begin") and _one_matrix(given) and "vmatrix" not in token.lower()):
+    """Sums, integrals, limits, determinants and the like, which the gold does not hold."""
+    of_gold = set(_OPERATORS.findall(wanted))
+    matrix = "\\begin" in given and not isinstance(_value(read(given)), Scalar)
+    for token in _OPERATORS.findall(given):
+        if token.startswith("\\begin"):
+            determinant = "vmatrix" in token.lower()
+            if (matrix and not determinant) or (token in of_gold and isinstance(_value(read(wanted)), Scalar)):
+                continue
+            return "determinant" if determinant else "operation on matrices"
+        if token in of_gold or (token == r"\dots" and parse_number(given) is not None):
             continue
-        if token == r"\dots" and re.search(r"\.\d*\s*\\dots", given) and parse_number(given) is not None:
-            continue
-        if matrix_wanted and token.startswith("\\begin") and "vmatrix" in wanted.lower():
-            continue
-        return token.lstrip("\\")
+        return "derivative" if "frac" in token else token.lstrip("\\")
     return ""
-
-
-def _one_matrix(text: str) -> bool:
-    return not isinstance(_value(read(text)), Scalar)
 
 
 def _worked_out(given: Node, gold: Node) -> str:
@@ -150,16 +146,19 @@ def _mixed(text: str) -> bool:
 
 
 def _operations(tree: Tree, found: set[str]) -> None:
-    """Adds the operations of `tree` on rational numbers that an evaluated answer has done already."""
+    """Adds the operations of `tree`, a constant, that an evaluated answer has done already."""
     kind = tree[0]
-    if kind == "add" and sum(_rational(part) for part in tree[1]) > 1:
-        found.add("sum")
+    if kind == "add":
+        terms = [_without_coefficient(part) for part in tree[1]]
+        if len(set(terms)) < len(terms):
+            found.add("sum")
     elif kind == "mul":
         _product(_factors(tree), found)
     elif kind == "pow":
-        if not _literal(tree[1]) and _rational(tree[1]) and not _fraction(tree[1]):
+        exponent = evaluate.exact(tree[2])
+        if (_rational(tree[1]) and not _fraction(tree[1])) or (_imaginary(tree[1]) and exponent != -1):
             found.add("power")
-        if _rational(tree) and evaluate.exact(tree[2]) is not None and evaluate.exact(tree[2]).denominator != 1:  # type: ignore[union-attr]
+        if exponent is not None and exponent.denominator != 1 and _rational(tree):
             found.add("root")
     elif kind == "root" and _rational(tree):
         found.add("root")
@@ -175,6 +174,15 @@ def _operations(tree: Tree, found: set[str]) -> None:
         _operations(part, found)
 
 
+def _without_coefficient(term: Tree) -> str:
+    """What is left of a term without its rational factors: equal for terms that can be added up."""
+    return repr(sorted(repr(_sorted(factor)) for factor in _factors(term) if not _rational(factor)))
+
+
+def _imaginary(tree: Tree) -> bool:
+    return tree == ("const", "i") or any(_imaginary(part) for part in syntax.children(tree))
+
+
 def _factors(tree: Tree) -> list[Tree]:
     if tree[0] == "neg":
         return _factors(tree[1])
@@ -184,12 +192,16 @@ def _factors(tree: Tree) -> list[Tree]:
 def _product(factors: list[Tree], found: set[str]) -> None:
     above: list[Tree] = []
     below: list[Tree] = []
+    sums = 0
     for factor in factors:
+        sums += factor[0] == "add" or _imaginary(factor)
+        if factor[0] == "pow" and factor[2] == ("num", -1) and _imaginary(factor[1]):
+            found.add("quotient")
         inverse = factor[0] == "pow" and factor[2] == ("num", -1)
         for part in _factors(factor[1]) if inverse else [factor]:
             if _rational(part) and part not in (("num", 1), ("neg", ("num", 1))):
                 (below if inverse else above).append(part)
-    if len(above) > 1 or len(below) > 1:
+    if len(above) > 1 or len(below) > 1 or sums > 1:
         found.add("product")
     elif above and below:
         value = evaluate.exact(("mul", [above[0], ("pow", below[0], ("num", -1))]))
