@@ -79,6 +79,10 @@ class Verify(Section):
     """Upper and lower case must agree in answers that are words."""
     plain_response: bool = True
     """A response without any marker may be an answer as a whole, or end in one (`x = 3`, `so it is 12.`)."""
+    hedge_distance: int = Field(200, ge=0)
+    """Two boxes that differ, at most this many characters apart and without a correction between them, are a hedge."""
+    gold_list: Literal["any", "all", "text"] = "any"
+    """A gold that is a JSON list of strings, `["6", "six"]`: any of them is right, all of them make the answer, or text."""
 
 
 class Evaluate(Section):

@@ -49,3 +49,5 @@ def grade(response: str, gold: str, problem: str | None = None, form: Form = "eq
         return _pool(form).grade_many([(response, gold, problem)])[0]
     except RecursionError:
         return Grade(False, None, "nested too deeply", "pool")
+    except Exception as error:  # a defect of ours costs one answer, as it does in a worker
+        return Grade(False, None, f"error: {type(error).__name__}", "pool")

@@ -8,6 +8,7 @@ from pipeline.verify.comparing.compare import Comparison
 from pipeline.verify.comparing.form import unevaluated
 from pipeline.verify.comparing.scalars import DIGITS_OF_A_PAIR
 from pipeline.verify.reading.extract import Extraction, extract
+from pipeline.verify.reading.golds import alternatives
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
 from pipeline.verify.reading.numbers import numbers_equal, parse_number
 from pipeline.verify.types import Conventions, Grade
@@ -35,24 +36,31 @@ def gold_answer(gold: str) -> tuple[str, str, bool]:
     return cleaned, key(cleaned), several
 
 
+@lru_cache(maxsize=20_000)
+def gold_answers(gold: str, how: str) -> list[tuple[str, str, bool]]:
+    """`gold_answer` of each text that the gold accepts, without those that hold no answer."""
+    return [found for text in alternatives(gold, how) if (found := gold_answer(text))[0]]
+
+
 def grade_pair(response: str, gold: str, conventions: Conventions, ask: Ask, problem: str | None = None) -> Grade:
     """The verdict on `response`. `problem`: the statement, whose formulas are no answers where `conventions.form` is
     `evaluated`. Raises only what `ask` raises, and RecursionError or MemoryError."""
-    found = extract(response, conventions.plain_response)
+    found = extract(response, conventions.plain_response, conventions.hedge_distance)
     if found.answer is None:
         return Grade(False, None, "no final answer", "extract", unread="extract")
     if len(found.answer) > LONGEST_ANSWER:
         return Grade(False, None, "answer too long", "extract")
     if found.hedged:
         return Grade(False, found.answer, "hedged", "extract")
-    wanted, wanted_key, several = gold_answer(gold)
-    if not wanted:
-        return Grade(False, found.answer, "no gold answer", "extract")
-    grade = answers_equal(found, wanted, wanted_key, several, conventions, ask)
-    if grade.correct and conventions.form == "evaluated":
-        reason = unevaluated(clean(found.answer, found.prose), wanted, problem)
-        if reason:
-            return replace(grade, correct=False, reason=f"unevaluated: {reason}")
+    grade = Grade(False, found.answer, "no gold answer", "extract")
+    for wanted, wanted_key, several in gold_answers(gold, conventions.gold_list):
+        grade = answers_equal(found, wanted, wanted_key, several, conventions, ask)
+        if grade.correct and conventions.form == "evaluated":
+            reason = unevaluated(clean(found.answer, found.prose), wanted, problem)
+            if reason:
+                grade = replace(grade, correct=False, reason=f"unevaluated: {reason}")
+        if grade.correct:
+            break
     return grade
 
 

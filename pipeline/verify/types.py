@@ -37,6 +37,8 @@ class Conventions:
     plain_response: bool = True
     form: Literal["evaluated", "equal"] = "equal"
     """`equal`: whatever has the gold's value. `evaluated`: only what also has the form of an answer (comparing/form.py)."""
+    hedge_distance: int = 200
+    gold_list: Literal["any", "all", "text"] = "any"
 
     @classmethod
     def from_settings(cls, verify: Any) -> "Conventions":

@@ -13,7 +13,7 @@ _FUNCTION = re.compile(r"\s*([A-Za-z])\s*\(\s*([A-Za-z](?:\s*,\s*[A-Za-z])*)\s*\
 _HEAD = re.compile(r"^\s*[A-Za-z]\s*=(?!.*=)")
 """`x =` before a family of values."""
 _WHOLE_NUMBERS = {"k", "n", "m", "l", "j"}
-"""Letters that count the turns in `\frac{\pi}{4} + k\pi`."""
+"""Letters that count the turns in `\frac{\\pi}{4} + k\\pi`."""
 _CONSTANTS = {"C", "c", "K", "k", "C_1", "c_1", "C_{1}", "c_{1}"}
 
 

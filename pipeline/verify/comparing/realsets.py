@@ -10,7 +10,17 @@ from itertools import pairwise
 
 from pipeline.verify.comparing import sampling
 from pipeline.verify.reading import syntax
-from pipeline.verify.reading.nodes import Difference, Group, Inequality, Intersection, Interval, Named, Node, Scalar, Union
+from pipeline.verify.reading.nodes import (
+    Difference,
+    Group,
+    Inequality,
+    Intersection,
+    Interval,
+    Named,
+    Node,
+    Scalar,
+    Union,
+)
 from pipeline.verify.reading.normalize import key
 from pipeline.verify.reading.structure import read
 

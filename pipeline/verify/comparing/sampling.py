@@ -13,7 +13,6 @@ from typing import Any
 from pipeline.verify.comparing.values import (
     COMPLEX,
     LOCK,
-    NEGATIVE,
     POINTS,
     REAL,
     WIDE,

@@ -9,6 +9,7 @@ import re
 
 from pipeline.verify.reading.boxes import (
     CORRECTED,
+    HEDGE_DISTANCE,
     NOTHING,
     SENTENCE_END,
     WORD,
@@ -17,8 +18,10 @@ from pipeline.verify.reading.boxes import (
     from_boxes,
     squeeze,
 )
+from pipeline.verify.reading.languages import ANNOUNCING, ANNOUNCING_ABROAD, NOUNS_ABROAD, WORDS_ABROAD
 from pipeline.verify.reading.response import visible
 from pipeline.verify.reading.sentences import (
+    CONTRAST,
     CUE,
     LONGEST_SENTENCE,
     MATH,
@@ -34,7 +37,9 @@ LONGEST_PLAIN = 300
 """A longer response without any marker is not an answer as a whole."""
 _TAG = re.compile(r"<(/?)answer>", re.I)
 _MARKER = re.compile(
-    r"####|(?:\bfinal\s+answer\b|\banswer\b|答案)[^\S\n]{0,3}(?:\*\*)?[^\S\n]{0,3}(?:(?:is|are|be|equals|为|是)\b(?:\s+(?:simply|therefore|thus|then|just|exactly|also))?"
+    r"####|(?:\bfinal\s+answer\b|\banswer\b|" + NOUNS_ABROAD + r")[^\S\n]{0,3}(?:\*\*)?[^\S\n]{0,3}"
+    r"(?:(?:(?:is|are|be|equals|es|est|ist|lautet|è|é|это)\b|为|為|是|は|는|은)"
+    r"(?:\s+(?:simply|therefore|thus|then|just|exactly|also|donc|also|pues))?"
     r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?"
     r"|\bcorrect\s+(?:option|choice)\s+is\b\s*:?|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
     re.I,
@@ -46,7 +51,7 @@ _DISPLAY = re.compile(r"\$\$(?P<a>[^$]+)\$\$\s*\.?\s*$|\\\[(?P<b>(?:(?!\\\[|\\\]
 _GLUED = re.compile(r"(?<=[\d)}])(and|or)(?=[A-Z(\\])")
 
 
-def extract(response: str, plain_response: bool = True) -> Extraction:
+def extract(response: str, plain_response: bool = True, hedge_distance: int = HEDGE_DISTANCE) -> Extraction:
     """The final answer of `response`. Never raises."""
     text = visible(response)
     if not text:
@@ -58,13 +63,13 @@ def extract(response: str, plain_response: bool = True) -> Extraction:
     boxes = find_boxes(text) if "box" in text else []
     marker = _last_marker(text)
     if boxes and (marker is None or marker.start() < boxes[-1][0]):
-        return from_boxes(text, boxes)
+        return from_boxes(text, boxes, hedge_distance)
     if marker is not None:
         stated = _from_marker(text, marker)
         if stated.answer is not None and (not boxes or looks_like_answer(stated)):
             return stated
         if boxes:
-            return from_boxes(text, boxes)
+            return from_boxes(text, boxes, hedge_distance)
         if stated.answer is not None:
             return stated
     return _unmarked(text) if plain_response else NOTHING
@@ -76,7 +81,7 @@ def _last_marker(text: str) -> re.Match[str] | None:
     lower = text.lower()
     places = [
         place
-        for word in ("answer", "####", "答案", "correct option is", "correct choice is")
+        for word in (ANNOUNCING if text.isascii() else (*ANNOUNCING, *ANNOUNCING_ABROAD))
         if (place := lower.find(word)) >= 0
     ]
     if not places:
@@ -136,12 +141,14 @@ def _from_marker(text: str, marker: re.Match[str]) -> Extraction:
 def _unmarked(text: str) -> Extraction:
     text = _HOPE.sub("", text).strip()
     if len(text) <= LONGEST_PLAIN and ("\n" not in text or "\\begin" in text or is_one_formula(text)):
-        text = _GLUED.sub(r" \1 ", text)
+        text = CONTRAST.sub("", _GLUED.sub(r" \1 ", text))
         words = [
             word
             for word in WORD.findall(MATH.sub(" ", re.sub(r"\\text\w*\s*\{[^{}]*\}", " ", text)))
             if word.lower() not in MATH_WORDS
         ]
+        if not text.isascii():
+            words += WORDS_ABROAD.findall(text)
         if not words or (len(words) <= 3 and not CUE.search(text)) or is_one_formula(text):
             return Extraction(text, several=len(MATH.findall(text)) > 1)
     display = _DISPLAY.search(text[-3000:])

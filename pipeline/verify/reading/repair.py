@@ -17,7 +17,6 @@ _LOST = re.compile(
     r"|\t(?=ext\s*\{[^{}\d]*\}|imes|heta|an\b|au\b|frac|riangle|o\b|binom|ilde)|\x0b(?=ec|ert|arphi|artheta|ee)"
     r"|\r(?=ight|ho\b|angle|floor|ceil|vert)|\n(?=eq\b|eq\{|abla|otin)"
 )
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _TAG = re.compile(r"<(/?)(sup|sub|b|i|em|strong|u|br|p|span|math)\s*/?>", re.I)
 _TAGS = {"sup": ("^{", "}"), "sub": ("_{", "}")}
 _ENTITY = re.compile(r"&(#\d{1,6}|#x[0-9a-f]{1,5}|[a-z]{2,8});", re.I)
@@ -57,8 +56,9 @@ def _plain(character: str) -> str:
         plain = unicodedata.normalize("NFKC", character)
         plain = "".join(UNICODE.get(ord(part), part) for part in plain)
         return re.sub(r"(?<=[a-z])(\d)$", r"^{\1}", plain)
-    category = unicodedata.category(character)
-    return " " if category == "Zs" else "" if category == "Cf" else character
+    if character in "\u200b\u200c\u200d\u2060\ufeff\u00ad":  # no width; the marks that turn text about stay
+        return ""
+    return " " if unicodedata.category(character) == "Zs" else character
 
 
 _CHARACTERS = _Characters(UNICODE)
@@ -67,8 +67,7 @@ _CHARACTERS = _Characters(UNICODE)
 def repair(answer: str) -> str:
     """`answer` in ASCII as far as it goes, without the marks of Markdown and HTML, its lost backslashes restored."""
     if not answer.isprintable():
-        answer = _LOST.sub(lambda match: "\\" + _ESCAPES[match.group()], answer)
-        answer = _CONTROL.sub("", answer)
+        answer = lost_backslashes(answer)
     if not answer.isascii():
         answer = _SMALL_FRACTION.sub(_fraction, answer)
         answer = _UPPER.sub(lambda match: "^{" + _letters(match.group(), SUPERSCRIPTS) + "}", answer)
@@ -86,6 +85,11 @@ def repair(answer: str) -> str:
     if "~" in answer:
         answer = answer.replace("~", " ")
     return answer
+
+
+def lost_backslashes(text: str) -> str:
+    r"""`text` with `\frac` for a form feed and `rac`, and the like."""
+    return _LOST.sub(lambda match: "\\" + _ESCAPES[match.group()], text)
 
 
 def _letters(run: str, table: dict[str, str]) -> str:

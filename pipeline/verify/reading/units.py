@@ -54,9 +54,13 @@ _VALUE = re.compile(
     r"|\\frac\s*\{[^{}]*\}\s*\{[^{}]*\})(?:\s*\\cdot\s*10\s*\^\s*(?:\{\s*-?\d+\s*\}|\d))?(?:\s*\\sqrt\s*\{\d+\})?(?:\s*\\pi(?![A-Za-z]))?"
 )
 """A number at the start, so that letters after it can be units."""
-_UNIT_FRACTION = re.compile(r"\\frac\s*\{((?:\\text\s*\{[^{}]*\}|[^{}]|\{[^{}]*\})*)\}\s*\{((?:\\text\s*\{[^{}]*\}|[^{}]|\{[^{}]*\})*)\}")
+_UNIT_FRACTION = re.compile(
+    r"\\frac\s*\{((?:\\text\s*\{[^{}]*\}|[^{}]|\{[^{}]*\})*)\}\s*\{((?:\\text\s*\{[^{}]*\}|[^{}]|\{[^{}]*\})*)\}"
+)
 _UNIT_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_UNIT_TOKEN = re.compile(r"\s*(?:(\\mu ?[A-Za-z]+|[A-Za-z]+|[a-z]?\\Omega)(\.(?=\s|$))?\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?|(/)|\\cdot|\.)")
+_UNIT_TOKEN = re.compile(
+    r"\s*(?:(\\mu ?[A-Za-z]+|[A-Za-z]+|[a-z]?\\Omega)(\.(?=\s|$))?\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?|(/)|\\cdot|\.)"
+)
 _POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 _CURRENCY = re.compile(r"(?:\\(dollar|euro|pounds|yen|rupee)|(?:US|USD|Rs\.?))(?![A-Za-z])\s*")
 _TEXT_UNIT = re.compile(r"\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*(?:\{\s*-?\d\s*\}|\d))?\s*$")

@@ -24,7 +24,6 @@ UNICODE = str.maketrans({
     "，": ",", "。": ".", "．": ".", "：": ":", "；": ";", "（": "(", "）": ")", "［": "[", "］": "]", "｛": "{", "｝": "}", "【": "[",
     "】": "]", "＝": "=", "＋": "+", "－": "-", "％": "%", "、": ",", "’": "'", "‘": "'", "“": '"', "”": '"', "′": "'",
     "″": "''", "∣": "|", "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "￥": r"\yen ", "₹": r"\rupee ", "＄": r"\dollar ",
-    "\u200b": "", "\ufeff": "",
 })  # fmt: skip
 """Characters, and the LaTeX that says the same. Digits, full-width forms and letters of formulas follow from Unicode's own
 tables (repair.py)."""

@@ -30,7 +30,9 @@ LABEL = re.compile(r"(?:\\text\s*\{\s*)?([A-Za-z][A-Za-z .'-]{0,40}?)\s*(?::\s*\
 """`Minimum: 1`."""
 
 _NAMES = r"(?:[A-Za-z]|\\[a-z]+ ?)(?:\s*,\s*[A-Za-z])*"
-_KINDS = r"(?:(?:positive|negative|non-?negative|nonzero|non-zero|arbitrary|real|natural|whole|integer|rational|any)\s+)*"
+_KINDS = (
+    r"(?:(?:positive|negative|non-?negative|nonzero|non-zero|arbitrary|real|natural|whole|integer|rational|any)\s+)*"
+)
 _NOUNS = r"(?:integers?|reals?|(?:real|natural|whole|rational)(?:\s+numbers?)?|numbers?|constants?|parameters?)"
 _QUALIFIER = re.compile(
     rf"(?P<body>.*?\S)\s*(?:"
@@ -96,7 +98,11 @@ def number_in_words(words: str) -> int | None:
         if ended:
             return None
         if part in _SCALES:
-            if not group or (part == "hundred" and group > 99) or (part != "hundred" and total and total < _SCALES[part]):
+            if (
+                not group
+                or (part == "hundred" and group > 99)
+                or (part != "hundred" and total and total < _SCALES[part])
+            ):
                 return None
             if part == "hundred":
                 group *= 100
