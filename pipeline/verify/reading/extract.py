@@ -7,6 +7,7 @@ sentence that states one ("Thus $x = 3$.", "so there are 12 of them."); a number
 
 import re
 
+from pipeline.verify.reading.asides import CORRECTION, is_aside, is_plan, is_unfinished, without_other_questions
 from pipeline.verify.reading.boxes import (
     CORRECTED,
     HEDGE_DISTANCE,
@@ -35,6 +36,8 @@ from pipeline.verify.reading.sentences import (
 
 LONGEST_PLAIN = 300
 """A longer response without any marker is not an answer as a whole."""
+FAR = 200
+"""Characters between a box and a later statement of the final answer."""
 _TAG = re.compile(r"<(/?)answer>", re.I)
 _MARKER = re.compile(
     r"####|(?:\bfinal\s+answer\b|\banswer\b|" + NOUNS_ABROAD + r")[^\S\n]{0,3}(?:\*\*)?[^\S\n]{0,3}"
@@ -61,23 +64,36 @@ def extract(response: str, plain_response: bool = True, hedge_distance: int = HE
         if tagged:
             return _tagged(tagged)
     boxes = find_boxes(text) if "box" in text else []
+    if boxes and len(shorter := without_other_questions(text, boxes[0][1])) < len(text):
+        text, boxes = shorter, [box for box in boxes if box[1] <= len(shorter)]
     marker = _last_marker(text)
-    if boxes and (marker is None or marker.start() < boxes[-1][0]):
+    if boxes:
+        if marker is not None and _replaces(text, boxes[-1][1], marker):
+            stated = _from_marker(text, marker)
+            if stated.answer is not None and looks_like_answer(stated):
+                return stated
         return from_boxes(text, boxes, hedge_distance)
+    if is_unfinished(text):
+        return NOTHING
     if marker is not None:
         stated = _from_marker(text, marker)
-        if stated.answer is not None and (not boxes or looks_like_answer(stated)):
-            return stated
-        if boxes:
-            return from_boxes(text, boxes, hedge_distance)
         if stated.answer is not None:
             return stated
     return _unmarked(text) if plain_response else NOTHING
 
 
+def _replaces(text: str, box_end: int, marker: re.Match[str]) -> bool:
+    """Whether what `marker` announces takes the place of the last box: it corrects the box, or concludes a solution in
+    which the box was of some step far before."""
+    if marker.start() < box_end:
+        return False
+    gap = text[box_end : marker.start()]
+    return bool(CORRECTION.search(gap)) or (len(gap) > FAR and _STRONG.search(marker.group()) is not None)
+
+
 def _last_marker(text: str) -> re.Match[str] | None:
-    """The last phrase that announces an answer. Looked for from the first of its words on: most of a response is
-    mathematics, and this pattern would be tried at every character of it."""
+    """The last phrase that announces an answer of the response's own. Looked for from the first of its words on: most of
+    a response is mathematics, and this pattern would be tried at every character of it."""
     lower = text.lower()
     places = [
         place
@@ -88,7 +104,8 @@ def _last_marker(text: str) -> re.Match[str] | None:
         return None
     marker = None
     for match in _MARKER.finditer(text, max(0, min(places) - 40) if len(lower) == len(text) else 0):
-        marker = match
+        if not is_aside(text, match.start(), match.end()):
+            marker = match
     return marker
 
 
@@ -126,7 +143,8 @@ def _from_marker(text: str, marker: re.Match[str]) -> Extraction:
     before = text[max(0, marker.start() - 200) : marker.start()]
     earlier = None
     for match in _MARKER.finditer(before):
-        earlier = match
+        if not is_aside(before, match.start(), match.end()):
+            earlier = match
     if (
         earlier is not None
         and (_STRONG.search(marker.group()) or _ALTERNATIVE.search(before[earlier.end() :]))
@@ -157,5 +175,7 @@ def _unmarked(text: str) -> Extraction:
     last = text.rsplit("\n", 1)[-1].strip()[-LONGEST_SENTENCE:]
     sentences = [part.strip() for part in SENTENCE_END.split(last) if part and part.strip(" *$")]
     if not sentences or not last.strip(" $.*\\()[]"):
+        return NOTHING
+    if is_plan(sentences[-1]):
         return NOTHING
     return stated_after_cue(sentences[-1]) or NOTHING

@@ -28,6 +28,10 @@ _MARKED = re.compile(
     r"\\(?:overline|overleftrightarrow|overarc|wideparen|widehat)\s*\{\s*([A-Z]{2,4}'?)\s*\}|\\triangle\s*(?=[A-Z]{3})"
 )
 r"""The sign on `\overline{AB}` says what kind of thing AB is."""
+_NUMERAL = r"((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)(?![\d.]*\d)"
+_ROOT_SIGN = re.compile(r"([√∛∜])\s*" + _NUMERAL)
+_ROOT_WORD = re.compile(r"(?<![\\A-Za-z])sqrt\s*" + _NUMERAL)
+_DEGREES = {"√": "", "∛": "[3]", "∜": "[4]"}
 _SPACE = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z(){}\[\]$%,;:!])")
 _SIZED = re.compile(r"\\(?:left|right)(?![A-Za-z])")
@@ -48,7 +52,7 @@ def clean(answer: str, prose: bool = False) -> str:
         return answer
     if answer == "{}":
         return r"\emptyset"
-    answer = repair(answer)
+    answer = _root_signs(repair(_ROOT_SIGN.sub(_root, answer)) if not answer.isascii() else repair(answer), prose)
     if "\\" in answer or "{" in answer:
         answer = _THOUSANDS.sub("", answer)
         if "\\\\" in answer and "\\begin" not in answer:
@@ -75,6 +79,18 @@ def clean(answer: str, prose: bool = False) -> str:
         answer = brace_arguments(answer)
     answer = _PERCENT.sub(r"\\%", answer)
     return _trim(_SPACE.sub(" ", answer))
+
+
+def _root(match: re.Match[str]) -> str:
+    """The whole numeral after a root sign is under it."""
+    return rf"\sqrt{_DEGREES[match.group(1)]}{{{match.group(2)}}}"
+
+
+def _root_signs(answer: str, prose: bool) -> str:
+    """The same after the plain word: `sqrt 10` and `sqrt10`. In a sentence it is still a word."""
+    if "sqrt" not in answer or prose:
+        return answer
+    return _ROOT_WORD.sub(r"\\sqrt{\1}", answer)
 
 
 def _balanced(answer: str) -> str:
