@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
+from pipeline.verify.comparing.claims import contradicts_itself, nested_too_deeply
 from pipeline.verify.comparing.compare import Comparison
 from pipeline.verify.comparing.form import unevaluated
 from pipeline.verify.comparing.scalars import DIGITS_OF_A_PAIR
@@ -50,11 +51,15 @@ def grade_pair(response: str, gold: str, conventions: Conventions, ask: Ask, pro
         return Grade(False, None, "no final answer", "extract", unread="extract")
     if len(found.answer) > LONGEST_ANSWER:
         return Grade(False, None, "answer too long", "extract")
+    if nested_too_deeply(found.answer):
+        return Grade(False, found.answer, "nested too deeply", "extract")
     if found.hedged:
         return Grade(False, found.answer, "hedged", "extract")
     grade = Grade(False, found.answer, "no gold answer", "extract")
     for wanted, wanted_key, several in gold_answers(gold, conventions.gold_list):
         grade = answers_equal(found, wanted, wanted_key, several, conventions, ask)
+        if grade.correct and grade.layer != "string" and contradicts_itself(clean(found.answer, found.prose)):
+            grade = replace(grade, correct=False, reason="contradicts itself")
         if grade.correct and conventions.form == "evaluated":
             reason = unevaluated(clean(found.answer, found.prose), wanted, problem)
             if reason:

@@ -65,6 +65,8 @@ class Scalars:
             return False
         if a.percent != b.percent:
             plain, percent = (b, a) if a.percent else (a, b)
+            if plain.unit:  # `\$5` is not `5\%`
+                return False
             if self.conventions.percent == "same":
                 return False
             hundredth = replace(percent, text=f"({percent.text})/100", number=_hundredth(percent.number), percent=False)
@@ -96,6 +98,8 @@ class Scalars:
         left, right = trees
         if left is None or right is None:
             return self._unreadable(a.text, b.text)
+        if a.text != b.text and _cancelled(left, right):
+            return False
         exact_left = a.number or _as_number(evaluate.exact(left))
         exact_right = b.number or _as_number(evaluate.exact(right))
         self.note("number")
@@ -152,6 +156,17 @@ class Scalars:
         if verdict is None:
             self.unread = "symbolic"
         return verdict
+
+
+def _cancelled(left: syntax.Tree, right: syntax.Tree) -> bool:
+    """Whether one side has all variables of the other and more, which must cancel for the two to be equal: `x-x`. An
+    identity of functions (`\\sin^2 x + \\cos^2 x` is 1) is another matter."""
+    first, second = syntax.symbols(left), syntax.symbols(right)
+    return (first < second and not _has_function(right)) or (second < first and not _has_function(left))
+
+
+def _has_function(tree: syntax.Tree) -> bool:
+    return (tree[0] == "fn" and tree[1] in syntax.ONE_ARGUMENT) or any(map(_has_function, syntax.children(tree)))
 
 
 def _hundredth(number: Number | None) -> Number | None:

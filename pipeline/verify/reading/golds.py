@@ -14,9 +14,24 @@ _ALSO = re.compile(
 )
 
 
+_NO_ANSWER = re.compile(
+    r"(?:\\text\s*\{)?\s*(?:see\s+(?:the\s+)?)?(?:proof|prove|solution|nan|null|n/a|nil|tbd|todo|unknown)\s*\.?\s*\}?|None|<na>",
+    re.I,
+)
+"""What stands in a column of answers where there is none: a task of proof, a lost value."""
+
+
+def is_no_answer(gold: str) -> bool:
+    """Whether `gold` says that there is no answer to compare with. The word none in small letters is an answer."""
+    gold = gold.strip().strip("$").strip()
+    return _NO_ANSWER.fullmatch(gold) is not None and gold not in ("none", "NONE")
+
+
 def alternatives(gold: str, how: str = "any") -> list[str]:
     """The texts of which each is a right answer (`how` = any), or whose list is (`all`); the text itself, as it is, for
-    `text`. Never empty, never raises."""
+    `text`. Empty where the gold says that there is none; never raises."""
+    if is_no_answer(gold):
+        return []
     if not gold.isprintable():
         gold = lost_backslashes(gold)
     gold = gold.strip()

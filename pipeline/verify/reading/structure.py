@@ -94,7 +94,7 @@ def _with_other_commas(cleaned: str, first: Node) -> list[Node]:
         return [_scalar(cleaned.replace(".", "").replace(",", "."))]
     if isinstance(first, Scalar) and first.number is not None:
         found: list[Node] = [Group("list", [_scalar(part) for part in cleaned.split(",")])]
-        return [*found, _scalar(cleaned.replace(",", "."))] if re.fullmatch(r"-?\d{1,3},\d{3}", cleaned) else found
+        return [*found, _scalar(cleaned.replace(",", "."))] if re.fullmatch(r"-?0,\d{3}", cleaned) else found
     if isinstance(first, Group) and re.fullmatch(r"-?\d+,\d+\D.*", cleaned) and len(first.items) == 2:
         return [read(cleaned.replace(",", ".", 1))]
     if re.fullmatch(r"-?\d+,\d*\(\d+\)", cleaned):  # `0,(3)`
