@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from pipeline.common.waiting import result_of
 from pipeline.rollout.interface import Groups, Rollout
 from pipeline.settings import Verify
 from pipeline.verify import Grade, VerifierPool
+from pipeline.verify.reading.extract import is_set_apart
 from pipeline.verify.rewards import Scorer
 
 
@@ -58,7 +59,7 @@ class Grader:
         keys = [_key(rollout) for rollout in rollouts]
         known = self._verdicts(dict(zip(keys, rollouts, strict=True)))
         rank, size = _place()
-        grades = [known[key] for key in keys]
+        grades = [_finished(rollout, known[key]) for rollout, key in zip(rollouts, keys, strict=True)]
         mine = [
             self.score(r.text, g, len(r.token_ids), r.finish_reason)
             for r, g in zip(rollouts[rank::size], grades[rank::size], strict=True)
@@ -94,6 +95,13 @@ class Grader:
         since = {name: float(total - self._reported[name]) for name, total in self._totals.items()}
         self._reported = Counter(self._totals)
         return since
+
+
+def _finished(rollout: Rollout, grade: Grade) -> Grade:
+    """The grade, unless the response was cut off at its greatest length before it set an answer apart."""
+    if not grade.correct or rollout.finish_reason != "length" or is_set_apart(rollout.text):
+        return grade
+    return replace(grade, correct=False, reason="unfinished")
 
 
 def _question(rollout: Rollout) -> tuple[str, str, str]:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from pipeline.verify.comparing.claims import contradicts_itself, nested_too_deeply
 from pipeline.verify.comparing.compare import Comparison
-from pipeline.verify.comparing.form import unevaluated
+from pipeline.verify.comparing.form import copied_ordinal, unevaluated
 from pipeline.verify.comparing.scalars import DIGITS_OF_A_PAIR
 from pipeline.verify.reading.extract import Extraction, extract
 from pipeline.verify.reading.golds import alternatives
@@ -58,10 +58,10 @@ def grade_pair(response: str, gold: str, conventions: Conventions, ask: Ask, pro
     grade = Grade(False, found.answer, "no gold answer", "extract")
     for wanted, wanted_key, several in gold_answers(gold, conventions.gold_list):
         grade = answers_equal(found, wanted, wanted_key, several, conventions, ask)
-        if grade.correct and grade.layer != "string" and contradicts_itself(clean(found.answer, found.prose)):
-            grade = replace(grade, correct=False, reason="contradicts itself")
         if grade.correct and conventions.form == "evaluated":
             reason = unevaluated(clean(found.answer, found.prose), wanted, problem)
+            if not reason and copied_ordinal(found.answer, gold, problem):
+                reason = "copied from the problem"
             if reason:
                 grade = replace(grade, correct=False, reason=f"unevaluated: {reason}")
         if grade.correct:
@@ -78,6 +78,8 @@ def answers_equal(
         return Grade(False, found.answer, "no final answer", "extract", unread="extract")
     if key(given) == wanted_key:
         return Grade(True, found.answer, "equal", "string")
+    if contradicts_itself(given):
+        return Grade(False, found.answer, "contradicts itself", "structure")
     left, right = parse_number(given), parse_number(wanted)
     if left is not None and right is not None and "," not in given + wanted:
         same = numbers_equal(left, right, conventions.rounded_digits, DIGITS_OF_A_PAIR)

@@ -48,8 +48,8 @@ _FAMILIES = {
     **dict.fromkeys(("ln", "log"), "logarithm"),
     **dict.fromkeys(("gcd", "lcm", "max", "min", "mod", "floor", "ceil", "abs", "binom"), ""),
 }  # fmt: skip
+_ORDINAL = re.compile(r"\d[\^\s{}]*(?:\\[a-z]+\s*\{\s*)?(?:st|nd|rd|th)(?![A-Za-z])")
 _RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\equiv", r"\in", r"\to"}
-_FORMULA = re.compile(r"\$\$.+?\$\$|\\\[.+?\\\]", re.S)
 _PLAIN = re.compile(r"(?<![\w.\\])[-+(]*\d[\d.,/+*^()x×÷\s:-]*\d[!%)]*|(?<![\w.\\])\d+!|(?<![\w.\\])\d+")
 """Numbers and simple operations in the prose of a statement."""
 
@@ -63,6 +63,18 @@ def unevaluated(given: str, wanted: str, problem: str | None) -> str:
     if not reason and problem and _copied(given, wanted, problem):
         reason = "copied from the problem"
     return reason
+
+
+def copied_ordinal(given: str, gold: str, problem: str | None) -> bool:
+    """Whether `given`, as it was written, is an ordinal of the statement (`12^{th}`), and the gold none. `clean` drops
+    the ending, as it says nothing where the answer was worked out."""
+    if not problem or not _ORDINAL.search(given) or _ORDINAL.search(gold):
+        return False
+    return _squeezed(given) in _squeezed(problem[:LONGEST_PROBLEM])
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(r"\s+", "", text)
 
 
 # ---- operations
@@ -92,6 +104,8 @@ def _worked_out(given: Node, gold: Node) -> str:
         return ""
     if isinstance(_value(given), BaseNumber) or isinstance(_value(gold), BaseNumber):
         return _bases(_value(given), _value(gold))
+    if trees and any(syntax.symbols(tree) for text in _leaves(given) if (tree := _tree(text)) is not None):
+        return "variables that cancel"
     allowed: set[str] = set()
     for tree in trees:
         _operations(tree, allowed)

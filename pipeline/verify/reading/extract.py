@@ -82,6 +82,12 @@ def extract(response: str, plain_response: bool = True, hedge_distance: int = HE
     return _unmarked(text) if plain_response else NOTHING
 
 
+def is_set_apart(response: str) -> bool:
+    r"""Whether `response` has its answer in a box or in `<answer>` tags."""
+    text = visible(response)
+    return bool(find_boxes(text)) or bool(_tag_contents(text))
+
+
 def _replaces(text: str, box_end: int, marker: re.Match[str]) -> bool:
     """Whether what `marker` announces takes the place of the last box: it corrects the box, or concludes a solution in
     which the box was of some step far before."""
