@@ -35,6 +35,8 @@ MOST_ITEMS = 100
 """Longer lists are compared in their order only: every pair of items would be too many."""
 
 _SETS = (Interval, Union, Intersection, Difference, Inequality)
+_COORDINATES = {"x", "y", "z"}
+"""`x = 1` and `y = 1` are different lines."""
 _NAME = re.compile(r"[A-Za-z0-9\s(){}.']*")
 
 Ask = Callable[[str, str, str], bool | None]
@@ -103,8 +105,11 @@ class Comparison:
 
     def _named(self, a: Node, b: Node) -> bool:
         if isinstance(a, Named) and isinstance(b, Named):
-            if a.label == b.label or (self._constant(a) and self._constant(b)):
+            if a.label == b.label:
                 return self.equal(a.value, b.value)
+            if self._constant(a) and self._constant(b):
+                lines = a.label in _COORDINATES and b.label in _COORDINATES
+                return not lines and self.equal(a.value, b.value)
             if _head(a.label) == _head(b.label) and self.equal(a.value, b.value):
                 return True
             return self._equations((a.left, a.right), (b.left, b.right))
@@ -137,6 +142,8 @@ class Comparison:
                 return self._named_items(left, right)
             if all(self._item_equal(x, y) for x, y in zip(left, right, strict=True)):
                 return True
+        if a.kind == b.kind == "list" and not (a.free or b.free) and len(left) != len(right):
+            return False
         if "tuple" in (a.kind, b.kind) or not self._order_free(a, b) or max(len(left), len(right)) > MOST_ITEMS:
             return False
         if "set" not in (a.kind, b.kind) and len(left) == len(right) and all(isinstance(x, Scalar) for x in left):

@@ -50,6 +50,7 @@ _MARKER = re.compile(
 _STRONG = re.compile(r"####|final", re.I)
 _ALTERNATIVE = re.compile(r"\b(?:or|either|alternatively|maybe|perhaps|possibly|might)\b", re.I)
 _HOPE = re.compile(r"(?:I hope (?:it|this) is correct|I hope this helps|Hope this helps)[.!]?\s*$", re.I)
+_FENCE = re.compile(r"^```\w*\n|\n```\s*$")
 _DISPLAY = re.compile(r"\$\$(?P<a>[^$]+)\$\$\s*\.?\s*$|\\\[(?P<b>(?:(?!\\\[|\\\]).)+)\\\]\s*\.?\s*$", re.S)
 _GLUED = re.compile(r"(?<=[\d)}])(and|or)(?=[A-Z(\\])")
 
@@ -163,7 +164,7 @@ def _from_marker(text: str, marker: re.Match[str]) -> Extraction:
 
 
 def _unmarked(text: str) -> Extraction:
-    text = _HOPE.sub("", text).strip()
+    text = _FENCE.sub("", _HOPE.sub("", text)).strip()
     if len(text) <= LONGEST_PLAIN and ("\n" not in text or "\\begin" in text or is_one_formula(text)):
         text = CONTRAST.sub("", _GLUED.sub(r" \1 ", text))
         words = [

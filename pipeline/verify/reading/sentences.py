@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 
 from pipeline.verify.reading.boxes import NOTHING, SENTENCE_END, WORD, Extraction, find_boxes, from_boxes
-from pipeline.verify.reading.languages import CUES_ABROAD
+from pipeline.verify.reading.languages import CUES_ABROAD, DENIED_ABROAD, WORDS_ABROAD
 
 LONGEST_SENTENCE = 2000
 MATH = re.compile(
@@ -85,6 +85,10 @@ def in_sentence(sentence: str) -> Extraction:
         if len(words) <= 2 or (len(spans) > 1 and len(words) <= 4):
             return Extraction(sentence, several=len(spans) > 1)
         return Extraction(_content(spans[-1]))
+    if not sentence.isascii():
+        words += WORDS_ABROAD.findall(outside) * 3
+    if DENIED_ABROAD.search(sentence):
+        return NOTHING
     if len(words) > 2:
         stated = stated_after_cue(sentence)
         if stated is not None:
@@ -111,6 +115,8 @@ def stated_after_cue(sentence: str) -> Extraction | None:
         if _DENIED.search(masked, max(0, cue.start() - 16), cue.start()):
             return None
         rest = sentence[cue.end() :]
+        if not rest.isascii() and DENIED_ABROAD.search(rest):
+            return None
         if masked[cue.end() : cue.end() + 1] == "\x01":
             return _run_of_math(rest)
         if not _VALUE.match(rest):

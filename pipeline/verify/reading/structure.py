@@ -28,7 +28,7 @@ from pipeline.verify.reading.numbers import Number, parse_number
 from pipeline.verify.reading.relations import label_of, read_relation
 from pipeline.verify.reading.scan import peel, split_top
 from pipeline.verify.reading.units import strip_units
-from pipeline.verify.reading.words import ANOTHER_CHOICE, CHOICE, LABEL, NO_SOLUTION, number_in_words
+from pipeline.verify.reading.words import ANOTHER_CHOICE, CHOICE, LABEL, NO_SOLUTION, REALS, number_in_words
 
 DEEPEST = 12
 _JOINERS = re.compile(
@@ -54,7 +54,7 @@ _ANGLE = re.compile(
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _GLOSS = re.compile(r"(.*\S)\s*\(\s*(or|i\.?e\.?,?|that is,?|=|\\approx|about|approximately)?\s*(.*\S)\s*\)", re.S)
 """`12 (or 24/2)`, `6 (six)`."""
-_ARRAY = re.compile(r"(?:[A-Za-z.]*(?:[Mm]atrix|array)\s*\(\s*)?(\[\s*\[.*\]\s*\])\s*\)?", re.S)
+_ARRAY = re.compile(r"(?:[A-Za-z.]*(?:[Mm]atrix|array)\s*\(\s*)?(\[\s*\[.*\]\s*\]|\{\s*\{.*\}\s*\})\s*\)?", re.S)
 _MINUS_POINTS = re.compile(r"(\\mathbb\{R\}|[)\]])\s*-\s*(?=\\\{)")
 _CASES = re.compile(r"\\begin\s*\{cases\}([^&]*)\\end\s*\{cases\}", re.S)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
@@ -106,9 +106,9 @@ def choice(cleaned: str) -> tuple[str, str]:
     """(the letter, what stands beside it) of `(B) 12`, `B)`, `C. 12`; empty strings for everything else."""
     plain = _TEXT.sub(r"\1", cleaned)
     match = CHOICE.match(plain)
-    if match is None or match.end() != len(plain) or (match[3] and ANOTHER_CHOICE.search(match[3])):
+    if match is None or match.end() != len(plain) or (match[4] and ANOTHER_CHOICE.search(match[4])):
         return "", ""
-    return match[1] or match[2], (match[3] or "").strip()
+    return match[1] or match[2] or match[3], (match[4] or "").strip()
 
 
 def _gloss(cleaned: str) -> Node | None:
@@ -119,7 +119,7 @@ def _gloss(cleaned: str) -> Node | None:
     main, cue, other = match[1].strip(), (match[2] or "").strip(), match[3].strip()
     if cue in ("\\approx", "about", "approximately"):
         return read(main)
-    if not cue and number_in_words(other) is None:
+    if not cue and number_in_words(other) is None and parse_number(other) is None:
         return None
     return Group("list", [read(main), read(other)], free=True, joined="or")
 
@@ -142,6 +142,8 @@ def read(text: str, depth: int = 0) -> Node:
             return _matrix(match.group(2), depth)
         if system := _CASES.fullmatch(text):  # equations that hold together
             text = ", ".join(row.strip(" ,") for row in system.group(1).split("\\\\") if row.strip(" ,"))
+    if "all real" in text and (reals := _reals(_TEXT.sub(r" \1 ", text))) is not None:
+        return reals
     joined = _JOINERS.sub(" , ", text) if _MAY_JOIN.search(text) else text
     if _is_words(text):
         return _words(text, joined)
@@ -187,8 +189,10 @@ def _list(parts: list[str], joiner: Literal["", "and", "or"] | None, depth: int)
 def _single(text: str, depth: int) -> Node:
     if ":" in text and (named := _labelled(text, depth)) is not None:
         return named
-    if "[[" in text.replace(" ", "") and (array := _array(text, depth)) is not None:
-        return array
+    if text.replace(" ", "")[:2] in ("[[", "{{") or "([" in text:
+        array = _array(text, depth)
+        if array is not None:
+            return array
     inner, bracket = peel(text)
     if bracket == "\\{\\}":
         return _set(inner, depth)
@@ -230,12 +234,23 @@ def _labelled(text: str, depth: int) -> Node | None:
     return Named(label_of(label).casefold() if len(label) > 1 else label, read(value, depth + 1), label, value)
 
 
+def _reals(words: str) -> Node | None:
+    match = REALS.fullmatch(" ".join(words.split()))
+    if match is None:
+        return None
+    if not match[1]:
+        return _REAL_LINE
+    holes = read(match[1], DEEPEST - 2)
+    points = holes.items if isinstance(holes, Group) else [holes]
+    return without_points([point.text for point in points if isinstance(point, Scalar)])
+
+
 def _array(text: str, depth: int) -> Node | None:
     """`[[1, 2], [3, 4]]`, as programs write a matrix."""
     match = _ARRAY.fullmatch(text)
     inner, bracket = peel(match[1]) if match else ("", "")
-    rows = [peel(part.strip()) for part in split_top(inner, ",")] if bracket == "[]" else []
-    if not rows or any(kind != "[]" for _, kind in rows):
+    rows = [peel(part.strip()) for part in split_top(inner, ",")]
+    if bracket not in ("[]", "{}") or any(kind != bracket for _, kind in rows) or (bracket == "{}" and len(rows) < 2):
         return None
     return Matrix([[read(cell, depth + 1) for cell in split_top(row, ",")] for row, _ in rows])
 

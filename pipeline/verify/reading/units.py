@@ -46,7 +46,7 @@ _QUALIFIERS = {
 }
 """Words that say that the number before them is not the answer itself."""
 _FOREIGN_QUALIFIERS = re.compile(
-    r"以上|以下|以内|多|约|左右|不|或|至|到|超过|小于|大于|未満|または|또는|이상|이하|^[千百十]$"
+    r"以上|以下|以内|多|约|左右|不|或|至|到|超过|小于|大于|未満|ない|または|또는|이상|이하|아니|^[千百十]$"
     r"|\b(?:или|не|более|менее|больше|меньше|до|от|o|u|y|e|más|menos|ou|et|plus|moins|oder|und|mehr|weniger|nicht|no|bis|a)\b"
 )
 _VALUE = re.compile(
@@ -59,7 +59,7 @@ _UNIT_FRACTION = re.compile(
 )
 _UNIT_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _UNIT_TOKEN = re.compile(
-    r"\s*(?:(\\mu ?[A-Za-z]+|[A-Za-z]+|[a-z]?\\Omega)(\.(?=\s|$))?\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?|(/)|\\cdot|\.)"
+    r"\s*(?:(\\mu ?[A-Za-z]+|[A-Za-z]?\\Omega|[A-Za-z]+)(\.(?=\s|$))?\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?|(/)|\\cdot|\.|-(?=[A-Za-z]))"
 )
 _POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 _CURRENCY = re.compile(r"(?:\\(dollar|euro|pounds|yen|rupee)|(?:US|USD|Rs\.?))(?![A-Za-z])\s*")
@@ -229,6 +229,7 @@ def conflict(a: str, b: str) -> bool:
     if a == b or not a or not b:
         return False
     left, right = set(a.split("*")), set(b.split("*"))
-    if not all(part.partition("^")[0] in _KNOWN for part in left | right) or "unit" in left | right:
+    bases = {part.partition("^")[0] for part in left | right}
+    if not bases <= _KNOWN or "unit" in bases:
         return False
     return not (left <= right or right <= left)

@@ -23,9 +23,17 @@ NO_SOLUTION = re.compile(
     r"|无解|無解|нет\s+решений|pas\s+de\s+solutions?|keine\s+lösung(?:en)?|sin\s+solución|解なし|해가\s*없다|해\s*없음",
     re.I,
 )
-CHOICE = re.compile(r"(?:\(\s*([A-Z])\s*\)\s*[.:]?|([A-J])\s*(?:\)|[.:](?!\d)))\s*(\S.*)?", re.S)
+CHOICE = re.compile(
+    r"(?:(?:[Oo]ption|[Cc]hoice)\s+\(?([A-J])\)?[.:]?|\(\s*([A-Z])\s*\)\s*[.:]?|([A-J])\s*(?:\)|[.:](?!\d)))\s*(\S.*)?", re.S
+)
 """`(B) 12`, `B)`, `C. 12`."""
 ANOTHER_CHOICE = re.compile(r"\(\s*[A-Z]\s*\)|(?<![A-Za-z(])[A-J]\s*\)|(?:or|and)\b")
+REALS = re.compile(
+    r"(?:the\s+set\s+of\s+)?all\s+reals?(?:\s+(?:numbers?|values?))?(?:\s+(?:of\s+)?[a-z])?"
+    r"(?:\s*,?\s*(?:except|excluding|other\s+than|but)(?:\s+for)?\s+(?:[a-z]\s*=\s*)?(\S.*))?",
+    re.S,
+)
+"""`all real numbers except 2`."""
 LABEL = re.compile(r"(?:\\text\s*\{\s*)?([A-Za-z][A-Za-z .'-]{0,40}?)\s*(?::\s*\}|\}\s*:|:)\s*([^:=]+)", re.S)
 """`Minimum: 1`."""
 
@@ -90,7 +98,7 @@ def _domain(kind: str) -> str:
 
 def number_in_words(words: str) -> int | None:
     """The whole number that English `words` name, counting or in order (`twenty-one`, `third`); None for anything else."""
-    parts = [part for part in re.split(r"[\s-]+", words.lower()) if part and part != "and"]
+    parts = [part for part in re.split(r"[\s-]+", words.lower().removeprefix("the ")) if part and part != "and"]
     if not parts or len(parts) > 12 or (parts[0] not in _CARDINALS and parts[0] not in _ORDINALS):
         return None
     total, group, ended = 0, 0, False
