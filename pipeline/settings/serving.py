@@ -76,6 +76,8 @@ class Verify(Section):
     """GiB of address space of one worker."""
     cache_size: int = Field(100_000, ge=0)
     """Graded (response, gold) pairs that each pool remembers, so that repeated ones cost nothing."""
+    form: Literal["evaluated", "equal"] = "evaluated"
+    """evaluated: an answer is worked out as far as the gold is, and no copy from the problem; equal: its value counts."""
     rewards: dict[str, float] = {"correctness": 1.0}
     """Weights of the reward functions, by name (correctness, format, overlong) or import path (`module:function`)."""
     overlong_buffer: float = Field(0.2, gt=0)
@@ -87,6 +89,8 @@ class Verify(Section):
     """Order within a bare list: auto (free unless something says that it matters), any, fixed."""
     units: Literal["ignore", "same"] = "ignore"
     """ignore: a unit may be given or not, and is not compared; same: units on both sides must agree."""
+    degrees: Literal["either", "number"] = "either"
+    """An angle of 60 degrees equals: either (60 and pi/3), number (only 60)."""
     rounded_digits: int = Field(4, ge=1)
     """A decimal with at least this many significant digits may replace a number that no finite decimal equals."""
     rounded_digits_entry: int = Field(2, ge=1)
@@ -95,6 +99,10 @@ class Verify(Section):
     """True: upper and lower case must agree in answers that are words."""
     plain_response: bool = True
     """A response without any marker may be an answer as a whole, or end in one (`x = 3`, `so it is 12.`)."""
+    hedge_distance: int = Field(200, ge=0)
+    """Two boxes that differ, at most this many characters apart and without a correction between them, are a hedge."""
+    gold_list: Literal["any", "all", "text"] = "any"
+    """A gold that is a JSON list of strings, `["6", "six"]`: any of them is right, all of them make the answer, or text."""
 
     @field_validator("rewards")
     @classmethod

@@ -1,14 +1,17 @@
 """grade_pair: extraction and the layers for one response, in one process."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
+from pipeline.verify.comparing.claims import contradicts_itself, nested_too_deeply
 from pipeline.verify.comparing.compare import Comparison
+from pipeline.verify.comparing.form import copied_ordinal, unevaluated
 from pipeline.verify.comparing.scalars import DIGITS_OF_A_PAIR
 from pipeline.verify.reading.extract import Extraction, extract
+from pipeline.verify.reading.golds import alternatives
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
 from pipeline.verify.reading.numbers import numbers_equal, parse_number
-from pipeline.verify.reading.structure import readings
 from pipeline.verify.types import Conventions, Grade
 
 Ask = Callable[[str, str, str], bool | None]
@@ -34,19 +37,36 @@ def gold_answer(gold: str) -> tuple[str, str, bool]:
     return cleaned, key(cleaned), several
 
 
-def grade_pair(response: str, gold: str, conventions: Conventions, ask: Ask) -> Grade:
-    """The verdict on `response`. Raises only what `ask` raises, and RecursionError or MemoryError."""
-    found = extract(response, conventions.plain_response)
+@lru_cache(maxsize=20_000)
+def gold_answers(gold: str, how: str) -> list[tuple[str, str, bool]]:
+    """`gold_answer` of each text that the gold accepts, without those that hold no answer."""
+    return [found for text in alternatives(gold, how) if (found := gold_answer(text))[0]]
+
+
+def grade_pair(response: str, gold: str, conventions: Conventions, ask: Ask, problem: str | None = None) -> Grade:
+    """The verdict on `response`. `problem`: the statement, whose formulas are no answers where `conventions.form` is
+    `evaluated`. Raises only what `ask` raises, and RecursionError or MemoryError."""
+    found = extract(response, conventions.plain_response, conventions.hedge_distance)
     if found.answer is None:
         return Grade(False, None, "no final answer", "extract", unread="extract")
     if len(found.answer) > LONGEST_ANSWER:
         return Grade(False, None, "answer too long", "extract")
+    if nested_too_deeply(found.answer):
+        return Grade(False, found.answer, "nested too deeply", "extract")
     if found.hedged:
         return Grade(False, found.answer, "hedged", "extract")
-    wanted, wanted_key, several = gold_answer(gold)
-    if not wanted:
-        return Grade(False, found.answer, "no gold answer", "extract")
-    return answers_equal(found, wanted, wanted_key, several, conventions, ask)
+    grade = Grade(False, found.answer, "no gold answer", "extract")
+    for wanted, wanted_key, several in gold_answers(gold, conventions.gold_list):
+        grade = answers_equal(found, wanted, wanted_key, several, conventions, ask)
+        if grade.correct and conventions.form == "evaluated":
+            reason = unevaluated(clean(found.answer, found.prose), wanted, problem)
+            if not reason and copied_ordinal(found.answer, gold, problem):
+                reason = "copied from the problem"
+            if reason:
+                grade = replace(grade, correct=False, reason=f"unevaluated: {reason}")
+        if grade.correct:
+            break
+    return grade
 
 
 def answers_equal(
@@ -58,14 +78,12 @@ def answers_equal(
         return Grade(False, found.answer, "no final answer", "extract", unread="extract")
     if key(given) == wanted_key:
         return Grade(True, found.answer, "equal", "string")
+    if contradicts_itself(given):
+        return Grade(False, found.answer, "contradicts itself", "structure")
     left, right = parse_number(given), parse_number(wanted)
     if left is not None and right is not None and "," not in given + wanted:
         same = numbers_equal(left, right, conventions.rounded_digits, DIGITS_OF_A_PAIR)
         return Grade(same, found.answer, "equal" if same else "different", "number")
     comparison = Comparison(conventions, ask)
-    same = any(
-        comparison.equal(reading, gold_reading)
-        for gold_reading in readings(wanted, several)
-        for reading in readings(given, found.several)
-    )
+    same = comparison.answers(given, wanted, found.several, several)
     return Grade(same, found.answer, "equal" if same else "different", comparison.layer, unread=comparison.unread)

@@ -30,10 +30,15 @@ class Conventions:
     percent: Literal["either", "same", "value"] = "either"
     list_order: Literal["auto", "any", "fixed"] = "auto"
     units: Literal["ignore", "same"] = "ignore"
+    degrees: Literal["either", "number"] = "either"
     rounded_digits: int = 4
     rounded_digits_entry: int = 2
     text_case: bool = False
     plain_response: bool = True
+    form: Literal["evaluated", "equal"] = "equal"
+    """`equal`: whatever has the gold's value. `evaluated`: only what also has the form of an answer (comparing/form.py)."""
+    hedge_distance: int = 200
+    gold_list: Literal["any", "all", "text"] = "any"
 
     @classmethod
     def from_settings(cls, verify: Any) -> "Conventions":

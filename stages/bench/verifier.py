@@ -21,7 +21,7 @@ from rich.table import Table
 from pipeline.settings import Settings
 from pipeline.verify import VerifierPool
 from pipeline.verify.comparing import symbolic
-from pipeline.verify.grading import gold_answer, grade_pair
+from pipeline.verify.grading import gold_answer, gold_answers, grade_pair
 from pipeline.verify.types import DEFAULT
 from stages.bench.verifier_rows import Pair, gsm8k_like, math_like
 
@@ -68,6 +68,7 @@ def _in_process(pairs: list[Pair], repeats: int) -> dict[str, Any]:
     taken: list[list[float]] = [[] for _ in pairs]
     passes = []
     for _ in range(repeats):
+        gold_answers.cache_clear()
         gold_answer.cache_clear()
         symbolic.forget()
         started = time.process_time()

@@ -49,6 +49,10 @@ def ask(*question):
 
 for response, gold in rows:
     grade_pair(response, gold, DEFAULT, ask)
+    try:
+        ask("equal", response[7:-1], gold)  # also what a cheaper layer decides
+    except RecursionError:
+        pass
 for text in (row[0] for row in rows):
     try:
         symbolic.read(text[7:-1])

@@ -146,7 +146,8 @@ def test_ranks_share_a_node() -> None:
 
 
 def test_settings_and_conventions_have_the_same_defaults() -> None:
-    assert Conventions.from_settings(Verify()) == DEFAULT
+    assert Conventions.from_settings(Verify(form=DEFAULT.form)) == DEFAULT
+    assert (Verify().form, DEFAULT.form) == ("evaluated", "equal")  # training is stricter than a call by hand
 
 
 PROGRAM = """

@@ -39,6 +39,18 @@ def equal(a: Tree, b: Tree) -> bool:
         return False
 
 
+def same_zeros(a: Tree, b: Tree) -> bool:
+    """True where the numerators of the two are proved to be multiples of each other: `xy - 1` and `y - 1/x`. False says
+    nothing."""
+    try:
+        (n, _), (m, _) = _quotient(a), _quotient(b)
+    except (NoFormError, RecursionError):
+        return False
+    if not n or not m or set(n) != set(m):
+        return False
+    return len({value / m[monomial] for monomial, value in n.items()}) == 1
+
+
 def _quotient(tree: Tree) -> Quotient:
     kind = tree[0]
     if kind == "num":

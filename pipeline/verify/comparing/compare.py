@@ -5,12 +5,16 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
+from pipeline.verify.comparing import realsets
+from pipeline.verify.comparing.names import renamed
 from pipeline.verify.comparing.scalars import Scalars
 from pipeline.verify.reading.nodes import (
     BaseNumber,
+    Difference,
     Equation,
     Group,
     Inequality,
+    Intersection,
     Interval,
     Matrix,
     Named,
@@ -22,13 +26,17 @@ from pipeline.verify.reading.nodes import (
 )
 from pipeline.verify.reading.normalize import key
 from pipeline.verify.reading.numbers import Number
-from pipeline.verify.reading.structure import read, without_points
+from pipeline.verify.reading.structure import choice, read, readings, without_points
 from pipeline.verify.reading.units import conflict
+from pipeline.verify.reading.words import qualified
 from pipeline.verify.types import Conventions
 
 MOST_ITEMS = 100
 """Longer lists are compared in their order only: every pair of items would be too many."""
 
+_SETS = (Interval, Union, Intersection, Difference, Inequality)
+_COORDINATES = {"x", "y", "z"}
+"""`x = 1` and `y = 1` are different lines."""
 _NAME = re.compile(r"[A-Za-z0-9\s(){}.']*")
 
 Ask = Callable[[str, str, str], bool | None]
@@ -49,6 +57,22 @@ class Comparison:
     def unread(self) -> str:
         return self.scalars.unread
 
+    def answers(self, given: str, wanted: str, several: bool = False, wanted_several: bool = False) -> bool:
+        """Whether two cleaned answers say the same in any of their readings. `several`: given in several boxes."""
+        left, right = qualified(given), qualified(wanted)
+        if left.domain and right.domain and left.domain != right.domain:
+            return False
+        letters, values = zip(choice(given), choice(wanted), strict=True)
+        if all(letters) and (letters[0] != letters[1] or all(values)):
+            return letters[0] == letters[1] and self.answers(values[0], values[1])
+        if self._in_some_reading(left.body, right.body, several, wanted_several):
+            return True
+        body = renamed(left, right)
+        return body is not None and self._in_some_reading(body, right.body, several, wanted_several)
+
+    def _in_some_reading(self, given: str, wanted: str, several: bool, wanted_several: bool) -> bool:
+        return any(self.equal(x, y) for y in readings(wanted, wanted_several) for x in readings(given, several))
+
     def equal(self, a: Node, b: Node) -> bool:
         if isinstance(a, Named) or isinstance(b, Named):
             return self._named(a, b)
@@ -65,7 +89,7 @@ class Comparison:
             return self._matrices(a, b)
         if isinstance(a, Matrix) or isinstance(b, Matrix):
             return self._matrix_with_scalar(a, b)
-        if isinstance(a, (Interval, Union, Inequality)) and isinstance(b, (Interval, Union, Inequality)):
+        if isinstance(a, _SETS) and isinstance(b, _SETS):
             return self._sets(a, b)
         if isinstance(a, Equation) and isinstance(b, Equation):
             return self._equations((a.left, a.right), (b.left, b.right))
@@ -81,8 +105,11 @@ class Comparison:
 
     def _named(self, a: Node, b: Node) -> bool:
         if isinstance(a, Named) and isinstance(b, Named):
-            if a.label == b.label or (self._constant(a) and self._constant(b)):
+            if a.label == b.label:
                 return self.equal(a.value, b.value)
+            if self._constant(a) and self._constant(b):
+                lines = a.label in _COORDINATES and b.label in _COORDINATES
+                return not lines and self.equal(a.value, b.value)
             if _head(a.label) == _head(b.label) and self.equal(a.value, b.value):
                 return True
             return self._equations((a.left, a.right), (b.left, b.right))
@@ -106,12 +133,17 @@ class Comparison:
     def _groups(self, a: Group, b: Group) -> bool:
         if {a.kind, b.kind} == {"tuple", "set"}:
             return False
+        for group, other in ((a, b), (b, a)):
+            if group.kind == "tuple" and other.kind == "list" and other.joined and _are_relations(other):
+                return realsets.equal(group, other, self._texts) is True  # `x > 0 and x < 5`
         left, right = a.items, b.items
         if "set" not in (a.kind, b.kind) and len(left) == len(right):
             if all(isinstance(item, Named) for item in [*left, *right]):
                 return self._named_items(left, right)
             if all(self._item_equal(x, y) for x, y in zip(left, right, strict=True)):
                 return True
+        if a.kind == b.kind == "list" and not (a.free or b.free) and len(left) != len(right):
+            return False
         if "tuple" in (a.kind, b.kind) or not self._order_free(a, b) or max(len(left), len(right)) > MOST_ITEMS:
             return False
         if "set" not in (a.kind, b.kind) and len(left) == len(right) and all(isinstance(x, Scalar) for x in left):
@@ -138,6 +170,8 @@ class Comparison:
         if len(set(names_left)) == len(names_left) and set(names_left) == set(names_right):
             by_name = {item.label: item for item in right if isinstance(item, Named)}
             return all(self.equal(item, by_name[item.label]) for item in left if isinstance(item, Named))
+        if _different_names(Group("list", left)) and _different_names(Group("list", right)):
+            return all(self.equal(x, y) for x, y in zip(left, right, strict=True))
         return self._covered(left, right) and self._covered(right, left)
 
     def _covered(self, left: list[Node], right: list[Node]) -> bool:
@@ -146,6 +180,8 @@ class Comparison:
     def _order_free(self, a: Group, b: Group) -> bool:
         if self.conventions.list_order != "auto":
             return self.conventions.list_order == "any"
+        if _different_names(a) or _different_names(b):
+            return False  # `x = 3, y = 1` is not `1, 3`
         if a.free or b.free or "set" in (a.kind, b.kind):
             return True
         values = [[_number(item) for item in group.items] for group in (a, b)]
@@ -155,8 +191,12 @@ class Comparison:
         return all(_is_sorted([value for value in side if value is not None]) for side in values)
 
     def _group_with(self, group: Group, other: Node) -> bool:
-        if len(group.items) == 1:
+        if len(group.items) == 1 and not (group.kind == "set" and isinstance(other, _SETS)):
+            if group.kind == "set" and isinstance(group.items[0], Group):  # a set of a set
+                return False
             return self.equal(group.items[0], other)
+        if group.kind == "list" and group.joined == "or" and isinstance(other, (Scalar, BaseNumber, Ratio)):
+            return all(self.equal(item, other) for item in group.items)  # one value in two forms
         if isinstance(other, Interval) and group.kind == "tuple" and len(group.items) == 2:
             if other.low_closed or other.high_closed:
                 return False
@@ -168,12 +208,8 @@ class Comparison:
                 and group.kind != "set"
                 and self._groups(Group("tuple", cells), Group("tuple", group.items))
             )
-        if (
-            isinstance(other, Union)
-            and group.free
-            and all(isinstance(item, (Interval, Inequality)) for item in group.items)
-        ):
-            return self._sets(Union(group.items), other)  # `x < 1 or x > 3`
+        if isinstance(other, _SETS):
+            return realsets.equal(group, other, self._texts) is True  # `x < 1 or x > 3`, `\{1, 2\}`
         return False
 
     # ---- sets of reals
@@ -188,7 +224,10 @@ class Comparison:
             ):
                 return False
             return self._texts(a.low, b.low) and self._texts(a.high, b.high)
-        if isinstance(a, Union) and isinstance(b, Union):
+        same = realsets.equal(a, b, self._texts)
+        if same is not None:
+            return same
+        if isinstance(a, Union) and isinstance(b, Union):  # with letters for ends
             return len(a.parts) <= MOST_ITEMS and self._covered(a.parts, b.parts) and self._covered(b.parts, a.parts)
         for inequality, other in ((a, b), (b, a)):
             if isinstance(inequality, Inequality) and isinstance(other, Interval):
@@ -257,6 +296,16 @@ class Comparison:
 
 def _number(item: Node) -> Fraction | None:
     return item.number.value if isinstance(item, Scalar) and item.number is not None else None
+
+
+def _are_relations(group: Group) -> bool:
+    return all(isinstance(item, (Interval, Inequality)) for item in group.items)
+
+
+def _different_names(group: Group) -> bool:
+    """Whether each item has a name of its own, beyond an index: `x = 1, y = 2` has, `x_1 = 1, x_2 = 2` has not."""
+    names = [re.sub(r"[_{}\d']", "", item.label) for item in group.items if isinstance(item, Named)]
+    return len(names) == len(group.items) and len(set(names)) == len(names) > 1
 
 
 def _is_sorted(values: list[Fraction]) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
-from pipeline.verify.comparing import algebra, evaluate
+from pipeline.verify.comparing import algebra, evaluate, sampling
 from pipeline.verify.reading import syntax
 from pipeline.verify.reading.nodes import Scalar
 from pipeline.verify.reading.normalize import key
@@ -59,10 +59,14 @@ class Scalars:
     def equal(self, a: Scalar, b: Scalar) -> bool:
         if self.conventions.units == "same" and a.unit != b.unit:
             return False
+        if a.unit != b.unit and "degree" in (a.unit, b.unit) and self._as_radians(a, b):
+            return True
         if conflict(a.unit, b.unit):
             return False
         if a.percent != b.percent:
             plain, percent = (b, a) if a.percent else (a, b)
+            if plain.unit:  # `\$5` is not `5\%`
+                return False
             if self.conventions.percent == "same":
                 return False
             hundredth = replace(percent, text=f"({percent.text})/100", number=_hundredth(percent.number), percent=False)
@@ -70,6 +74,16 @@ class Scalars:
                 return True
             return self.conventions.percent == "either" and self._values(plain, percent)
         return self._values(a, b)
+
+    def _as_radians(self, a: Scalar, b: Scalar) -> bool:
+        r"""Whether one is an angle in degrees and the other the same in radians: `60^\circ` is `\frac{\pi}{3}`."""
+        degrees, other = (a, b) if a.unit == "degree" else (b, a)
+        if self.conventions.degrees != "either" or other.unit not in ("", "radian"):
+            return False
+        if not other.unit and "\\pi" not in other.text:
+            return False
+        value = str(degrees.number.value) if degrees.number is not None else degrees.text
+        return self._values(Scalar(f"({value})\\cdot\\pi/180"), replace(other, unit=""))
 
     def _values(self, a: Scalar, b: Scalar) -> bool:
         if a.number is not None and b.number is not None:
@@ -84,6 +98,8 @@ class Scalars:
         left, right = trees
         if left is None or right is None:
             return self._unreadable(a.text, b.text)
+        if a.text != b.text and _cancelled(left, right):
+            return False
         exact_left = a.number or _as_number(evaluate.exact(left))
         exact_right = b.number or _as_number(evaluate.exact(right))
         self.note("number")
@@ -92,14 +108,13 @@ class Scalars:
         if self._rounded(exact_left, right) or self._rounded(exact_right, left):
             return True
         self.note("value")
-        agreed = evaluate.agree(left, right)
-        if agreed is False or (agreed is None and evaluate.has_value(left) != evaluate.has_value(right)):
+        agreed = sampling.agree(left, right)
+        if agreed is False or (agreed is None and sampling.has_value(left) != sampling.has_value(right)):
             return False  # also a number against what overflows or is not defined anywhere
         if algebra.equal(left, right):
             return True
-        verdict = self.ask("equal", a.text, b.text)
-        # Where sympy cannot decide, agreement to nine digits at every place that was tried does.
-        return (agreed is True and evaluate.agree_below_zero(left, right)) if verdict is None else verdict
+        settled = sampling.settled(left, right)
+        return self.ask("equal", a.text, b.text) is True if settled is None else settled
 
     def _unreadable(self, a: str, b: str) -> bool:
         """At least one is beyond our grammar; latex2sympy2 may know it."""
@@ -112,11 +127,8 @@ class Scalars:
         """Whether `number` is a decimal that stands for the irrational value of `tree`."""
         if number is None or number.places is None or number.digits < self._digits or syntax.symbols(tree):
             return False
-        try:
-            value = evaluate.approximate(tree)
-        except evaluate.NoValueError:
-            return False
-        return abs(value.imag) < 1e-12 and number.digits <= 15 and rounds_to(value.real, number)
+        value = sampling.real_value(tree)
+        return value is not None and rounds_to(value, number)
 
     def symbolic_equal(self, a: str, b: str) -> bool:
         return self.ask("equal", a, b) is True
@@ -124,17 +136,19 @@ class Scalars:
     def proportional(self, a: str, b: str, positive: bool) -> bool:
         """Whether `a` is a constant multiple of `b` (a positive one)."""
         left, right = self.tree(a), self.tree(b)
-        ratio: complex | None = None
         if left is not None and right is not None:
             self.note("value")
-            ratio = evaluate.ratio(left, right)
+            if not positive and algebra.same_zeros(left, right):
+                return True
+            ratio = sampling.ratio(left, right)
             if ratio is None or (positive and not (abs(ratio.imag) < 1e-9 and ratio.real > 0)):
                 return False
-            factor = ("num", Fraction(ratio.real).limit_denominator(10_000))
-            if factor[1] and algebra.equal(left, ("mul", [factor, right])):
+            factor = Fraction(ratio.real).limit_denominator(10_000)
+            if factor and algebra.equal(left, ("mul", [("num", factor), right])):
                 return True
-        verdict = self.ask("proportional+" if positive else "proportional", a, b)
-        return ratio is not None if verdict is None else verdict
+            if factor and sampling.multiple(left, right, factor):
+                return True
+        return self.ask("proportional+" if positive else "proportional", a, b) is True
 
     def ask(self, question: str, a: str, b: str) -> bool | None:
         self.note("symbolic")
@@ -142,6 +156,17 @@ class Scalars:
         if verdict is None:
             self.unread = "symbolic"
         return verdict
+
+
+def _cancelled(left: syntax.Tree, right: syntax.Tree) -> bool:
+    """Whether one side has all variables of the other and more, which must cancel for the two to be equal: `x-x`. An
+    identity of functions (`\\sin^2 x + \\cos^2 x` is 1) is another matter."""
+    first, second = syntax.symbols(left), syntax.symbols(right)
+    return (first < second and not _has_function(right)) or (second < first and not _has_function(left))
+
+
+def _has_function(tree: syntax.Tree) -> bool:
+    return (tree[0] == "fn" and tree[1] in syntax.ONE_ARGUMENT) or any(map(_has_function, syntax.children(tree)))
 
 
 def _hundredth(number: Number | None) -> Number | None:

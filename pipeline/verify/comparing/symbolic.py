@@ -6,7 +6,7 @@ No string that came from a model is ever evaluated as Python: `load` closes the 
 
 from typing import Any
 
-from pipeline.verify.comparing import evaluate, printing, reader
+from pipeline.verify.comparing import printing, reader, sampling
 from pipeline.verify.comparing.sealing import seal
 from pipeline.verify.reading import syntax
 
@@ -54,7 +54,7 @@ def read(cleaned: str) -> Any:
     """A sympy object for a cleaned scalar, or None where neither spelling of it can be read."""
     load()
     try:
-        spelled = printing.latex(evaluate.with_real_roots(syntax.parse(cleaned)))
+        spelled = printing.latex(sampling.with_real_roots(syntax.parse(cleaned)))
     except (SyntaxError, RecursionError):
         spelled = cleaned
     found = reader.read(spelled)

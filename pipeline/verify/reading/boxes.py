@@ -12,6 +12,8 @@ CORRECTED = re.compile(
 )
 _CONNECTOR = re.compile(r"\b(?:and|or)\b|[,;&]|\\quad|\\text", re.I)
 SENTENCE_END = re.compile(r"\.(?=\s|$|\*)|\n|(?<=[^\d])\.(?=[A-Z])|[!?](?=\s+[A-Z])|。")
+_NEXT_PART = re.compile(r"\((?:[b-h]|ii|iii|iv|v)\)|\bpart\s*\(?(?:[b-h2-8]|ii|iii|iv)\b|(?<!\w)[b-h]\)", re.I)
+HEDGE_DISTANCE = 200
 WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 
 
@@ -66,10 +68,11 @@ def find_boxes(text: str) -> list[tuple[int, int, str]]:
     return boxes
 
 
-def from_boxes(text: str, boxes: list[tuple[int, int, str]]) -> Extraction:
-    """The last box, with those that are joined to it (`\\boxed{1} and \\boxed{2}`)."""
+def from_boxes(text: str, boxes: list[tuple[int, int, str]], hedge_distance: int = HEDGE_DISTANCE) -> Extraction:
+    """The last box, with those that are joined to it (`\\boxed{1} and \\boxed{2}`). Boxes of parts (a) and (b) make a
+    tuple: their order says which part each answers."""
     group = [boxes[-1]]
-    hedged = False
+    hedged = parts = False
     last = squeeze(boxes[-1][2])
     for box in reversed(boxes[:-1]):
         gap = text[box[1] : group[0][0]]
@@ -77,10 +80,16 @@ def from_boxes(text: str, boxes: list[tuple[int, int, str]]) -> Extraction:
         if not same and len(gap) <= 80 and _joins(gap):
             group.insert(0, box)
             continue
-        if not same and len(gap) <= 200 and not CORRECTED.search(gap) and not hedged:
+        if not same and len(gap) <= hedge_distance and not CORRECTED.search(gap) and not hedged:
+            if _NEXT_PART.search(gap):
+                parts = True
+                group.insert(0, box)
+                continue
             hedged = len(group) == 1
         break
     answers = list(dict.fromkeys(box[2].strip() for box in group))
+    if parts:
+        return Extraction(f"({', '.join(box[2].strip() for box in group)})")
     return Extraction(", ".join(answers) or None, hedged=hedged, several=len(answers) > 1)
 
 

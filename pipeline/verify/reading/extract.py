@@ -7,8 +7,10 @@ sentence that states one ("Thus $x = 3$.", "so there are 12 of them."); a number
 
 import re
 
+from pipeline.verify.reading.asides import CORRECTION, is_aside, is_plan, is_unfinished, without_other_questions
 from pipeline.verify.reading.boxes import (
     CORRECTED,
+    HEDGE_DISTANCE,
     NOTHING,
     SENTENCE_END,
     WORD,
@@ -17,8 +19,10 @@ from pipeline.verify.reading.boxes import (
     from_boxes,
     squeeze,
 )
+from pipeline.verify.reading.languages import ANNOUNCING, ANNOUNCING_ABROAD, NOUNS_ABROAD, WORDS_ABROAD
 from pipeline.verify.reading.response import visible
 from pipeline.verify.reading.sentences import (
+    CONTRAST,
     CUE,
     LONGEST_SENTENCE,
     MATH,
@@ -32,9 +36,13 @@ from pipeline.verify.reading.sentences import (
 
 LONGEST_PLAIN = 300
 """A longer response without any marker is not an answer as a whole."""
+FAR = 200
+"""Characters between a box and a later statement of the final answer."""
 _TAG = re.compile(r"<(/?)answer>", re.I)
 _MARKER = re.compile(
-    r"####|(?:\bfinal\s+answer\b|\banswer\b|答案)[^\S\n]{0,3}(?:\*\*)?[^\S\n]{0,3}(?:(?:is|are|be|equals|为|是)\b(?:\s+(?:simply|therefore|thus|then|just|exactly|also))?"
+    r"####|(?:\bfinal\s+answer\b|\banswer\b|" + NOUNS_ABROAD + r")[^\S\n]{0,3}(?:\*\*)?[^\S\n]{0,3}"
+    r"(?:(?:(?:is|are|be|equals|es|est|ist|lautet|è|é|это)\b|为|為|是|は|는|은)"
+    r"(?:\s+(?:simply|therefore|thus|then|just|exactly|also|donc|also|pues))?"
     r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?"
     r"|\bcorrect\s+(?:option|choice)\s+is\b\s*:?|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
     re.I,
@@ -42,11 +50,12 @@ _MARKER = re.compile(
 _STRONG = re.compile(r"####|final", re.I)
 _ALTERNATIVE = re.compile(r"\b(?:or|either|alternatively|maybe|perhaps|possibly|might)\b", re.I)
 _HOPE = re.compile(r"(?:I hope (?:it|this) is correct|I hope this helps|Hope this helps)[.!]?\s*$", re.I)
+_FENCE = re.compile(r"^```\w*\n|\n```\s*$")
 _DISPLAY = re.compile(r"\$\$(?P<a>[^$]+)\$\$\s*\.?\s*$|\\\[(?P<b>(?:(?!\\\[|\\\]).)+)\\\]\s*\.?\s*$", re.S)
 _GLUED = re.compile(r"(?<=[\d)}])(and|or)(?=[A-Z(\\])")
 
 
-def extract(response: str, plain_response: bool = True) -> Extraction:
+def extract(response: str, plain_response: bool = True, hedge_distance: int = HEDGE_DISTANCE) -> Extraction:
     """The final answer of `response`. Never raises."""
     text = visible(response)
     if not text:
@@ -56,34 +65,54 @@ def extract(response: str, plain_response: bool = True) -> Extraction:
         if tagged:
             return _tagged(tagged)
     boxes = find_boxes(text) if "box" in text else []
+    if boxes and len(shorter := without_other_questions(text, boxes[0][1])) < len(text):
+        text, boxes = shorter, [box for box in boxes if box[1] <= len(shorter)]
     marker = _last_marker(text)
-    if boxes and (marker is None or marker.start() < boxes[-1][0]):
-        return from_boxes(text, boxes)
+    if boxes:
+        if marker is not None and _replaces(text, boxes[-1][1], marker):
+            stated = _from_marker(text, marker)
+            if stated.answer is not None and looks_like_answer(stated):
+                return stated
+        return from_boxes(text, boxes, hedge_distance)
+    if is_unfinished(text):
+        return NOTHING
     if marker is not None:
         stated = _from_marker(text, marker)
-        if stated.answer is not None and (not boxes or looks_like_answer(stated)):
-            return stated
-        if boxes:
-            return from_boxes(text, boxes)
         if stated.answer is not None:
             return stated
     return _unmarked(text) if plain_response else NOTHING
 
 
+def is_set_apart(response: str) -> bool:
+    r"""Whether `response` has its answer in a box or in `<answer>` tags."""
+    text = visible(response)
+    return bool(find_boxes(text)) or bool(_tag_contents(text))
+
+
+def _replaces(text: str, box_end: int, marker: re.Match[str]) -> bool:
+    """Whether what `marker` announces takes the place of the last box: it corrects the box, or concludes a solution in
+    which the box was of some step far before."""
+    if marker.start() < box_end:
+        return False
+    gap = text[box_end : marker.start()]
+    return bool(CORRECTION.search(gap)) or (len(gap) > FAR and _STRONG.search(marker.group()) is not None)
+
+
 def _last_marker(text: str) -> re.Match[str] | None:
-    """The last phrase that announces an answer. Looked for from the first of its words on: most of a response is
-    mathematics, and this pattern would be tried at every character of it."""
+    """The last phrase that announces an answer of the response's own. Looked for from the first of its words on: most of
+    a response is mathematics, and this pattern would be tried at every character of it."""
     lower = text.lower()
     places = [
         place
-        for word in ("answer", "####", "答案", "correct option is", "correct choice is")
+        for word in (ANNOUNCING if text.isascii() else (*ANNOUNCING, *ANNOUNCING_ABROAD))
         if (place := lower.find(word)) >= 0
     ]
     if not places:
         return None
     marker = None
     for match in _MARKER.finditer(text, max(0, min(places) - 40) if len(lower) == len(text) else 0):
-        marker = match
+        if not is_aside(text, match.start(), match.end()):
+            marker = match
     return marker
 
 
@@ -121,7 +150,8 @@ def _from_marker(text: str, marker: re.Match[str]) -> Extraction:
     before = text[max(0, marker.start() - 200) : marker.start()]
     earlier = None
     for match in _MARKER.finditer(before):
-        earlier = match
+        if not is_aside(before, match.start(), match.end()):
+            earlier = match
     if (
         earlier is not None
         and (_STRONG.search(marker.group()) or _ALTERNATIVE.search(before[earlier.end() :]))
@@ -134,14 +164,16 @@ def _from_marker(text: str, marker: re.Match[str]) -> Extraction:
 
 
 def _unmarked(text: str) -> Extraction:
-    text = _HOPE.sub("", text).strip()
+    text = _FENCE.sub("", _HOPE.sub("", text)).strip()
     if len(text) <= LONGEST_PLAIN and ("\n" not in text or "\\begin" in text or is_one_formula(text)):
-        text = _GLUED.sub(r" \1 ", text)
+        text = CONTRAST.sub("", _GLUED.sub(r" \1 ", text))
         words = [
             word
             for word in WORD.findall(MATH.sub(" ", re.sub(r"\\text\w*\s*\{[^{}]*\}", " ", text)))
             if word.lower() not in MATH_WORDS
         ]
+        if not text.isascii():
+            words += WORDS_ABROAD.findall(text)
         if not words or (len(words) <= 3 and not CUE.search(text)) or is_one_formula(text):
             return Extraction(text, several=len(MATH.findall(text)) > 1)
     display = _DISPLAY.search(text[-3000:])
@@ -150,5 +182,7 @@ def _unmarked(text: str) -> Extraction:
     last = text.rsplit("\n", 1)[-1].strip()[-LONGEST_SENTENCE:]
     sentences = [part.strip() for part in SENTENCE_END.split(last) if part and part.strip(" *$")]
     if not sentences or not last.strip(" $.*\\()[]"):
+        return NOTHING
+    if is_plan(sentences[-1]):
         return NOTHING
     return stated_after_cue(sentences[-1]) or NOTHING

@@ -27,6 +27,8 @@ class Group:
     items: list["Node"]
     free: bool = False
     """A list of which something says that its order means nothing: `or`, `and`, `x = `, several boxes, plus-minus."""
+    joined: Literal["", "and", "or"] = ""
+    """The one word between all items of a list, if there is one."""
 
 
 @dataclass(slots=True)
@@ -41,6 +43,19 @@ class Interval:
 @dataclass(slots=True)
 class Union:
     parts: list["Node"]
+
+
+@dataclass(slots=True)
+class Intersection:
+    parts: list["Node"]
+
+
+@dataclass(slots=True)
+class Difference:
+    r"""`(0, 3) \setminus \{1\}`."""
+
+    base: "Node"
+    removed: "Node"
 
 
 @dataclass(slots=True)
@@ -88,7 +103,21 @@ class BaseNumber:
     base: int
 
 
-Node = Scalar | Word | Group | Interval | Union | Matrix | Equation | Inequality | Named | Ratio | BaseNumber
+Node = (
+    Scalar
+    | Word
+    | Group
+    | Interval
+    | Union
+    | Intersection
+    | Difference
+    | Matrix
+    | Equation
+    | Inequality
+    | Named
+    | Ratio
+    | BaseNumber
+)
 
 
 def as_set(node: Node) -> Node:

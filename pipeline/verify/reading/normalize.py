@@ -7,7 +7,8 @@ comparing strings. Every step is linear in the length of the text.
 
 import re
 
-from pipeline.verify.reading.vocabulary import DIGITS, FUNCTIONS, SAME, STYLE, TEXT, UNICODE
+from pipeline.verify.reading.repair import repair
+from pipeline.verify.reading.vocabulary import FUNCTIONS, SAME, STYLE, TEXT
 
 LONGEST_ANSWER = 4000
 """No answer is longer; what is, is refused before any work."""
@@ -21,6 +22,16 @@ _GROUP = re.compile(r"\s*\{([^{}]*)\}")
 _SIMPLE = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?:s)?(?![A-Za-z])")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,\\!\s?|\s?\{\s?,\s?\}\s?|\\,|\{\\,\})(?=\d{3}(?!\d))")
+_GROUPED = re.compile(r"(?<![\w.,])\d{1,3}(?:'\d{3})+(?![\d'])|(?<![\w.,])\d{1,3}(?:_\d{3})+(?![\d_])")
+_DOTS = re.compile(r"(?<=\.\d)(\d*)\s*\.\.\.+|(?<=,)(\s*)\.\.\.+")
+_MARKED = re.compile(
+    r"\\(?:overline|overleftrightarrow|overarc|wideparen|widehat)\s*\{\s*([A-Z]{2,4}'?)\s*\}|\\triangle\s*(?=[A-Z]{3})"
+)
+r"""The sign on `\overline{AB}` says what kind of thing AB is."""
+_NUMERAL = r"((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)(?![\d.]*\d)"
+_ROOT_SIGN = re.compile(r"([√∛∜])\s*" + _NUMERAL)
+_ROOT_WORD = re.compile(r"(?<![\\A-Za-z])sqrt\s*" + _NUMERAL)
+_DEGREES = {"√": "", "∛": "[3]", "∜": "[4]"}
 _SPACE = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z(){}\[\]$%,;:!])")
 _SIZED = re.compile(r"\\(?:left|right)(?![A-Za-z])")
@@ -39,8 +50,9 @@ def clean(answer: str, prose: bool = False) -> str:
     answer = answer.strip()
     if _SIMPLE.fullmatch(answer):
         return answer
-    if not answer.isascii():
-        answer = answer.translate(UNICODE).translate(DIGITS)
+    if answer == "{}":
+        return r"\emptyset"
+    answer = _root_signs(repair(_ROOT_SIGN.sub(_root, answer)) if not answer.isascii() else repair(answer), prose)
     if "\\" in answer or "{" in answer:
         answer = _THOUSANDS.sub("", answer)
         if "\\\\" in answer and "\\begin" not in answer:
@@ -48,6 +60,14 @@ def clean(answer: str, prose: bool = False) -> str:
         answer = _DEGREE.sub(r"\\degree ", answer)
     if not prose:
         answer = _PLAIN_NAMES.sub(lambda m: _plain_name(m.group()), answer)
+    if "'" in answer or "_" in answer:
+        answer = _GROUPED.sub(lambda match: match.group().replace("'", "").replace("_", ""), answer)
+    if "..." in answer:
+        answer = _DOTS.sub(lambda match: (match.group(1) or match.group(2) or "") + r"\dots ", answer)
+    if "\\over" in answer or "\\wide" in answer or "\\tri" in answer:
+        answer = _MARKED.sub(r"\1", answer)
+    if answer.count("{") != answer.count("}"):
+        answer = _balanced(answer)
     if "**" in answer:
         answer = _POWER.sub("^", answer)
     if "\\choose" in answer:
@@ -59,6 +79,28 @@ def clean(answer: str, prose: bool = False) -> str:
         answer = brace_arguments(answer)
     answer = _PERCENT.sub(r"\\%", answer)
     return _trim(_SPACE.sub(" ", answer))
+
+
+def _root(match: re.Match[str]) -> str:
+    """The whole numeral after a root sign is under it."""
+    return rf"\sqrt{_DEGREES[match.group(1)]}{{{match.group(2)}}}"
+
+
+def _root_signs(answer: str, prose: bool) -> str:
+    """The same after the plain word: `sqrt 10` and `sqrt10`. In a sentence it is still a word."""
+    if "sqrt" not in answer or prose:
+        return answer
+    return _ROOT_WORD.sub(r"\\sqrt{\1}", answer)
+
+
+def _balanced(answer: str) -> str:
+    """With the closing braces that are missing at its end, or without those that are too many there."""
+    missing = sum(1 if brace == "{" else -1 for brace in re.findall(r"(?<!\\)[{}]", answer))
+    if missing > 0:
+        return answer + "}" * missing if missing <= 3 else answer
+    while missing < 0 and answer.endswith("}") and not answer.endswith("\\}"):
+        answer, missing = answer[:-1], missing + 1
+    return answer
 
 
 def _plain_name(name: str) -> str:
@@ -104,7 +146,7 @@ def _command(answer: str, name: str, space: str, at: int, out: list[str]) -> int
         words = inside.strip()
         if name in STYLE and words in FUNCTIONS:
             out.append(f"\\{words} ")
-        elif len(words) <= 1 or words.replace(".", "").replace(",", "").isdigit():
+        elif len(words) <= 1 or words.replace(".", "").replace(",", "").isdecimal():
             out.append(f" {words} " if name in TEXT else words)
         elif words == "th" or words.lower() == "base":
             pass

@@ -4,6 +4,7 @@ import re
 from itertools import pairwise
 
 from pipeline.verify.reading.boxes import NOTHING, SENTENCE_END, WORD, Extraction, find_boxes, from_boxes
+from pipeline.verify.reading.languages import CUES_ABROAD, DENIED_ABROAD, WORDS_ABROAD
 
 LONGEST_SENTENCE = 2000
 MATH = re.compile(
@@ -11,18 +12,23 @@ MATH = re.compile(
 )
 CUE = re.compile(
     r"(?:\b(?:is|are|be|was|were|by|equals?|get|gets|have|has|gives?|find|found|obtain|yields?|thus|therefore|hence|so|then|that|it's|its|at|answer|contains?|makes?|exactly|approximately|about)\b"
-    r"|[:=≈]|=>|⇒|→)[ \t]*\**[ \t]*",
+    r"|[:=≈]|=>|⇒|→|" + CUES_ABROAD + r")[ \t]*\**[ \t]*",
     re.I,
 )
+CONTRAST = re.compile(r"(?<=\S),\s*(?:and\s+)?not\s.*", re.S)
+"""`12, not 15`."""
+_QUOTE = re.compile(r"(?:>\s*)+(?=[*_`$])")
 _REASON = re.compile(r",?\s+(?:because|since|which|whereas|as\s+(?:we|it|the|there))\b", re.I)
 """What follows explains the answer, and is no part of it."""
 _OPTION = re.compile(r"(?:the\s+)?(?:option|choice)\s+(\(?[A-Z]\)?)(?![A-Za-z])", re.I)
 _GLOSS = re.compile(r"([$€£]?[-+]?\d[\d,./]*(?:\s?\\?%)?)\s*\([A-Za-z][A-Za-z\s-]*\)")
 """`12 (twelve)`."""
-_DENIED = re.compile(r"(?:\b(?:not|never|cannot)|n't|n’t)\s+$", re.I)
+_DENIED = re.compile(r"(?:\b(?:not|never|cannot|no|ne|nicht|pas|не)|n't|n’t)\s+$|[不非没沒未]\s*$", re.I)
 _VALUE = re.compile(r"[$€£¥]?\s?[-+−]?(?:\d|\.\d|\\frac|\\sqrt|\\pi|\()")
 _LEADING_NUMBER = re.compile(r"[$€£¥]?\s?([-+−]?\d[\d,]*+(?:\.\d++)?+(?:\s?/\s?\d++)?+(?:\s?(?:\\?%|percent))?+)")
-_UNIT_LIKE = re.compile(r"\s?[€$£¥²³°]|,?\s?(?!and\b|or\b)[A-Za-z]{2,}|\s?[mgslLh](?:[²³/]|\b)")
+_UNIT_LIKE = re.compile(
+    r"\s?[€$£¥²³°]|\s?(?![或至到或])[^\W\d_a-zA-Z]|,?\s?(?!and\b|or\b)[A-Za-z]{2,}|\s?[mgslLh](?:[²³/]|\b)"
+)
 _ANY_NUMBER = re.compile(r"(?<![\w.,/^\\])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?(?![\w^/])")
 MATH_WORDS = {
     "and",
@@ -56,7 +62,7 @@ def first_sentence(rest: str) -> str:
 
 def in_sentence(sentence: str) -> Extraction:
     """The answer in what follows a marker."""
-    sentence = sentence.strip().strip("*_").strip()
+    sentence = CONTRAST.sub("", _QUOTE.sub("", sentence.strip(), count=1)).strip("*_").strip()
     if not sentence:
         return NOTHING
     clause = _REASON.search(sentence)
@@ -79,6 +85,10 @@ def in_sentence(sentence: str) -> Extraction:
         if len(words) <= 2 or (len(spans) > 1 and len(words) <= 4):
             return Extraction(sentence, several=len(spans) > 1)
         return Extraction(_content(spans[-1]))
+    if not sentence.isascii():
+        words += WORDS_ABROAD.findall(outside) * 3
+    if DENIED_ABROAD.search(sentence):
+        return NOTHING
     if len(words) > 2:
         stated = stated_after_cue(sentence)
         if stated is not None:
@@ -105,6 +115,8 @@ def stated_after_cue(sentence: str) -> Extraction | None:
         if _DENIED.search(masked, max(0, cue.start() - 16), cue.start()):
             return None
         rest = sentence[cue.end() :]
+        if not rest.isascii() and DENIED_ABROAD.search(rest):
+            return None
         if masked[cue.end() : cue.end() + 1] == "\x01":
             return _run_of_math(rest)
         if not _VALUE.match(rest):

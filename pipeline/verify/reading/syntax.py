@@ -82,7 +82,7 @@ class _Parser:
         terms = [self.signed()]
         while self.peek() in ("+", "-"):
             minus = self.take() == "-"
-            term = self.product()
+            term = self.signed()  # `14 + -3i`
             terms.append(("neg", term) if minus else term)
         self.depth -= 1
         return terms[0] if len(terms) == 1 else ("add", terms)
@@ -120,7 +120,7 @@ class _Parser:
             minus = self.take() == "-"
             inner = self.factor_signed(number_alone)
             return ("neg", inner) if minus else inner
-        if number_alone and self.peek()[:1].isdigit():
+        if number_alone and self.peek()[:1].isdecimal():
             return self.power()
         return self.juxtaposed()
 
@@ -131,7 +131,7 @@ class _Parser:
         return token not in _ENDS and token != r"\degree"
 
     def juxtaposed(self) -> Tree:
-        first_is_integer = self.peek().isdigit()
+        first_is_integer = self.peek().isdecimal()
         factors = [self.power()]
         if first_is_integer and self.peek() == r"\frac" and factors[0][0] == "num":
             mark = self.at
@@ -141,7 +141,7 @@ class _Parser:
             else:
                 self.at = mark
         while self.starts_factor():
-            if self.peek()[0].isdigit() and factors[-1][0] == "num":
+            if self.peek()[0].isdecimal() and factors[-1][0] == "num":
                 raise SyntaxError("two numbers side by side")
             factors.append(self.power())
         return factors[0] if len(factors) == 1 else ("mul", factors)
@@ -197,7 +197,7 @@ class _Parser:
             return self.group("{", "}")
         if token == "|":
             return ("fn", "abs", [self.group("|", "|")])
-        if token[:1].isdigit() or (token[:1] == "." and len(token) > 1):
+        if token[:1].isdecimal() or (token[:1] == "." and len(token) > 1):
             if len(token) > 400:
                 raise SyntaxError("numeral too long")
             return ("num", Fraction(self.take()))
@@ -312,7 +312,7 @@ class _Parser:
         factors = [self.power()]
         while self.starts_factor() and self.peek() != "(" and self.peek()[1:] not in ONE_ARGUMENT | {"log"}:
             factors.append(self.power())
-        if self.peek() == "/" and len(factors) == 1 and self.peek(1)[:1].isdigit():
+        if self.peek() == "/" and len(factors) == 1 and self.peek(1)[:1].isdecimal():
             self.take()
             factors.append(("pow", self.power(), ("num", Fraction(-1))))
         return factors[0] if len(factors) == 1 else ("mul", factors)

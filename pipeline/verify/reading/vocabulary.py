@@ -4,22 +4,32 @@ Only tables; normalize.py applies them. The one spelling that they lead to is wh
 """
 
 UNICODE = str.maketrans({
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*",
-    "÷": "/", "⁄": "/", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ",
-    "∞": r"\infty ", "π": r"\pi ", "°": r"\degree ", "º": r"\degree ", "±": r"\pm ", "∓": r"\mp ", "∈": r"\in ",
-    "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "½": r"\frac{1}{2}",
-    "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "²": "^{2}", "³": "^{3}",
-    "⁴": "^{4}", "⁵": "^{5}", "⁰": "^{0}", "¹": "^{1}", "ⁿ": "^{n}", "₀": "_{0}", "₁": "_{1}", "₂": "_{2}",
-    "₃": "_{3}", "₄": "_{4}", "₅": "_{5}", "₆": "_{6}", "₇": "_{7}", "₈": "_{8}", "₉": "_{9}", "θ": r"\theta ",
-    "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ", "ω": r"\omega ",
-    "σ": r"\sigma ", "Δ": r"\Delta ", "，": ",", "。": ".", "：": ":", "；": ";", "（": "(", "）": ")", "［": "[", "］": "]",
-    "｛": "{", "｝": "}", "＝": "=", "＋": "+", "－": "-", "％": "%", "’": "'", "‘": "'", "“": '"', "”": '"', "′": "'",
-    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "\ufeff": "", "€": r"\euro ", "£": r"\pounds ",
-    "¥": r"\yen ", "￥": r"\yen ", "₹": r"\rupee ", "、": ",", "√": r"\sqrt ", "∛": r"\sqrt[3]",
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "∙": r"\cdot ",
+    "✕": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≦": r"\le ",
+    "≧": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∞": r"\infty ", "π": r"\pi ", "°": r"\degree ", "º": r"\degree ",
+    "℃": r"\degree C", "℉": r"\degree F", "±": r"\pm ", "∓": r"\mp ", "∈": r"\in ", "∀": r"\forall ", "→": r"\to ",
+    "⇒": r"\implies ", "∖": r"\setminus ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ",
+    "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "∠": r"\angle ",
+    "△": r"\triangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⟨": r"\langle ",
+    "⟩": r"\rangle ", "∑": r"\sum ", "∫": r"\int ", "…": r"\dots ", "⋯": r"\dots ", "√": r"\sqrt ", "∛": r"\sqrt[3]",
+    "∜": r"\sqrt[4]", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}",
+    "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}", "⅖": r"\frac{2}{5}", "⅗": r"\frac{3}{5}", "⅘": r"\frac{4}{5}",
+    "⅙": r"\frac{1}{6}", "⅚": r"\frac{5}{6}", "⅐": r"\frac{1}{7}", "⅛": r"\frac{1}{8}", "⅜": r"\frac{3}{8}",
+    "⅝": r"\frac{5}{8}", "⅞": r"\frac{7}{8}", "⅑": r"\frac{1}{9}", "⅒": r"\frac{1}{10}",
+    "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ", "ζ": r"\zeta ", "η": r"\eta ",
+    "θ": r"\theta ", "κ": r"\kappa ", "λ": r"\lambda ", "μ": r"\mu ", "µ": r"\mu ", "ν": r"\nu ", "ξ": r"\xi ", "ρ": r"\rho ",
+    "σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi ", "ϕ": r"\phi ", "χ": r"\chi ", "ψ": r"\psi ", "ω": r"\omega ",
+    "Γ": r"\Gamma ", "Δ": r"\Delta ", "Θ": r"\Theta ", "Λ": r"\Lambda ", "Σ": r"\Sigma ", "Φ": r"\Phi ", "Ψ": r"\Psi ",
+    "Ω": r"\Omega ", "\u2126": r"\Omega ", "ℓ": r"\ell ",
+    "，": ",", "。": ".", "．": ".", "：": ":", "；": ";", "（": "(", "）": ")", "［": "[", "］": "]", "｛": "{", "｝": "}", "【": "[",
+    "】": "]", "＝": "=", "＋": "+", "－": "-", "％": "%", "、": ",", "’": "'", "‘": "'", "“": '"', "”": '"', "′": "'",
+    "″": "''", "∣": "|", "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "￥": r"\yen ", "₹": r"\rupee ", "＄": r"\dollar ",
 })  # fmt: skip
-"""Characters, and the LaTeX that says the same."""
-DIGITS = {ord("０") + i: ord("0") + i for i in range(10)}
-"""Full-width digits."""
+"""Characters, and the LaTeX that says the same. Digits, full-width forms and letters of formulas follow from Unicode's own
+tables (repair.py)."""
+SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱˣ", "0123456789+-()nix", strict=True))
+SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙₖᵢⱼₓ", "0123456789+-()nkijx", strict=True))
+"""Runs of them become one exponent, one index."""
 
 SAME = {
     "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "leq": r"\le ", "leqslant": r"\le ", "le": r"\le ",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ START_SECONDS = 120.0
 DEATHS_BEFORE_BLAME = 2
 """A worker can die for reasons outside (the kernel's memory killer, an operator): a pair is tried again once."""
 
-Pair = tuple[str, str]
+Job = tuple[str, str, str]
+"""(response, gold, problem); the empty string where the problem is not known."""
 
 
 class NurseryHandle:
@@ -143,14 +145,16 @@ class Slot:
             self._sock.close()
             self._sock = None
 
-    def run(self, pairs: list[Pair]) -> list[Grade]:
+    def run(self, pairs: list[Job]) -> list[Grade]:
         """One grade a pair, whatever happens to the worker. The first try sends all pairs at once; after a death each
-        pair goes alone, so that only the one that kills is blamed."""
+        pair goes alone, so that only the one that kills is blamed. A pair that was too slow for the symbolic layer is
+        graded again without it: what the cheap layers say, however busy the machine is, is the standing verdict."""
         grades: list[Grade | None] = [None] * len(pairs)
+        slow: set[int] = set()
         deaths = 0
         while missing := [i for i, grade in enumerate(grades) if grade is None]:
             batch = missing if not deaths else missing[:1]
-            fate, culprit = self._attempt(pairs, batch, grades)
+            fate, culprit = self._attempt(pairs, batch, grades, slow)
             if fate == "done":
                 deaths = min(deaths, 1)
                 continue
@@ -158,14 +162,18 @@ class Slot:
             deaths += 1
             if alone is None or grades[alone] is not None:
                 continue
-            if fate == "time-out":
+            if fate == "time-out" and alone not in slow:
+                slow.add(alone)
+            elif fate == "time-out":
                 grades[alone] = Grade(False, None, "time-out", "pool", self.timeout_s)
             elif deaths >= DEATHS_BEFORE_BLAME:
                 grades[alone] = Grade(False, None, "worker died", "pool")
                 deaths = 1
         return [grade for grade in grades if grade is not None]
 
-    def _attempt(self, pairs: list[Pair], batch: list[int], grades: list[Grade | None]) -> tuple[str, int | None]:
+    def _attempt(
+        self, pairs: list[Job], batch: list[int], grades: list[Grade | None], without_sympy: set[int]
+    ) -> tuple[str, int | None]:
         """Sends `batch` (indices into `pairs`) and fills `grades`. Returns what ended it (done, time-out, died) and
         the index of the pair that the worker had announced as slow, if any."""
         if self._sock is None:
@@ -174,12 +182,15 @@ class Slot:
         slow: int | None = None
         try:
             sock.settimeout(START_SECONDS)
-            wire.send(sock, [pairs[i] for i in batch])
+            wire.send(sock, [(*pairs[i], i not in without_sympy) for i in batch])
             while True:
                 sock.settimeout(self.timeout_s)
                 message = wire.receive(sock)
                 for k, *fields in message["done"]:
-                    grades[batch[k]] = Grade(*fields)
+                    grade = Grade(*fields)
+                    if batch[k] in without_sympy:
+                        grade = self._standing(grade)
+                    grades[batch[k]] = grade
                 slow = batch[message["slow"]] if "slow" in message else None
                 if message.get("end"):
                     if message.get("retire"):
@@ -191,6 +202,12 @@ class Slot:
         except (OSError, ValueError):
             self._drop(kill=True)
             return "died", slow
+
+    def _standing(self, grade: Grade) -> Grade:
+        seconds = grade.seconds + self.timeout_s
+        if grade.correct:
+            return replace(grade, seconds=seconds)
+        return Grade(False, grade.extracted, "time-out", "pool", seconds)
 
 
 def monotonic() -> float:

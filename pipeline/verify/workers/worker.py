@@ -1,4 +1,4 @@
-"""A grading worker: reads chunks of (response, gold) pairs, answers each. Forked by the nursery, killed at will.
+"""A grading worker: reads chunks of rows, answers each. Forked by the nursery, killed at will.
 
 Cheap layers answer in microseconds, so their results go back together. Before the first call of the symbolic layer
 for a pair the worker sends what it has and says which pair it is about to try: the pool starts that pair's clock
@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from pipeline.verify.comparing import symbolic
-from pipeline.verify.grading import grade_pair
+from pipeline.verify.grading import Ask, grade_pair
 from pipeline.verify.types import Conventions, Grade
 from pipeline.verify.workers import jail, wire
 
@@ -49,13 +49,13 @@ class _Chunk:
         wire.send(self.sock, {"done": self.done, **more})
         self.done = []
 
-    def grade(self, index: int, response: str, gold: str) -> bool:
+    def grade(self, index: int, response: str, gold: str, problem: str, ask: Ask) -> bool:
         """Grades one pair; returns whether this process should be replaced afterwards."""
         self.current = index
         started = time.perf_counter()
         spoiled = False
         try:
-            grade = grade_pair(response, gold, self.conventions, self.ask)
+            grade = grade_pair(response, gold, self.conventions, ask, problem or None)
         except MemoryError:
             grade, spoiled = Grade(False, None, "out of memory", "pool"), True
         except RecursionError:
@@ -65,6 +65,11 @@ class _Chunk:
         seconds = time.perf_counter() - started
         self.done.append([index, grade.correct, grade.extracted, grade.reason, grade.layer, seconds, grade.unread])
         return spoiled
+
+
+def _undecided(question: str, left: str, right: str) -> bool | None:
+    """In place of the symbolic layer for a pair that has been too slow for it: the standing verdict is what is left."""
+    return None
 
 
 def serve(sock: socket.socket, hello: dict[str, Any]) -> None:
@@ -80,8 +85,8 @@ def serve(sock: socket.socket, hello: dict[str, Any]) -> None:
     while not retire:
         pairs = wire.receive(sock)
         chunk = _Chunk(sock, conventions)
-        for index, (response, gold) in enumerate(pairs):
-            retire |= chunk.grade(index, response, gold)
+        for index, (response, gold, problem, symbolically) in enumerate(pairs):
+            retire |= chunk.grade(index, response, gold, problem, chunk.ask if symbolically else _undecided)
             slow_pairs += chunk.announced == index
         retire |= slow_pairs >= SLOW_PAIRS_PER_LIFE
         chunk.flush(end=True, retire=retire)

@@ -1,0 +1,46 @@
+r"""How an answer is announced in languages other than English. Only tables; extract.py and sentences.py apply them.
+
+A word that is read here must announce an answer in its language, and no English word may look like it.
+"""
+
+import re
+
+ANNOUNCING = (
+    "answer",
+    "####",
+    "correct option is",
+    "correct choice is",
+    "respuesta",
+    "antwort",
+    "risposta",
+    "resposta",
+    "jawaban",
+)
+"""One of these, in lower case, is in every text that announces an answer in ASCII."""
+ANNOUNCING_ABROAD = (
+    "答案",
+    "答え",
+    "正解",
+    "正答",
+    "答：",
+    "答:",
+    "정답",
+    "답",
+    "ответ",
+    "отговор",
+    "відповідь",
+    "réponse",
+    "odpowied",
+    "đáp án",
+)
+NOUNS_ABROAD = (
+    r"\b(?:respuesta|réponse|antwort|risposta|resposta|jawaban|ответ|отговор|відповідь|odpowiedź|đáp\s+án|trả\s+lời|lösung|cevap|svar|الجواب|الإجابة|उत्तर)(?:\s+(?:final|finale|akhir))?\b"
+    r"|答案|答え|正解|正答|答(?=\s*[:：])|정답|답(?=\s*[:：은])"
+)
+CUES_ABROAD = (
+    r"(?:等于|等於|总共有|共有|是|为|為|有|得|共|は|は、|는|은|\b(?:равно|равен|равна|es|est|ist|sind|beträgt)\b)"
+)
+"""Before the value that a last sentence states."""
+DENIED_ABROAD = re.compile(r"不是|并非|ではない|じゃない|아니|아닙")
+WORDS_ABROAD = re.compile(r"[^\W\d_a-zA-Zα-ωΑ-Ω]{2}")
+"""Each match is about a word of a sentence in another script."""
