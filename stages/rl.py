@@ -17,8 +17,8 @@ from megatron_patches.training.policy import Policy
 from megatron_patches.training.policy_loss import MinibatchLoss, Objective, reduce_metrics
 from pipeline.data.prompts import load_eval_prompts, load_prompts
 from pipeline.data.tokenizer import load as load_tokenizer
-from pipeline.rl.advantages import with_advantages
-from pipeline.rl.checks import is_due, mean_metrics, rollout_metrics, samples_of
+from pipeline.rl.advantages import advantages_of
+from pipeline.rl.checks import entropy_metric, is_due, mean_metrics, rollout_metrics, samples_of
 from pipeline.rl.collector import Collector
 from pipeline.rl.evaluation import curve_point, measure
 from pipeline.rl.experience import Experience, Samples, minibatches
@@ -61,16 +61,21 @@ def main(run: StageRun) -> dict:
             if not engine.independent:
                 engine.sleep()  # the update needs the memory; sync wakes it
             samples = Samples.collect(batch.groups)
+            signal, metrics = advantages_of(settings.algo, samples.lengths, batch.graded.rewards)
+            needed = samples.select(signal.scored(objective.everything))
+            scored = needed if objective.old_logprobs == "actor" else samples.select(signal.sample())
             with tracker.phase("logprobs"):
-                old_logp = actor.logprobs(samples)
-                ref_logp = reference.logprobs(samples) if reference is not None else None
-            experience, metrics = with_advantages(settings.algo, samples, batch.graded.rewards, old_logp, ref_logp)
+                actor_logp, entropy = actor.logprobs_and_entropy(scored)
+                ref_logp = reference.logprobs(needed) if reference is not None else None
+            old_logp = {"actor": actor_logp, "engine": needed.rollout_logp, "none": None}[objective.old_logprobs]
+            experience = Experience.of(needed, signal, old_logp, ref_logp, objective.everything)
             metrics |= collector.metrics(batch, version=step - 1)
             same_weights = not metrics["rollout/version_lag_max"]
-            metrics |= gap_metrics(settings.rollout, old_logp, samples.rollout_logp, samples.raw_logp, same_weights)
+            metrics |= gap_metrics(settings.rollout, actor_logp, scored.rollout_logp, scored.raw_logp, same_weights)
 
             with tracker.phase("update"):
                 metrics |= update(rl, actor, experience, objective, (settings.seed * 1_000_003 + step) * 101)
+            metrics |= entropy_metric(entropy, signal.token_weights(scored))
             collector.wait()
             with tracker.phase("sync"):
                 metrics |= engine.sync(actor, step)
@@ -84,12 +89,16 @@ def main(run: StageRun) -> dict:
                             settings.evaluate, engine, grader, greedy, sampled, prompts, settings.seed
                         )
                         metrics |= curve_point(settings.evaluate.k, name, statistics)
-            tracker.samples(step, samples_of(batch, experience, rl.sample_rollouts))
-            stopping = run.should_stop()
+            tracker.samples(step, samples_of(batch, signal, rl.sample_rollouts))
+            stopping = run.should_stop(last=step == rl.steps)
             tracker.log(step, metrics)  # first: a kill after the save must not cost the row, one before it is undone
             if stopping or is_due(step, rl.save_every) or step == rl.steps:
                 with tracker.phase("save"):  # counts towards the next step's row
+                    if not engine.independent:
+                        engine.sleep()  # the optimizer's state is gathered on the device: the memory is needed
                     save_actor(run, settings, actor, collector, step)
+                    if not engine.independent and step < rl.steps and not stopping:
+                        engine.sync(actor, step)
             if stopping:
                 run.log(f"stopped after step {step}; the same command continues from there")
                 break
@@ -102,7 +111,7 @@ def update(rl: Rl, actor: Actor, experience: Experience, objective: Objective, s
     done: list[MinibatchLoss] = []
     optimizer: list[dict[str, float]] = []
     for epoch in range(rl.epochs):
-        for chosen in minibatches(len(experience), rl.minibatches, seed + epoch):
+        for chosen in minibatches(len(experience.signal), rl.minibatches, seed + epoch):
             minibatch, optimizer_metrics = actor.update(experience, chosen, objective)
             done.append(minibatch)
             optimizer.append(optimizer_metrics)

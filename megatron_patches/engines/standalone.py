@@ -92,7 +92,7 @@ class StandaloneVllmEngine:
             gathering.add(response)
 
         shares = [
-            [Request(i, prompts[i].id, prompts[i].token_ids) for i in share]
+            [Request(i, prompts[i].stream, prompts[i].token_ids) for i in share]
             for share in shares_of(prompts, sampling, self.engines)
         ]
         self._do("generate", shares, group_size, sampling, self.policy_version, receive=receive)

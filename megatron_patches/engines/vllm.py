@@ -78,7 +78,7 @@ class VllmEngine:
         if self.core.asleep or not self._synced:
             raise RuntimeError("the vLLM engine has no weights: call sync(actor, version) before generate")
         mine, gathering = self.replicas.share(self, prompts, group_size, sampling, on_finish, on_progress)
-        requests = [Request(i, prompts[i].id, prompts[i].token_ids) for i in mine]
+        requests = [Request(i, prompts[i].stream, prompts[i].token_ids) for i in mine]
         reach = gathering.meter.reach
         for response in self.core.generate(requests, group_size, sampling, self.policy_version, reach):
             gathering.add(response)

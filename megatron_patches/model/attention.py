@@ -1,5 +1,5 @@
-"""Core attention on torch's scaled_dot_product_attention (patch `core-attention`): padded or packed rows, context parallel,
-grouped queries, CPU and GPU.
+"""Core attention on torch's own kernels (patch `core-attention`): padded or packed rows, context parallel, grouped queries,
+CPU and GPU.
 
 Layouts are Megatron's: padded rows come as [s, b, heads, d], packed rows as [t, heads, d] with cumulative lengths. Under
 context parallelism of size c each sequence is cut into 2c pieces and rank r holds pieces r and 2c-1-r (zig-zag), so that
@@ -7,6 +7,8 @@ the causal work is even; keys and values are all-gathered, which needs no ring a
 """
 
 import math
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,42 @@ import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.module import MegatronModule
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.varlen import varlen_attn
+
+
+@dataclass
+class PackedRows(PackedSeqParams):
+    """Where each sequence of a packed row lies, on the host and on the device.
+
+    Upstream reads `cu_seqlens_*` as Python numbers, in every layer (models/common/embeddings/rope_utils.py:204), so these
+    stay on the host: a device tensor would make the host wait for the device each time. The attention kernel reads
+    `device_bounds`.
+    """
+
+    lengths: list[int] = field(default_factory=list)
+    """Positions of each sequence over all context-parallel ranks, padding included."""
+    device_bounds: torch.Tensor | None = None
+    """int32 [sequences + 1], the cumulative lengths on the device of the tokens."""
+
+    @classmethod
+    def of(cls, lengths: list[int]) -> "PackedRows":
+        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        longest = max(lengths)
+        return cls(
+            qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds, max_seqlen_q=longest, max_seqlen_kv=longest,
+            lengths=lengths, device_bounds=bounds,
+        )  # fmt: skip
+
+    def to(self, device: torch.device) -> "PackedRows":
+        """With the kernel's copy on `device`; the host's stays."""
+        return replace(self, device_bounds=self.cu_seqlens_q.to(device))
+
+
+HALF = (torch.bfloat16, torch.float16)
+"""What the variable-length kernel (FlashAttention) computes in."""
+CAUSAL = (-1, 0)
+"""Its window: everything to the left, nothing to the right."""
 
 
 class SdpaCoreAttention(MegatronModule):
@@ -58,45 +96,53 @@ class SdpaCoreAttention(MegatronModule):
         return out.reshape(*out.shape[:2], -1)
 
     def _rows(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        mask = None
-        if self.cp_group.size() > 1:
-            key, value = self._gather_sequence(key), self._gather_sequence(value)
-            positions = torch.arange(key.shape[0], device=query.device)
-            mask = positions[None, :] <= self._local_positions(query.shape[0], query.device)[:, None]
+        size = self.cp_group.size()
+        if size == 1:
+            return self._causal(query, key, value)
+        # Keys come in natural order, so a piece of queries attends to a prefix of them that ends with the piece itself:
+        # causal, aligned at the lower right corner. No mask of the whole length is made, and nothing beyond the prefix.
+        key, value = self._gather_sequence(key), self._gather_sequence(value)
+        piece, rank = query.shape[0] // 2, self.cp_group.rank()
+        ends = [(number + 1) * piece for number in (rank, 2 * size - 1 - rank)]
+        parts = [self._causal(q, key[:end], value[:end]) for q, end in zip(query.split(piece), ends, strict=True)]
+        return torch.cat(parts)
+
+    def _causal(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """[s, b, n, d], the last s of the keys' positions -> [s, b, n, d]."""
         q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
+        whole = q.shape[2] == k.shape[2]
         out = F.scaled_dot_product_attention(
             q,
             k,
             v,
-            attn_mask=mask,
-            is_causal=mask is None,
+            attn_mask=None if whole else causal_lower_right(q.shape[2], k.shape[2]),
+            is_causal=whole,
             scale=self.softmax_scale,
             enable_gqa=q.shape[1] != k.shape[1],
         )
         return out.permute(2, 0, 1, 3)
 
     def _packed(self, query, key, value, packed: PackedSeqParams) -> torch.Tensor:
-        padded = packed.cu_seqlens_q_padded
-        bounds = padded if padded is not None else packed.cu_seqlens_q
-        lengths = ((bounds[1:] - bounds[:-1]) // self.cp_group.size()).tolist()
-        if self.cp_group.size() == 1 and query.is_cuda:
-            return self._jagged(query, key, value, bounds, max(lengths))
+        assert isinstance(packed, PackedRows), "packed rows say on the host where their sequences lie"
+        if self.cp_group.size() == 1 and query.is_cuda and query.dtype in HALF:
+            return self._varlen(query, key, value, packed)
+        lengths = [length // self.cp_group.size() for length in packed.lengths]
         parts = zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
         out = torch.cat([self._rows(q[:, None], k[:, None], v[:, None])[:, 0] for q, k, v in parts])
         return out.reshape(out.shape[0], -1)
 
-    def _jagged(self, query, key, value, bounds: torch.Tensor, longest: int) -> torch.Tensor:
-        """One variable-length kernel for all sequences instead of one launch each (CUDA)."""
-        groups = query.shape[1] // key.shape[1]
-        if groups > 1:
-            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        q, k, v = (
-            torch.nested.nested_tensor_from_jagged(x, bounds.long(), max_seqlen=longest).transpose(1, 2)
-            for x in (query, key, value)
+    def _varlen(self, query, key, value, packed: PackedRows) -> torch.Tensor:
+        """One variable-length kernel for all sequences instead of one launch each."""
+        bounds, longest = packed.device_bounds, packed.max_seqlen_q
+        assert bounds is not None
+        assert bounds.device == query.device, (
+            f"bounds on {bounds.device}, tokens on {query.device}: MicroBatch.to moves both"
         )
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.softmax_scale)
-        values = out.transpose(1, 2).values()
-        return values.reshape(values.shape[0], -1)
+        out = varlen_attn(
+            query, key, value, bounds, bounds, longest, longest, scale=self.softmax_scale, window_size=CAUSAL,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )  # fmt: skip
+        return out.reshape(out.shape[0], -1)  # type: ignore[union-attr]
 
     def _gather_sequence(self, x: torch.Tensor) -> torch.Tensor:
         """[s/c, ...] zig-zag pieces of every rank -> [s, ...] in natural order, differentiable."""
@@ -105,13 +151,6 @@ class SdpaCoreAttention(MegatronModule):
         for rank, part in enumerate(_AllGather.apply(x, self.cp_group).chunk(size, 0)):
             pieces[rank], pieces[2 * size - 1 - rank] = part.chunk(2, 0)
         return torch.cat(pieces, 0)  # type: ignore[arg-type]
-
-    def _local_positions(self, length: int, device: torch.device) -> torch.Tensor:
-        """Natural positions of this rank's `length` zig-zag tokens, int64 [length]."""
-        size, rank, piece = self.cp_group.size(), self.cp_group.rank(), length // 2
-        first = torch.arange(rank * piece, (rank + 1) * piece, device=device)
-        last = torch.arange((2 * size - 1 - rank) * piece, (2 * size - rank) * piece, device=device)
-        return torch.cat([first, last])
 
 
 class _AllGather(torch.autograd.Function):

@@ -43,8 +43,8 @@ def latest_iteration(root: Path) -> int | None:
     tracker = root / LATEST
     if not tracker.exists():
         return None
-    text = tracker.read_text().strip()
-    if not text.isdigit() or not iteration_folder(root, int(text)).is_dir():
+    text = tracker.read_text("utf-8", "backslashreplace").strip()
+    if not re.fullmatch("[0-9]+", text) or not iteration_folder(root, int(text)).is_dir():
         raise InputError(
             f"{tracker} says {text!r}, but {root} has no such iteration. Write the number of one that is there into the "
             f"file: {', '.join(str(n) for n in _iterations(root)) or 'none is; delete the file to start anew'}"

@@ -57,8 +57,9 @@ def _both_passes(backend: TorchBackend, tile: Tensor) -> tuple[Tensor, Tensor]:
     target = torch.arange(t, device=tile.device)
     found = logits.new_empty((4, t))
     backend.statistics(logits, target, True, found)
-    lse = found[0] + found[1].log()
-    return found, backend.gradient(logits, target, lse, torch.bfloat16, torch.ones_like(lse)).to(torch.bfloat16)
+    lse, entropy = found[0] + found[1].log(), found[1].log() - found[2] / found[1]
+    one = torch.ones_like(lse)
+    return found, backend.gradient(logits, target, lse, torch.bfloat16, one, one, entropy).to(torch.bfloat16)
 
 
 def _seconds(backend: TorchBackend, tile: Tensor) -> float:

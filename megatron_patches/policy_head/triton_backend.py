@@ -38,7 +38,8 @@ def _statistics_kernel(
         raised = tl.maximum(top, tl.max(x, 0))
         below = tl.maximum(top - raised, far_below)
         scale = tl.exp(below)
-        centred = tl.maximum(x - raised, far_below)
+        # tl.maximum drops a NaN unless told otherwise; torch keeps it, and a row with one must be seen as such.
+        centred = tl.maximum(x - raised, far_below, propagate_nan=tl.PropagateNan.ALL)
         exp = tl.exp(centred)
         if ENTROPY:
             weighted = scale * (weighted + below * total) + tl.sum(exp * centred, 0)

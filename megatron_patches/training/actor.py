@@ -50,7 +50,7 @@ class Actor(Policy):
         self.optimizer.reload_model_params()
 
     def update(self, experience: Experience, chosen: torch.Tensor, objective: Objective) -> tuple[MinibatchLoss, dict]:
-        """One optimizer step on the sequences `chosen` [n]: forward and backward of all micro-batches through Megatron's
+        """One optimizer step on the step's sequences `chosen` [n]: forward and backward of all micro-batches through Megatron's
         schedule, then Adam. Every rank calls it with the same arguments.
 
         Returns the minibatch's loss, which holds this rank's metric sums (`reduce_metrics`), and `optim/*` of the step.
@@ -64,7 +64,7 @@ class Actor(Policy):
         def step(micro: MicroBatch) -> tuple[Head, Callable]:
             return minibatch.bind(micro, self.head_options(micro))
 
-        self._run(experience, chosen.tolist(), step, forward_only=False)
+        self._run(experience, minibatch.rows.tolist(), step, forward_only=False)
         learning_rate = self.optimizer.param_groups[0]["lr"]
         succeeded, grad_norm, _ = self.optimizer.step()
         if succeeded:

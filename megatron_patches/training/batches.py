@@ -8,8 +8,8 @@ hidden states are [s, b, h], so row j's position p is entry `p * b + j` of the f
 from dataclasses import dataclass
 
 import torch
-from megatron.core.packed_seq_params import PackedSeqParams
 
+from megatron_patches.model.attention import PackedRows
 from pipeline.rl.experience import Samples
 from pipeline.settings import Layout
 
@@ -22,7 +22,7 @@ class MicroBatch:
     """[b, s] input ids of this context-parallel rank; packed rows have b = 1."""
     position_ids: torch.Tensor
     """[b, s] natural positions within each sequence."""
-    packed: PackedSeqParams | None
+    packed: PackedRows | None
     targets: torch.Tensor
     """[T] next token, 0 where no log-prob is wanted."""
     index: torch.Tensor
@@ -40,8 +40,10 @@ class MicroBatch:
         return self.targets.numel()
 
     def to(self, device: torch.device) -> "MicroBatch":
+        """With what the model reads on `device`; `source`, `row` and `rows` stay on the host, where they are used."""
         moved = {name: getattr(self, name).to(device) for name in ("tokens", "position_ids", "targets", "index")}
-        return MicroBatch(**moved, packed=self.packed, source=self.source, row=self.row, rows=self.rows)
+        packed = None if self.packed is None else self.packed.to(device)
+        return MicroBatch(**moved, packed=packed, source=self.source, row=self.row, rows=self.rows)
 
 
 def assign(lengths: list[int], ranks: int) -> list[list[int]]:
@@ -159,12 +161,7 @@ def _packed(sequences: list[_Sequence], rows: torch.Tensor, multiple: int, cp: i
         torch.cat([getattr(s, name)[at] for s, at in zip(parts, here, strict=True)]) for name in _COLUMNS
     )
     row = torch.cat([torch.full((len(at),), s.row) for s, at in zip(parts, here, strict=True)])
-    lengths = torch.tensor([len(s.tokens) for s in parts])
-    bounds = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).to(torch.int32)
-    longest = int(lengths.max())
-    packed = PackedSeqParams(
-        qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds, max_seqlen_q=longest, max_seqlen_kv=longest
-    )
+    packed = PackedRows.of([len(s.tokens) for s in parts])
     return _finish(tokens[None], torch.cat(here)[None], packed, targets, source, row, rows)
 
 

@@ -7,6 +7,9 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from pipeline.settings import Optimizer
 
+PART_NUMBERS = 2**26
+"""Parameters that one pass of Adam updates: 256 MiB for each temporary, where all at once would copy the second moments."""
+
 
 class FusedLikeAdam(torch.optim.Optimizer):
     """AdamW with fp32 moments that keeps its step count in the parameter group, where apex and transformer-engine keep it.
@@ -30,7 +33,8 @@ class FusedLikeAdam(torch.optim.Optimizer):
             group["step"] = group.get("step", 0) + 1
             if not params:
                 continue
-            self._update(group, params)
+            for part in _parts(params):  # the update needs temporaries of the part's size
+                self._update(group, part)
 
     def _update(self, group: dict, params: list[torch.Tensor]) -> None:
         beta1, beta2 = group["betas"]
@@ -53,6 +57,19 @@ class FusedLikeAdam(torch.optim.Optimizer):
         torch._foreach_sqrt_(denominator)
         torch._foreach_add_(denominator, group["eps"])
         torch._foreach_addcdiv_(params, first, denominator, -lr / (1 - beta1**step))
+
+
+def _parts(params: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """`params` in order, cut so that each part holds at most PART_NUMBERS numbers, or one tensor."""
+    parts: list[list[torch.Tensor]] = []
+    held = 0
+    for p in params:
+        if not parts or held + p.numel() > PART_NUMBERS:
+            parts.append([])
+            held = 0
+        parts[-1].append(p)
+        held += p.numel()
+    return parts
 
 
 def install_adam() -> None:

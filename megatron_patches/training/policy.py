@@ -38,17 +38,27 @@ class Policy:
     def logprobs(self, samples: Samples, temperature: float | None = None) -> torch.Tensor:
         """Log-prob of every response token, fp32 `[T]` on the CPU, on every rank; at the sampling temperature, unless
         another is given."""
+        return self._score(
+            samples, need_entropy=False, **({} if temperature is None else {"temperature": temperature})
+        )[0]
+
+    def logprobs_and_entropy(self, samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `logprobs`, and the policy's entropy at every response token, fp32 `[T]`."""
+        logp, entropy = self._score(samples, need_entropy=True)
+        return logp, entropy
+
+    def _score(self, samples: Samples, **options: Any) -> torch.Tensor:
+        """fp32 [2, T]: log-probs and entropies (NaN if `need_entropy` is False)."""
         results: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def step(micro: MicroBatch) -> tuple[Head, Callable]:
             def head(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-                options = self.head_options(micro) | ({} if temperature is None else {"temperature": temperature})
-                logp, _ = token_logprobs(flat(hidden), weight, micro.targets, need_entropy=False, **options)
-                return logp[micro.index]
+                both = token_logprobs(flat(hidden), weight, micro.targets, **(self.head_options(micro) | options))
+                return torch.stack(both)[:, micro.index]
 
-            def collect(logp: torch.Tensor):
-                results.append((micro.source, logp.float().cpu()))
-                return logp.sum(), torch.tensor(1, dtype=torch.int), {}
+            def collect(scores: torch.Tensor):
+                results.append((micro.source, scores.float().cpu()))
+                return scores.sum(), torch.tensor(1, dtype=torch.int), {}
 
             return head, collect
 
@@ -56,10 +66,10 @@ class Policy:
             chunk.eval()
         with torch.no_grad():
             self._run(samples, list(range(len(samples))), step, forward_only=True)
-        whole = torch.zeros(int(samples.offsets[-1]))
+        whole = torch.zeros(2, int(samples.offsets[-1]))
         if parallel_state.get_tensor_model_parallel_rank() == 0:
-            for source, logp in results:
-                whole[source] = logp
+            for source, scores in results:
+                whole[:, source] = scores
         # Each token was scored by one data- and context-parallel rank of the last stage; the rest of the world holds 0.
         whole = whole.to(self.device)
         dist.all_reduce(whole)

@@ -7,7 +7,7 @@ functions that Megatron calls: the head, in the model's forward, and the loss fu
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -21,8 +21,11 @@ from megatron_patches.training.batches import MicroBatch
 from megatron_patches.training.policy import flat
 from pipeline.common.errors import UsageError
 from pipeline.objectives import MetricSums, PolicyLossInputs, add_up, denominator, losses, policy_loss, prepare
+from pipeline.objectives.metrics.token import left_out
 from pipeline.rl.experience import Experience
 from pipeline.settings import Algo, Rl, Rollout
+
+OldLogprobs = Literal["actor", "engine", "none"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,19 @@ class Objective:
     """The policy head forms each chunk's gradient while its logits are at hand; for losses that are separable by token."""
     length_norm: float
     """Greatest response length, by which `seq-mean-token-sum-norm` divides."""
+    old_logprobs: OldLogprobs = "actor"
+    """Where old log-probs come from: a pass of the actor before the update, the rollout engine, or nowhere (`none`): if the
+    update is one optimizer step, the policy that it starts from is the one that is trained, and all ratios are 1."""
+
+    @property
+    def everything(self) -> bool:
+        """False if a response whose advantage is 0 has loss and gradient 0, so that updates leave it out."""
+        return bool(self.config.kl_coef or self.config.entropy_coef) or not losses.of(self.config).needs_signal
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether the update works out entropies; the policy's entropy is logged from the pass of the old log-probs."""
+        return bool(self.config.entropy_coef) or losses.of(self.config).needs_entropy
 
     @classmethod
     def of(cls, algo: Algo, rl: Rl, rollout: Rollout, sampled_elsewhere: bool = False) -> "Objective":
@@ -41,7 +57,8 @@ class Objective:
         `algo.is_weight=auto` means on.
 
         Raises:
-            UsageError: `rl.token_head=fused` for a loss that mixes the tokens of a sequence.
+            UsageError: `rl.token_head=fused` for a loss that mixes the tokens of a sequence, or `rl.old_logprobs=engine`
+                where the engine's log-probs are not those of the policy.
         """
         if sampled_elsewhere and algo.is_weight == "auto":
             algo = algo.model_copy(update={"is_weight": "on"})
@@ -51,39 +68,57 @@ class Objective:
             raise UsageError(
                 f"rl.token_head=fused: {losses.of(algo).name} mixes the tokens of a sequence. Use rl.token_head=recompute."
             )
-        return cls(algo, fused, rollout.max_new_tokens)
+        if rl.old_logprobs == "engine" and (rollout.top_p < 1 or rollout.top_k):
+            raise UsageError(
+                "rl.old_logprobs=engine: with rollout.top_p or rollout.top_k the engine's log-probs are those of a cut"
+                " distribution. Use rl.old_logprobs=actor, or rollout.top_p=1 rollout.top_k=0."
+            )
+        old: OldLogprobs = "none" if rl.minibatches * rl.epochs == 1 else "actor"
+        return cls(algo, fused, rollout.max_new_tokens, old if rl.old_logprobs == "auto" else rl.old_logprobs)
 
 
 class MinibatchLoss:
     """The loss over the sequences `chosen` [n] of one optimizer step, over all ranks and micro-batches; collects its
-    metrics."""
+    metrics.
+
+    `chosen` are numbers of the step's sequences. Those that the experience leaves out add 0 to the loss, so they count in
+    its denominator only.
+    """
 
     def __init__(self, objective: Objective, experience: Experience, chosen: torch.Tensor):
         self.objective = objective
         self.config = objective.config
         self.experience = experience
-        lengths = experience.lengths[chosen]
+        self.rows = experience.rows_of(chosen)
+        """int64 [n], the sequences of `experience` that take part."""
+        signal = experience.signal
+        lengths = signal.lengths[chosen]
         self.denominator = denominator(self.config, tokens=float(lengths.sum()), sequences=float((lengths > 0).sum()))
+        absent = chosen[~torch.isin(chosen, experience.index)]
+        self.left_out = left_out(signal.lengths[absent], signal.pass_rate[absent])
         self.sums: list[MetricSums] = []
 
     def bind(self, micro: MicroBatch, options: dict[str, Any]) -> tuple[Head, Callable]:
         """Head and loss function of one micro-batch; `options` are the policy head's."""
-        config = self.config
+        config, needs_entropy = self.config, self.objective.needs_entropy
+        options = options | {"need_entropy": needs_entropy}
         prepared = prepare(self._inputs(micro), config)
 
         def fused(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             def chunk_loss(where, logp, entropy):
-                return policy_loss(prepared.tokens(logp, entropy, where), config, metrics=False)[0]
+                tokens = prepared.tokens(logp, entropy if needs_entropy else None, where)
+                return policy_loss(tokens, config, metrics=False)[0]
 
             loss, logp, entropy = fused_policy_head(flat(hidden), weight, micro.targets, chunk_loss, **options)
             with torch.no_grad():
-                self.sums.append(policy_loss(prepared.tokens(logp, entropy), config)[1])
+                tokens = prepared.tokens(logp, entropy if needs_entropy else None)
+                self.sums.append(policy_loss(tokens, config)[1])
             return loss
 
         def recompute(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             entropy_grad = bool(config.entropy_coef)
             logp, entropy = token_logprobs(flat(hidden), weight, micro.targets, entropy_grad=entropy_grad, **options)
-            loss, metrics = policy_loss(prepared.tokens(logp, entropy), config)
+            loss, metrics = policy_loss(prepared.tokens(logp, entropy if needs_entropy else None), config)
             self.sums.append(metrics)
             return loss.to(logp.dtype)
 
@@ -110,7 +145,7 @@ class MinibatchLoss:
 
         return PolicyLossInputs(
             logp=None,
-            old_logp=by_token(experience.old_logp),
+            old_logp=None if experience.old_logp is None else by_token(experience.old_logp),
             rollout_logp=by_token(experience.rollout_logp),
             ref_logp=None if experience.ref_logp is None else by_token(experience.ref_logp),
             advantages=by_sequence(experience.advantages),
@@ -145,7 +180,10 @@ def reduce_metrics(minibatches: list[MinibatchLoss]) -> dict[str, Any]:
     if parallel.is_last_stage():
         total = add_up([part for minibatch in minibatches for part in minibatch.sums])
         group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-        named = [total.all_reduce(group).finalize(updates=len(minibatches))]
+        total = total.all_reduce(group)
+        for minibatch in minibatches:
+            total = total.add_counts(minibatch.left_out)
+        named = [total.finalize(updates=len(minibatches))]
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         last = parallel_state.get_pipeline_model_parallel_last_rank()
         dist.broadcast_object_list(named, src=last, group=parallel_state.get_pipeline_model_parallel_group())

@@ -23,8 +23,9 @@ class PolicyLossInputs:
 
     logp: Tensor | None
     """Of the current policy, `[T]` or `[B, T]`. None is allowed for `prepare` only."""
-    old_logp: Tensor
-    """Of the policy that the update started from."""
+    old_logp: Tensor | None
+    """Of the policy that the update started from. None: the current policy is that one (the first optimizer step of an
+    update), so every ratio is 1."""
     advantages: PerSample
     mask: Tensor | None = None
     """Nonzero on response tokens. None: every token is a response token."""

@@ -31,13 +31,16 @@ class PreparedTokens:
     usable: Tensor
     """bool: response tokens whose numbers here are all finite."""
     weight: Tensor
-    old_logp: Tensor
+    old_logp: Tensor | None
+    """None: the policy itself, so that every ratio is 1."""
     advantages: Tensor
     eps_low: Tensor
     eps_high: Tensor
     ref_logp: Tensor | None
     importance: Tensor | None
     gap: Tensor | None
+    rollout_logp: Tensor | None
+    """Kept if `old_logp` is None: gap and importance weight are then known after the forward only."""
     pass_rate: Tensor | None
     sequence: Sequences | None
 
@@ -59,10 +62,15 @@ class PreparedTokens:
                     "entropy_coef is set and needs `entropy`: set PolicyLossInputs.entropy, or algo.entropy_coef=0"
                 )
             finite = finite & torch.isfinite(entropy)
+        gap, importance, old_logp = part.gap, part.importance, part.old_logp
+        if old_logp is None:
+            old_logp = logp.detach()
+            gap, importance = _compare(old_logp, part.rollout_logp, importance_cap(self.config))
+            finite = finite if importance is None else finite & ~importance.isnan()
         keep = part.usable & finite
         # torch.where, never a product with the mask: 0 * NaN is NaN, in the value and in the gradient.
         logp = torch.where(keep, logp, 0.0)
-        old_logp = torch.where(keep, part.old_logp, 0.0)
+        old_logp = torch.where(keep, old_logp, 0.0)
         if entropy is not None:
             entropy = entropy.double()
             entropy = torch.where(keep & torch.isfinite(entropy), entropy, 0.0)
@@ -77,8 +85,8 @@ class PreparedTokens:
             eps_low=part.eps_low,
             eps_high=part.eps_high,
             ref_logp=part.ref_logp,
-            importance=part.importance,
-            gap=part.gap,
+            importance=importance if importance is None else torch.where(keep, importance, 0.0),
+            gap=gap,
             entropy=entropy,
             pass_rate=part.pass_rate,
             sequence=part.sequence,
@@ -105,28 +113,30 @@ def prepare(inputs: PolicyLossInputs, config: Any = None) -> PreparedTokens:
         UsageError: there is no such loss.
     """
     config = as_config(config)
-    old_logp = inputs.old_logp.detach().double()
-    mask = torch.ones_like(old_logp, dtype=torch.bool) if inputs.mask is None else inputs.mask.bool()
-    shape = old_logp.shape
+    first = next((name for name in ("old_logp", "logp", "mask") if getattr(inputs, name) is not None), None)
+    if first is None:
+        raise ValueError("without old_logp the tokens' shape is not known: set PolicyLossInputs.logp or mask")
+    like = getattr(inputs, first)
+    old_logp = None if inputs.old_logp is None else inputs.old_logp.detach().double()
+    mask = torch.ones_like(like, dtype=torch.bool) if inputs.mask is None else inputs.mask.bool()
+    shape = like.shape
     for name in ("logp", "mask", "ref_logp", "rollout_logp", "entropy", "sequence"):
         value = getattr(inputs, name)
         if value is not None and value.shape != shape:
-            raise ValueError(
-                f"{name} has shape {list(value.shape)}, but old_logp has {list(shape)}; they must be equal"
-            )
+            raise ValueError(f"{name} has shape {list(value.shape)}, but {first} has {list(shape)}; they must be equal")
     if len(shape) not in (1, 2):
-        raise ValueError(f"old_logp must be [T] or [B, T], not {list(shape)}")
+        raise ValueError(f"{first} must be [T] or [B, T], not {list(shape)}")
 
     def per_token(value: PerSample, name: str) -> Tensor:
         if not isinstance(value, Tensor):
             # In the dtype that a tensor of bounds has: 0.2 and a tensor of 0.2 must give the same loss to the bit.
-            dtype = torch.promote_types(inputs.old_logp.dtype, torch.float32)
-            value = torch.full((), value, dtype=dtype, device=old_logp.device)
-        return _per_token(value, name, old_logp, inputs.sequence)
+            dtype = torch.promote_types(like.dtype, torch.float32)
+            value = torch.full((), value, dtype=dtype, device=like.device)
+        return _per_token(value, name, like, inputs.sequence)
 
     # A token is usable if every number that its loss reads is finite. Numbers that are only logged do not count: a NaN
     # in ref_logp with kl_coef = 0 must not drop the token.
-    usable = mask & torch.isfinite(old_logp)
+    usable = mask if old_logp is None else mask & torch.isfinite(old_logp)
     advantages = per_token(inputs.advantages, "advantages")
     low, high = static_bounds(config)
     eps_low = per_token(low if inputs.eps_low is None else inputs.eps_low, "eps_low")
@@ -135,20 +145,16 @@ def prepare(inputs: PolicyLossInputs, config: Any = None) -> PreparedTokens:
     ref_logp = None if inputs.ref_logp is None else inputs.ref_logp.detach().double()
     if ref_logp is not None and config.kl_coef:
         usable = usable & torch.isfinite(ref_logp)
-    # The gap itself is never cleaned: its NaN and infinities are counted by the metrics. An infinite gap still has a
-    # weight (0 or the cap); only a NaN has not.
     gap = importance = None
-    if inputs.rollout_logp is not None:
-        gap = old_logp - inputs.rollout_logp.detach().double()
     cap = importance_cap(config)
-    if cap is not None:
-        if gap is None:
-            raise ValueError(
-                "the importance weight is on and needs `rollout_logp`: set PolicyLossInputs.rollout_logp, or "
-                "algo.is_weight=off"
-            )
-        usable = usable & ~gap.isnan()
-        importance = importance_weight(gap, cap)
+    if cap is not None and inputs.rollout_logp is None:
+        raise ValueError(
+            "the importance weight is on and needs `rollout_logp`: set PolicyLossInputs.rollout_logp, or "
+            "algo.is_weight=off"
+        )
+    if old_logp is not None:
+        gap, importance = _compare(old_logp, inputs.rollout_logp, cap)
+        usable = usable if importance is None else usable & ~importance.isnan()
 
     def clean(value: Tensor | None) -> Tensor | None:
         return None if value is None else torch.where(usable, value, 0.0)
@@ -166,16 +172,29 @@ def prepare(inputs: PolicyLossInputs, config: Any = None) -> PreparedTokens:
         mask=mask,
         usable=usable,
         weight=token_weights(inputs, mask, sequences, config),
-        old_logp=torch.where(usable, old_logp, 0.0),
+        old_logp=clean(old_logp),
         advantages=advantages,
         eps_low=eps_low,
         eps_high=eps_high,
         ref_logp=clean(ref_logp),
         importance=clean(importance),
         gap=gap,
+        rollout_logp=inputs.rollout_logp if old_logp is None else None,
         pass_rate=None if inputs.pass_rate is None else per_token(inputs.pass_rate, "pass_rate"),
         sequence=sequences,
     )
+
+
+def _compare(old_logp: Tensor, rollout_logp: Tensor | None, cap: float | None) -> tuple[Tensor | None, Tensor | None]:
+    """Gap and importance weight (None if it is off).
+
+    The gap is never cleaned: its NaN and infinities are counted by the metrics. An infinite gap still has a weight (0 or
+    the cap); only a NaN has none.
+    """
+    if rollout_logp is None:
+        return None, None
+    gap = old_logp - rollout_logp.detach().double()
+    return gap, None if cap is None else importance_weight(gap, cap)
 
 
 def _per_token(value: Tensor, name: str, like: Tensor, sequence: Tensor | None) -> Tensor:

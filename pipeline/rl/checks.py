@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import torch
+
 from pipeline.rl.collector import StepBatch
-from pipeline.rl.experience import Experience
+from pipeline.rl.experience import Signal
 from pipeline.rl.grading import Grader
 
 
@@ -20,7 +22,7 @@ def rollout_metrics(batch: StepBatch, grader: Grader) -> dict[str, float]:
     }
 
 
-def samples_of(batch: StepBatch, experience: Experience, count: int) -> list[dict[str, Any]]:
+def samples_of(batch: StepBatch, signal: Signal, count: int) -> list[dict[str, Any]]:
     """The first `count` groups, as rows of samples.jsonl: one row for a prompt, with all its responses."""
     rows = []
     graded, width = batch.graded, len(batch.groups[0])
@@ -29,7 +31,7 @@ def samples_of(batch: StepBatch, experience: Experience, count: int) -> list[dic
             {
                 "text": rollout.text,
                 "reward": float(graded.rewards[i, j]),
-                "advantage": float(experience.advantages[i * width + j]),
+                "advantage": float(signal.advantages[i * width + j]),
                 "finish_reason": rollout.finish_reason,
                 "extracted": graded.grades[i][j].extracted,
             }
@@ -38,6 +40,17 @@ def samples_of(batch: StepBatch, experience: Experience, count: int) -> list[dic
         prompt = group[0].prompt
         rows.append({"prompt_id": prompt.id, "problem": prompt.text, "gold": prompt.gold, "responses": responses})
     return rows
+
+
+def entropy_metric(entropy: torch.Tensor, weights: torch.Tensor) -> dict[str, float]:
+    """`policy/entropy`: the mean over the step's response tokens, at the weights that the update starts from.
+
+    Args:
+        entropy: fp32 [T] of the scored tokens.
+        weights: fp64 [T], how many of the step's tokens each speaks for (`Signal.token_weights`).
+    """
+    total = float(weights.sum())
+    return {"policy/entropy": float((entropy.double() * weights).sum()) / total} if total else {}
 
 
 def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:

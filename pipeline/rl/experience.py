@@ -5,11 +5,11 @@ in flat tensors `[T]`, sequence i at `offsets[i]:offsets[i + 1]`. Every rank hol
 16 MB a tensor), so that denominators are known without a collective and no layout decides which minibatch a sequence is in.
 
 Two classes, because the data come in two steps: `Samples` is what was sampled, and all that log-probs need. `Experience`
-adds advantages, bounds and log-probs. Neither ever holds a field that is not valid yet.
+adds advantages, bounds and log-probs. Neither ever holds a field that is not valid yet. Both may hold some of the step's
+sequences only (`index`): a response whose advantage is 0 moves nothing, so most updates leave it out.
 """
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 
@@ -24,6 +24,8 @@ class Samples:
     """[N][P_i] token ids."""
     responses: list[list[int]]
     """[N][R_i] token ids; may be empty."""
+    index: torch.Tensor
+    """[N], which of the step's sequences each is; ascending."""
     offsets: torch.Tensor
     """[N + 1], where each sequence's response tokens begin in the flat tensors."""
     rollout_logp: torch.Tensor
@@ -39,7 +41,8 @@ class Samples:
         return cls(
             prompts=[r.prompt.token_ids for r in rollouts],
             responses=[r.token_ids for r in rollouts],
-            offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+            index=torch.arange(len(rollouts)),
+            offsets=_offsets(lengths),
             rollout_logp=torch.tensor([x for r in rollouts for x in r.logps], dtype=torch.float32),
             raw_logp=torch.tensor([x for r in rollouts for x in r.raw_logps], dtype=torch.float32),
         )
@@ -51,6 +54,70 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.responses)
+
+    def tokens_of(self, chosen: torch.Tensor) -> torch.Tensor:
+        """int64 [t]: where the response tokens of the sequences `chosen` [n] lie in the flat tensors."""
+        parts = [torch.arange(int(self.offsets[i]), int(self.offsets[i + 1])) for i in chosen.tolist()]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+
+    def select(self, chosen: torch.Tensor) -> "Samples":
+        """The sequences `chosen` [n] alone, ascending."""
+        at = self.tokens_of(chosen)
+        return Samples(
+            prompts=[self.prompts[i] for i in chosen.tolist()],
+            responses=[self.responses[i] for i in chosen.tolist()],
+            index=self.index[chosen],
+            offsets=_offsets(self.lengths[chosen]),
+            rollout_logp=self.rollout_logp[at],
+            raw_logp=self.raw_logp[at],
+        )
+
+
+def _offsets(lengths: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """What the rewards say of all N sequences of a step, before any log-prob is known."""
+
+    advantages: torch.Tensor
+    """fp32 [N]."""
+    eps_low: torch.Tensor
+    """fp32 [N], lower clip bound of each response's ratios."""
+    eps_high: torch.Tensor
+    """fp32 [N], upper clip bound."""
+    pass_rate: torch.Tensor
+    """fp32 [N], the group's mean reward, mapped to 0..1."""
+    lengths: torch.Tensor
+    """int64 [N], response tokens."""
+    group_size: int
+
+    def __len__(self) -> int:
+        return len(self.advantages)
+
+    def scored(self, everything: bool) -> torch.Tensor:
+        """int64 [n]: the sequences whose log-probs the step needs. All of them, or the groups with an advantage and, of each
+        other group, the first response that is not empty: a sample for the metrics."""
+        if everything:
+            return torch.arange(len(self))
+        groups = (self.advantages != 0).view(-1, self.group_size)
+        wanted = groups.any(1, keepdim=True).expand_as(groups).reshape(-1).clone()
+        wanted[self.sample()] = True
+        return wanted.nonzero()[:, 0]
+
+    def sample(self) -> torch.Tensor:
+        """int64 [prompts]: the first response of each group that is not empty."""
+        filled = (self.lengths.view(-1, self.group_size) > 0).to(torch.int8).argmax(1)
+        return filled + torch.arange(len(filled)) * self.group_size
+
+    def token_weights(self, samples: Samples) -> torch.Tensor:
+        """fp64 [T] of `samples` (those of `scored` or `sample`): how many of the step's tokens each token speaks for."""
+        counts = torch.zeros(len(self) // self.group_size, dtype=torch.float64)
+        group = samples.index // self.group_size
+        scored = counts.index_add(0, group, samples.lengths.double())
+        whole = self.lengths.view(-1, self.group_size).sum(1).double()
+        return (whole / scored.clamp(min=1))[group].repeat_interleave(samples.lengths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +132,42 @@ class Experience(Samples):
     """[N], upper clip bound."""
     pass_rate: torch.Tensor
     """[N], the group's mean reward, mapped to 0..1."""
-    old_logp: torch.Tensor
-    """[T], log-prob under the policy that the update starts from."""
+    old_logp: torch.Tensor | None
+    """[T], log-prob under the policy that the update starts from; None if the update is a single optimizer step, whose
+    ratios are all 1."""
     ref_logp: torch.Tensor | None = None
     """[T], log-prob under the reference policy; None without a KL penalty."""
 
+    signal: Signal
+    """Of the whole step: what denominators and counts are taken from."""
+
     @classmethod
-    def of(cls, samples: Samples, **derived: Any) -> "Experience":
-        """`samples` with the fields that this class adds."""
-        return cls(**{field.name: getattr(samples, field.name) for field in fields(Samples)}, **derived)
+    def of(
+        cls,
+        samples: Samples,
+        signal: Signal,
+        old_logp: torch.Tensor | None,
+        ref_logp: torch.Tensor | None = None,
+        everything: bool = True,
+    ) -> "Experience":
+        """Of `samples` those with an advantage, or `everything`. Log-probs are `[T]` of `samples`."""
+        chosen = torch.ones(len(samples), dtype=torch.bool) if everything else signal.advantages[samples.index] != 0
+        rows = chosen.nonzero()[:, 0]
+        at, kept = samples.tokens_of(rows), samples.select(rows)
+        return cls(
+            **{field.name: getattr(kept, field.name) for field in fields(Samples)},
+            advantages=signal.advantages[kept.index],
+            eps_low=signal.eps_low[kept.index],
+            eps_high=signal.eps_high[kept.index],
+            pass_rate=signal.pass_rate[kept.index],
+            old_logp=None if old_logp is None else old_logp[at],
+            ref_logp=None if ref_logp is None else ref_logp[at],
+            signal=signal,
+        )
+
+    def rows_of(self, chosen: torch.Tensor) -> torch.Tensor:
+        """int64 [n]: which of this experience's sequences are among the step's sequences `chosen`."""
+        return torch.isin(self.index, chosen).nonzero()[:, 0]
 
 
 def minibatches(count: int, parts: int, seed: int) -> list[torch.Tensor]:

@@ -1,5 +1,6 @@
 """The order of the training prompts: seeded epochs, the same on every rank and after every restart."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from pipeline.rollout.interface import Prompt
 
 class PromptSampler:
     """Returns `prompts` in a new seeded order every epoch; a batch may continue into the next epoch.
+
+    A prompt that comes again is marked with its `occurrence`, so that one batch may hold it twice.
 
     Its state is one number, the prompts used so far, so a resumed run continues exactly.
     """
@@ -46,4 +49,4 @@ class PromptSampler:
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self._epoch, self._order = epoch, torch.randperm(len(self.prompts), generator=generator)
-        return self.prompts[int(self._order[place])]
+        return replace(self.prompts[int(self._order[place])], occurrence=epoch)

@@ -18,8 +18,8 @@ from megatron_patches import parallel
 from megatron_patches.engines.native import NativeEngine
 from megatron_patches.training.actor import Actor
 from megatron_patches.training.policy_loss import Objective, reduce_metrics
-from pipeline.rl.advantages import with_advantages
-from pipeline.rl.experience import Samples, minibatches
+from pipeline.rl.advantages import advantages_of
+from pipeline.rl.experience import Experience, Samples, minibatches
 from pipeline.rollout.interface import Prompt, Rollout, Sampling
 from pipeline.settings import Algo, Settings
 
@@ -45,7 +45,7 @@ def bench(settings: Settings) -> dict[str, Any]:
         groups, seconds = _timed(lambda: _sample(settings, engine, repeat))  # noqa: B023
         rewards = _rewards(settings, repeat)
         samples = Samples.collect(groups)
-        old_logp, scored = _timed(lambda: actor.logprobs(samples))  # noqa: B023
+        (old_logp, _), scored = _timed(lambda: actor.logprobs_and_entropy(samples))  # noqa: B023
         tokens = int(samples.offsets[-1])
         order = list(LOSSES) if repeat % 2 else list(reversed(LOSSES))
         took, spent = {}, {}
@@ -66,6 +66,7 @@ def bench(settings: Settings) -> dict[str, Any]:
         "ranks": dist.get_world_size(),
         "tokens": tokens,
         "seconds": medians,
+        "samples": phases | {f"update ({name})": values for name, values in updates.items()},
         "etr_over_grpo_update": _ratio(updates),
         "etr_over_grpo_cpu": _ratio(processor),
         "etr_over_grpo_step": (shared + medians["etr"]) / (shared + medians["grpo"]),
@@ -99,11 +100,12 @@ def _rewards(settings: Settings, repeat: int) -> torch.Tensor:
 
 def _train(settings: Settings, actor: Actor, samples: Samples, rewards, old_logp: torch.Tensor, name: str) -> None:
     algo = LOSSES[name]
-    experience, _ = with_advantages(algo, samples, rewards, old_logp)
     objective = Objective.of(algo, settings.rl, settings.rollout)
+    signal, _ = advantages_of(algo, samples.lengths, rewards)
+    experience = Experience.of(samples, signal, old_logp, everything=objective.everything)
     done = []
     for epoch in range(settings.rl.epochs):
-        for chosen in minibatches(len(experience), settings.rl.minibatches, epoch):
+        for chosen in minibatches(len(signal), settings.rl.minibatches, epoch):
             done.append(actor.update(experience, chosen, objective)[0])
     reduce_metrics(done)
 

@@ -1,7 +1,7 @@
 """`stage=bench what=step_peer`: the whole RL step beside TRL's GRPOTrainer (`bench.peer_python`), in turn on this machine.
 
 Work: 8 prompts x 8 samples x 64 tokens on a Qwen2 of 4.3 million parameters, fp32, GRPO without a KL term, one
-optimizer step. Ours is what stage=rl does: generate, old log-probs, advantages, update, metrics; TRL takes the sampler's
+optimizer step. Ours is what stage=rl does: generate, advantages, old log-probs, update, metrics; TRL takes the sampler's
 forward as the old policy. Each has every core: TRL as threads, ours as `layout.tp` and data-parallel ranks.
 """
 
@@ -21,8 +21,8 @@ from megatron_patches.engines.native import NativeEngine
 from megatron_patches.model.weights import load_hf
 from megatron_patches.training.actor import Actor
 from megatron_patches.training.policy_loss import Objective, reduce_metrics
-from pipeline.rl.advantages import with_advantages
-from pipeline.rl.experience import Samples, minibatches
+from pipeline.rl.advantages import advantages_of
+from pipeline.rl.experience import Experience, Samples, minibatches
 from pipeline.rollout.interface import Rollout, Sampling
 from pipeline.settings import Algo, Optimizer, Settings
 from stages.bench.peer import NOTHING, Cost, Peer
@@ -74,6 +74,7 @@ def bench(settings: Settings) -> dict[str, Any]:
         if "trl" in all_of:
             ratios = [trl / ours for ours, trl in zip(all_of["ours"], all_of["trl"], strict=True)]
             result[f"trl_over_ours_{quantity}"] = statistics.median(ratios)
+    result["samples"] = result.pop("seconds")
     if dist.get_rank() == 0:
         print(_table(result), flush=True)
     return result
@@ -100,13 +101,15 @@ def _step(settings: Settings, actor: Actor, engine: NativeEngine, phases: dict[s
 
     prompts = random_prompts(PROMPTS)
     groups = timed("generate", lambda: engine.generate(prompts, GROUP, Sampling(max_new_tokens=TOKENS)))
-    samples = timed("collect", lambda: Samples.collect(groups))
-    old_logp = timed("logprobs", lambda: actor.logprobs(samples))
-    experience, _ = timed("advantages", lambda: with_advantages(settings.algo, samples, _rewards(groups), old_logp))
+    objective = Objective.of(settings.algo, settings.rl, settings.rollout)
+    samples = Samples.collect(groups)
+    signal, _ = timed("advantages", lambda: advantages_of(settings.algo, samples.lengths, _rewards(groups)))
+    needed = samples.select(signal.scored(objective.everything))
+    timed("logprobs", lambda: actor.logprobs_and_entropy(samples.select(signal.sample())))  # for gap and entropy
+    experience = Experience.of(needed, signal, None, everything=objective.everything)
 
     def update() -> None:
-        objective = Objective.of(settings.algo, settings.rl, settings.rollout)
-        chosen = minibatches(len(experience), settings.rl.minibatches, 0)
+        chosen = minibatches(len(signal), settings.rl.minibatches, 0)
         reduce_metrics([actor.update(experience, some, objective)[0] for some in chosen])
 
     timed("update", update)

@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.rl.experience import Experience
+from pipeline.rl.experience import Experience, Samples, Signal
 
 
 def random_experience(
@@ -26,15 +26,20 @@ def random_experience(
     rewards = torch.randint(0, 2, (prompts, group), generator=g).float()
     heads = [numbers(1, vocab_size, n) for n in numbers(2, 12, prompts)]
     rollout_logp = -torch.rand(tokens, generator=g) * 6
-    return Experience(
+    samples = Samples(
         prompts=[heads[i // group] for i in range(count)],
         responses=[numbers(1, vocab_size, int(n)) for n in lengths],
+        index=torch.arange(count),
         offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
         rollout_logp=rollout_logp,
         raw_logp=rollout_logp.clone(),
+    )
+    signal = Signal(
         advantages=torch.randn(count, generator=g),
         eps_low=torch.rand(count, generator=g) * 0.2 + 0.1,
         eps_high=torch.rand(count, generator=g) * 0.2 + 0.1,
         pass_rate=rewards.mean(1).repeat_interleave(group),
-        old_logp=rollout_logp + torch.randn(tokens, generator=g) * 0.3,
+        lengths=lengths,
+        group_size=group,
     )
+    return Experience.of(samples, signal, old_logp=rollout_logp + torch.randn(tokens, generator=g) * 0.3)

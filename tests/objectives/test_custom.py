@@ -120,16 +120,16 @@ def test_a_mistake_in_a_loss_is_found_before_it_trains(tmp_path, body, says):
 @pytest.mark.parametrize("name", losses.names())
 def test_our_own_losses_pass_the_trial(name):
     loss = losses.get(name)
-    try_out(loss.function, loss.separable, name)
+    try_out(loss.function, loss.separable, loss.needs_signal, name)
     if not loss.separable:
         with pytest.raises(UsageError, match="depends on other tokens"):
-            try_out(loss.function, True, name)
+            try_out(loss.function, True, True, name)
 
 
 def test_a_misspelled_loss_gets_the_nearest_name():
     with pytest.raises(UsageError, match="Did you mean dapo"):
         losses.get("dapoo")
-    with pytest.raises(ValueError, match="Did you mean grpo_matched"):
+    with pytest.raises(ValueError, match=r"Did you mean algo.loss=grpo_matched"):
         Algo(loss="grpo_match")
     with pytest.raises(ValueError, match=r"path/to/file\.py:function"):
         Algo(import_path="my_losses.py")

@@ -35,6 +35,17 @@ def test_statistics(columns, entropy):
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("columns", [5, 5001])
+def test_a_nan_logit_makes_its_row_nan_and_no_other(columns):
+    """On a GPU a plain tl.maximum drops it, and the row looks sound; the interpreter keeps it either way."""
+    logits, target = tile(columns)
+    logits[4, columns - 1] = torch.nan
+    found = torch.zeros(4, ROWS)
+    TritonBackend().statistics(logits.clone(), target, True, found)
+    assert found[1].isnan().tolist() == [False] * 4 + [True, False]
+    assert found[2].isnan().tolist() == [False] * 4 + [True, False]
+
+
 @pytest.mark.parametrize("columns", [5, 2048, 5001])
 @pytest.mark.parametrize("entropy", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -115,7 +115,7 @@ class DecodeBatch:
         self.state[:, where] = torch.tensor(begin, device=self.device)
         if self.sampling.temperature > 0:
             keys = [
-                request_key(self.sampling.seed, prompt.id, request.sample, self.policy_version)
+                request_key(self.sampling.seed, prompt.stream, request.sample, self.policy_version)
                 for request, _, prompt in starting
             ]
             self.uniforms[records] = uniforms(torch.tensor(keys, dtype=torch.int64, device=self.device), most)

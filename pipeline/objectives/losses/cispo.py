@@ -10,11 +10,14 @@ from pipeline.objectives.tokens import Tokens
 
 
 def _cuts(ratio: Tensor, advantages: Tensor, eps_low: Bound, eps_high: Bound) -> tuple[Tensor, Tensor]:
-    """Marks tokens whose weight is clipped; they keep a gradient."""
-    return torch.zeros_like(ratio, dtype=torch.bool), ratio > 1 + eps_high
+    """Marks tokens whose weight is clipped; they keep a gradient. Without an advantage nothing is clipped."""
+    return torch.zeros_like(ratio, dtype=torch.bool), (advantages != 0) & (ratio > 1 + eps_high)
 
 
-@register("cispo", separable=True, elastic=True, base_bounds=("eps_low", "cispo_eps_high"), cuts=_cuts)
+@register(
+    "cispo", separable=True, elastic=True, needs_signal=True, needs_entropy=False,
+    base_bounds=("eps_low", "cispo_eps_high"), cuts=_cuts,
+)  # fmt: skip
 def cispo(x: Tokens, config: Any) -> Tensor:
     """Computes pg = -stop_gradient(min(rho, 1 + eps_high)) * A * logp (arXiv 2506.13585, equations 4 and 5, without the
     lower bound, which the paper sets so wide that it never acts)."""

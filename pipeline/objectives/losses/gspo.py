@@ -16,7 +16,10 @@ def sequence_ratio(x: Tokens) -> Tensor:
     return x.sequences().mean(x.log_ratio).exp()
 
 
-@register("gspo", separable=False, elastic=True, base_bounds=("gspo_eps_low", "gspo_eps_high"), ratio=sequence_ratio)
+@register(
+    "gspo", separable=False, elastic=True, needs_signal=True, needs_entropy=False,
+    base_bounds=("gspo_eps_low", "gspo_eps_high"), ratio=sequence_ratio,
+)  # fmt: skip
 def gspo(x: Tokens, config: Any) -> Tensor:
     """Computes the clipped surrogate of the sequence's ratio, in its token form (GSPO-token, section 4.3).
 

@@ -44,6 +44,10 @@ class Loss:
     """A token's loss depends on no other token's log-prob or entropy; the fused head can then compute its gradient."""
     elastic: bool
     """Its bounds follow advantage and variance (alpha, beta). False: they are static; alpha and beta are ignored."""
+    needs_signal: bool = False
+    """A token whose advantage is 0 has loss and gradient 0, so an update may leave such sequences out."""
+    needs_entropy: bool = True
+    """It reads `Tokens.entropy`, so the policy head computes entropies during the update."""
     matched: bool = False
     """Its bounds are the mean of the elastic ones."""
     base_bounds: tuple[str, str] = ("eps_low", "eps_high")
@@ -65,6 +69,8 @@ def register(
     *,
     separable: bool = False,
     elastic: bool = True,
+    needs_signal: bool = False,
+    needs_entropy: bool = True,
     matched: bool = False,
     base_bounds: tuple[str, str] = ("eps_low", "eps_high"),
     ratio: Callable[[Tokens], Tensor] = token_ratio,
@@ -82,8 +88,8 @@ def register(
                 "another name"
             )
         _LOSSES[name] = Loss(
-            name=name, function=function, separable=separable, elastic=elastic, matched=matched,
-            base_bounds=base_bounds, ratio=ratio, cuts=cuts,
+            name=name, function=function, separable=separable, elastic=elastic, needs_signal=needs_signal,
+            needs_entropy=needs_entropy, matched=matched, base_bounds=base_bounds, ratio=ratio, cuts=cuts,
         )  # fmt: skip
         return function
 
@@ -126,7 +132,7 @@ def _imported(path: str) -> Loss:
     registered = (loss for loss in _LOSSES.values() if loss.function is function)
     # An undecorated function says nothing about itself: separable=False is right for every loss.
     loss = next(registered, Loss(name=attribute, function=function, separable=False, elastic=True))
-    try_out(loss.function, loss.separable, f"algo.import_path={path}")
+    try_out(loss.function, loss.separable, loss.needs_signal, f"algo.import_path={path}")
     return loss
 
 

@@ -33,15 +33,15 @@ def clipped_surrogate(ratio: Tensor, x: Tokens, config: Any) -> Tensor:
 
 
 # Elastic trust regions: bounds from `elastic_bounds`.
-@register("etr", separable=True, elastic=True)
+@register("etr", separable=True, elastic=True, needs_signal=True, needs_entropy=False)
 # The control: static bounds equal to the mean of ETR's on the batch, for the same alpha and beta.
-@register("grpo_matched", separable=True, elastic=True, matched=True)
+@register("grpo_matched", separable=True, elastic=True, needs_signal=True, needs_entropy=False, matched=True)
 # GRPO (arXiv 2402.03300): static bounds; its preset aggregates by sequence.
-@register("grpo", separable=True, elastic=False)
+@register("grpo", separable=True, elastic=False, needs_signal=True, needs_entropy=False)
 # DAPO (arXiv 2503.14476): a higher upper bound and a token mean; its sampling and length shaping are outside the loss.
-@register("dapo", separable=True, elastic=False)
+@register("dapo", separable=True, elastic=False, needs_signal=True, needs_entropy=False)
 # Dr.GRPO (arXiv 2503.20783): centred advantages, and sums divided by a constant instead of by lengths.
-@register("dr_grpo", separable=True, elastic=False)
+@register("dr_grpo", separable=True, elastic=False, needs_signal=True, needs_entropy=False)
 def token_surrogate(x: Tokens, config: Any) -> Tensor:
     """Computes the surrogate of each token's own ratio."""
     return clipped_surrogate(x.ratio, x, config)

@@ -15,7 +15,7 @@ from pipeline.settings import Algo
 COUNT = 8
 
 
-def try_out(function: Callable[[Tokens, Any], Tensor], separable: bool, label: str) -> None:
+def try_out(function: Callable[[Tokens, Any], Tensor], separable: bool, needs_signal: bool, label: str) -> None:
     """Runs `function` on `COUNT` tokens, and on each alone if it claims to be separable.
 
     Raises UsageError if it fails, does not return one number per token, or is not separable although it says so. The
@@ -33,6 +33,10 @@ def try_out(function: Callable[[Tokens, Any], Tensor], separable: bool, label: s
         raise UsageError(
             f"{label}: the loss must return one number a token, [{COUNT}] for {COUNT} tokens, not {shape}; it must not "
             "sum or average"
+        )
+    if needs_signal and function(replace(whole, advantages=torch.zeros(COUNT).double()), Algo()).any():
+        raise UsageError(
+            f"{label}: the loss is registered with needs_signal=True, but is not 0 where the advantage is 0"
         )
     if not separable:
         return

@@ -73,6 +73,13 @@ class MetricSums(Mapping[str, Any]):
             self.peak_names + other.peak_names,
         )
 
+    def add_counts(self, counts: Mapping[str, float]) -> "MetricSums":
+        """With numbers added to entries by name; an entry that these sums do not have is ignored."""
+        added: list[float] = []
+        for field in self.fields:
+            added += [counts.get(field.name, 0.0)] + [0.0] * (field.size - 1)
+        return replace(self, sums=self.sums + torch.tensor(added, dtype=torch.float64, device=self.sums.device))
+
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> "MetricSums":
         """Combines the sums and maxima of the ranks of `group`, with two collectives. Each token must be on one rank
         only."""

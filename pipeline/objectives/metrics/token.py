@@ -57,7 +57,6 @@ def token_metrics(x: Tokens, config: Any, weighted_loss: Tensor) -> MetricSums:
         "policy/ratio_mean": torch.where(keep, ratio, 0.0),
         "policy/kl_old_k1": -log_ratio,
         "policy/kl_old_k3": torch.where(keep, kl_old_k3, 0.0),
-        "policy/live_tokens": live & keep,
         "bounds/eps_low_token_mean": x.eps_low * keep,
         "bounds/eps_high_token_mean": x.eps_high * keep,
     }
@@ -70,9 +69,11 @@ def token_metrics(x: Tokens, config: Any, weighted_loss: Tensor) -> MetricSums:
     if x.importance is not None:
         policy["gap/is_weight"] = torch.where(keep, x.importance, 0.0)
 
-    # The count that divides the rows below. Dropped tokens are not in it.
-    out.rows({"tokens": keep}, per="")
-    out.rows(clip | policy, per="tokens")
+    # The counts that divide the rows below; dropped tokens are in neither. Sequences that the update leaves out (`left_out`)
+    # are added to the first count only: nothing of them is clipped, and their ratios are not known.
+    out.rows({"tokens": keep, "trained_tokens": keep}, per="")
+    out.rows(clip | {"policy/live_tokens": live & keep}, per="tokens")
+    out.rows(policy, per="trained_tokens")
     out.rows({"policy/loss": weighted_loss}, per="update")
     out.rows(
         {
@@ -112,15 +113,36 @@ def _gap(out: SumsBuilder, gap: Tensor, mask: Tensor) -> None:
     out.highest("gap/max", size, finite)
 
 
+def left_out(lengths: Tensor, pass_rate: Tensor) -> dict[str, float]:
+    """Counts of the tokens of sequences that an update leaves out because their loss is 0: for `MetricSums.add_counts`.
+
+    Args:
+        lengths: int64 [n], response tokens of each.
+        pass_rate: [n].
+    """
+    counts = {"tokens": float(lengths.sum())}
+    for i, tokens in enumerate(torch.bincount(_bin_of(pass_rate), lengths.double(), PASS_RATE_BINS).tolist()):
+        counts[f"tokens_{_label(i)}"] = tokens
+    return counts
+
+
+def _bin_of(pass_rate: Tensor) -> Tensor:
+    """int64 [n]: which of the bins."""
+    return (pass_rate.reshape(-1) * PASS_RATE_BINS).nan_to_num(0.0).clamp(0, PASS_RATE_BINS - 1).long()
+
+
+def _label(i: int) -> str:
+    return f"{i / PASS_RATE_BINS:.1f}-{(i + 1) / PASS_RATE_BINS:.1f}"
+
+
 def _by_pass_rate(out: SumsBuilder, clip: dict[str, Tensor], keep: Tensor, pass_rate: Tensor) -> None:
     """Adds the share of clipped tokens in each bin of the group's pass rate."""
     bins = torch.arange(PASS_RATE_BINS, device=keep.device)[:, None]
-    index = (pass_rate.reshape(-1) * PASS_RATE_BINS).nan_to_num(0.0).clamp(0, PASS_RATE_BINS - 1).long()
-    member = ((index == bins) & keep.reshape(-1)).double()  # [bins, T]
+    member = ((_bin_of(pass_rate) == bins) & keep.reshape(-1)).double()  # [bins, T]
     rows = torch.stack([keep.reshape(-1), clip["clip/low"].reshape(-1), clip["clip/high"].reshape(-1)]).double()
     totals = rows @ member.T  # [3, bins]; one product instead of a mask per bin, and no boolean index (it would sync)
     for i in range(PASS_RATE_BINS):
-        label = f"{i / PASS_RATE_BINS:.1f}-{(i + 1) / PASS_RATE_BINS:.1f}"
+        label = _label(i)
         out.add(Field(f"tokens_{label}"), totals[0, i])
         out.add(Field(f"clip/low_pass_rate_{label}", per=f"tokens_{label}"), totals[1, i])
         out.add(Field(f"clip/high_pass_rate_{label}", per=f"tokens_{label}"), totals[2, i])

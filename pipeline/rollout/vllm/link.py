@@ -18,21 +18,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.common.errors import InputError, UsageError, UserError
+from pipeline.common.addresses import parse_address
+from pipeline.common.errors import InputError, UserError
 
 TRAINER = 0
 
 
 class ServerError(UserError):
     """A vLLM server failed or was lost."""
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """Parses `host:port`. Raises UsageError for anything else."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UsageError(f"rollout.server_address={address}: expected host:port, for example node0:29600")
-    return host, int(port)
 
 
 @dataclass
@@ -169,9 +162,9 @@ class Link:
     def _gone(self, ranks: list[int], error: Exception) -> str:
         who = ", ".join(str(rank - 1) for rank in ranks) or "unknown"
         return (
-            f"the vLLM server at rollout.server_address={self.address} is gone: lost rank {who} of {self.size - 1} "
-            f"({_short(error)}). The server's own output says why (killed, out of memory, machine lost). Start the "
-            f"servers again ({_command(self.address, self.size)}) and then this stage, which continues from its last "
+            f"the vLLM server at rollout.server_address={self.address} was lost: rank {who} of {self.size - 1} "
+            f"({_short(error)}). The server's output says why (killed, out of memory, machine lost). Start "
+            f"the servers again ({_command(self.address, self.size)}), then this stage, which continues from its last "
             "checkpoint"
         )
 
