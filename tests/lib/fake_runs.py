@@ -1,4 +1,4 @@
-"""A run folder as the stages leave it, with numbers that behave like those of the tiny preset."""
+"""A run folder with the files that the stages write, and numbers like those of the tiny preset."""
 
 import json
 import math
@@ -12,7 +12,7 @@ PROBLEMS = (("3+4-2+6", 11), ("9-5+8", 12), ("7+7-3", 11), ("2+9+6-8+1", 10), ("
 
 
 def solution(problem: str) -> str:
-    """Step by step, as the warm-up rows have it."""
+    """Writes a solution step by step, as in the warm-up rows."""
     terms = problem.replace("-", "+-").split("+")
     total, lines = int(terms[0]), []
     for term in terms[1:]:
@@ -22,7 +22,7 @@ def solution(problem: str) -> str:
 
 
 def metrics_row(step: int, steps: int, random: np.random.Generator) -> dict:
-    """One step's metrics, under the names of a run with the native engine, and one of a plug-in's."""
+    """Makes one step's metrics, under the names of a run with the native engine, and one of a plug-in's."""
     t = step / steps
     grown = 1 - math.exp(-4 * t)
     noise = lambda size: float(random.normal(0, size))  # noqa: E731
@@ -78,7 +78,7 @@ def metrics_row(step: int, steps: int, random: np.random.Generator) -> dict:
 
 
 def write_run(root: Path, steps: int = 80, evaluated: tuple[str, ...] = ("before", "after"), seed: int = 0) -> Path:
-    """Fill `root` (made if needed) and return it."""
+    """Fills `root` (made if needed) and returns it."""
     random = np.random.default_rng(seed)
     write_jsonl(root / "metrics.jsonl", [metrics_row(step, steps, random) for step in range(1, steps + 1)])
     write_jsonl(root / "samples.jsonl", list(_samples(steps, random)))

@@ -113,7 +113,7 @@ def _clamp(x: float) -> tuple[float, float]:
 
 
 def _surrogate(ratio: float, a: float, low: float, high: float, dual: float | None) -> tuple[float, float]:
-    """Value and derivative by the ratio."""
+    """Computes the surrogate and its derivative by the ratio."""
     clipped = min(max(ratio, 1 - low), 1 + high)
     if ratio * a <= clipped * a:
         value, slope = -ratio * a, -a

@@ -1,4 +1,4 @@
-"""The folder of shards: which are made together, and what happens to those of another plan or cut short."""
+"""The folder of shards: which are made together, and what happens to shards of another plan and to truncated ones."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_waves_are_whole_and_cover_what_is_missing(tmp_path):
     assert [len(shards.members(shard)) for shard in range(5)] == [5, 5, 5, 5, 3]
 
 
-def test_a_shard_that_is_there_stays(tmp_path):
+def test_a_finished_shard_stays(tmp_path):
     shards = ShardFolder(tmp_path, prompts_of(4), 2, 2)
     shards.open({})
     shards.write(0, rows_of(shards.members(0)))
@@ -85,7 +85,7 @@ def test_pass_rates_are_counted_from_the_files(tmp_path):
 @pytest.mark.parametrize(
     "keep", ["nothing", "half a line", "all but the last newline", "all but one line", "a line too many"]
 )
-def test_a_shard_that_is_not_whole_is_made_again(tmp_path, keep):
+def test_a_truncated_shard_is_made_again(tmp_path, keep):
     shards = ShardFolder(tmp_path, prompts_of(4), 2, 2)
     shards.open({})
     for shard in range(2):
@@ -109,7 +109,7 @@ def test_a_shard_that_is_not_whole_is_made_again(tmp_path, keep):
     assert len(shards.finish()) == 4
 
 
-def test_a_shard_of_other_samples_is_refused(tmp_path):
+def test_a_shard_of_other_samples_is_an_error(tmp_path):
     shards = ShardFolder(tmp_path, prompts_of(4), 2, 2)
     shards.open({})
     for shard in range(2):

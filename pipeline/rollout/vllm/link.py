@@ -1,7 +1,9 @@
-"""Between a trainer and vLLM servers on other nodes: commands and results over gloo, weights over NCCL (gloo on CPU).
+"""The link between a trainer and vLLM servers on other nodes: commands and results over gloo, weights over NCCL (gloo
+on CPU).
 
-Rank 0 is the trainer's first rank, rank r + 1 the server's rank r. The groups exist beside torch.distributed's default
-group, of which trainer and servers each have their own. Objects are pickled: link only machines that trust each other.
+Rank 0 is the trainer's first rank; rank r + 1 is rank r of the servers. The groups do not use torch.distributed's
+default group, since trainer and servers each have their own. Objects are pickled, so link only machines that trust each
+other.
 """
 
 import pickle
@@ -28,24 +30,24 @@ class ServerError(UserError):
 
 @dataclass
 class Link:
-    """One end of the connection."""
+    """One end of the link."""
 
     rank: int
     size: int
     control: Any
     """ProcessGroupGloo."""
     data: Any
-    """ProcessGroupNCCL, or the control group where there is no GPU."""
+    """ProcessGroupNCCL, or the control group if there is no GPU."""
     device: torch.device
     store: Any
-    """Kept alive: the groups live by it."""
+    """Referenced here because the groups need it."""
     address: str
 
     @classmethod
     def open(cls, address: str, rank: int, size: int, device: torch.device, timeout_minutes: float) -> "Link":
-        """Connect all ranks at `address`, where the trainer listens; the first to arrive waits.
+        """Connects to the others at `address`, where the trainer listens. All may start in any order.
 
-        Raises InputError if not all have arrived in time.
+        Raises InputError if not all have come within `timeout_minutes`.
         """
         host, port = parse_address(address)
         timeout = timedelta(minutes=timeout_minutes)
@@ -58,18 +60,19 @@ class Link:
                 data = dist.ProcessGroupNCCL(dist.PrefixStore("data", store), rank, size, options)
         except (RuntimeError, dist.DistError) as error:
             raise InputError(
-                f"trainer and vLLM servers did not meet at rollout.server_address={address} within {timeout_minutes:g} "
-                f"minutes ({_short(error)}). {size - 1} server ranks are expected "
+                f"trainer and vLLM servers did not connect at rollout.server_address={address} within "
+                f"{timeout_minutes:g} minutes ({_short(error)}). {size - 1} server ranks are expected "
                 f"(rollout.server_ranks); start them: {_command(address, size)}"
             ) from error
         return cls(rank, size, control, data, device, store, address)
 
     def tell(self, message: Any = None) -> Any:
-        """The trainer's message, on every rank. Raises ServerError if a server was lost."""
+        """Sends the trainer's message, and returns it on every rank. Raises ServerError if a server is lost."""
         with self._servers_alive():
             return pickle.loads(_bytes(self._spread(_numbers(message) if self.rank == TRAINER else None)))
 
     def _spread(self, numbers: torch.Tensor | None) -> torch.Tensor:
+        """Broadcasts the trainer's bytes, uint8 [n]; servers pass None."""
         length = torch.tensor([0 if numbers is None else len(numbers)])
         self.control.broadcast(length, TRAINER).wait()
         if numbers is None:
@@ -78,22 +81,22 @@ class Link:
         return numbers
 
     def weights(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The trainer's tensor, into the servers' `tensor` of the same shape. Raises ServerError as `tell` does."""
+        """Broadcasts the trainer's `tensor` into the servers', of the same shape and dtype. Raises as `tell`."""
         with self._servers_alive():
             self.data.broadcast(tensor, TRAINER).wait()
         return tensor
 
     def answer(self, message: Any) -> None:
-        """From a server's rank to the trainer."""
+        """Sends a message from a server's rank to the trainer."""
         numbers = _numbers(message)
         self.control.send([torch.tensor([self.rank, len(numbers)])], TRAINER, 0).wait()
         self.control.send([numbers], TRAINER, 1).wait()
 
     def hear(self) -> Iterator[tuple[int, Any, Any]]:
-        """The servers' answers to a command as they come: rank, kind and content, until every rank is `done`.
+        """Yields the servers' answers to a command (rank, kind and content), until every rank is `done`.
 
-        Raises ServerError when a rank sends `error` or is lost. A thread waits for each rank, because gloo does not report the
-        death of a sender to a receiver that waits for any of several.
+        Raises ServerError if a rank sends `error` or is lost. One thread waits for each rank, because gloo reports a
+        dead sender only to a receive from that rank.
         """
         heard: queue.SimpleQueue = queue.SimpleQueue()
 
@@ -115,7 +118,7 @@ class Link:
             if kind in ("gone", "error"):
                 self._hang_up()
                 for thread in threads:
-                    thread.join()  # one that wakes while Python ends would take the process down with an abort
+                    thread.join()  # a thread that wakes while Python exits would abort the process
                 if kind == "gone":
                     raise ServerError(self._gone([rank], content)) from content
                 raise ServerError(f"the vLLM server's rank {rank - 1} failed:\n{content}")
@@ -124,8 +127,10 @@ class Link:
                 yield rank, kind, content
 
     def _hang_up(self) -> None:
-        """Close all connections, so that every wait on one, here or there, fails: gloo closes them when a wait times out (its
-        abort leaves waits alone, torch 2.13)."""
+        """Closes all connections, so that every wait on one, here or on a server, ends with an error.
+
+        gloo closes them when a wait times out; its abort does not end waits (torch 2.13).
+        """
         for rank in range(1, self.size):
             with suppress(RuntimeError):
                 self.control.recv([torch.zeros(1)], rank, 2).wait(timedelta(milliseconds=1))
@@ -139,7 +144,7 @@ class Link:
 
     @contextmanager
     def _servers_alive(self) -> Iterator[None]:
-        """On the trainer, report whose connection broke."""
+        """Turns a broken connection, on the trainer, into a ServerError that names the server's rank."""
         try:
             yield
         except RuntimeError as error:
@@ -149,7 +154,7 @@ class Link:
 
     def _broken(self, rank: int) -> bool:
         try:
-            self.control.recv([torch.zeros(1)], rank, 2)  # refused at once where the connection is closed
+            self.control.recv([torch.zeros(1)], rank, 2)  # fails at once if the connection is closed
         except RuntimeError:
             return True
         return False
@@ -169,7 +174,7 @@ def _command(address: str, size: int) -> str:
 
 
 def _short(error: Exception) -> str:
-    """What happened, without gloo's advice."""
+    """Shortens an error to its first sentence, without gloo's advice."""
     return str(error).strip().partition("\n")[0].partition(". This is typically")[0]
 
 
