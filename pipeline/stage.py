@@ -211,10 +211,11 @@ def _leave_stale_store() -> None:
 
     torch 2.13 lets all attempts share the agent's store, in which the dead ranks' gloo addresses still stand
     (torch/distributed/rendezvous.py:189 assumes a new store for every attempt; neither the static nor the standalone
-    rendezvous makes one): ranks connect to them and fail or hang. Rank 0 opens one at a port that counts attempts.
+    rendezvous makes one): ranks connect to them and fail or hang. Rank 0 opens one at a port that counts attempts. On one
+    node `pipeline.run.torchrun` makes a store for every attempt, and nothing is to be done here.
     """
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if attempt:
+    if attempt and os.environ.get("GROUP_WORLD_SIZE") != "1":
         os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
         os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + attempt)
 
