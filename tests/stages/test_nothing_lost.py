@@ -8,8 +8,7 @@ import shutil
 
 import psutil
 import pytest
-from house import family, until
-from test_resume import rows, steps_done
+from house import family, rows, steps_done, until
 
 from pipeline.common.files import read_json, write_json
 
@@ -85,7 +84,7 @@ def test_a_loss_that_turns_nan_ends_the_run_and_spoils_no_checkpoint(house):
         if connection.status == psutil.CONN_LISTEN
     }
     flag.touch()
-    out, err = process.communicate(timeout=240)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 1, err
     assert "3 optimizer steps in a row were skipped (rl.max_skipped), because the" in err
     assert " on rank 0 is not finite" in err

@@ -175,7 +175,7 @@ def test_where_every_iteration_is_damaged_none_is_loaded_and_none_is_moved(root)
 
     for path in root.glob("iter_*/__0_0.distcp"):
         flip(path)
-    with pytest.raises(InputError, match="every checkpoint in .* is damaged"):
+    with pytest.raises(InputError, match=r"every checkpoint in .* is damaged"):
         checkpoint.newest_whole(root)
     assert len(list(root.glob("iter_???????"))) == 3
 
@@ -254,7 +254,7 @@ def test_nan_is_not_saved_and_nothing_is_rotated_out(root, actor, where):
     before = target.view(-1)[0].item()
     target.view(-1)[0] = float("nan")
     try:
-        with pytest.raises(checkpoint.NonFiniteError, match="iter_0000004 is not saved: .* holds NaN") as caught:
+        with pytest.raises(checkpoint.NonFiniteError, match=r"iter_0000004 is not saved: .* holds NaN") as caught:
             checkpoint.save(root, 4, actor.chunks, MODEL, optimizer=actor.optimizer, common={}, keep=1)
     finally:
         target.view(-1)[0] = before
