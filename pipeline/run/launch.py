@@ -75,7 +75,8 @@ def _one_machine(job: Job) -> dict[str, str]:
     """Keep the ranks of one node on the loopback interface, unless they speak with vLLM servers elsewhere. What the user
     has set stays."""
     rollout = job.settings.rollout
-    if job.settings.cluster.nnodes > 1 or (rollout.engine != "native" and rollout.mode == "standalone"):
+    far = rollout.mode == "standalone" and not rollout.server_address.startswith(("127.", "localhost:"))
+    if job.settings.cluster.nnodes > 1 or far:
         return {}
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     names = {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback, "VLLM_HOST_IP": "127.0.0.1"}

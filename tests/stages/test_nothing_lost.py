@@ -71,11 +71,14 @@ def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(house,
     assert not left.exists()
 
 
-def test_a_loss_that_turns_nan_ends_the_run_and_spoils_no_checkpoint(house):
+def test_a_loss_that_turns_nan_ends_the_run_and_spoils_no_checkpoint(house, trained):
+    """It starts from the weights and the optimizer of another run, by `rl.load`."""
     root = house.copy("nan", "preprocess", "convert")
     flag, file = house.folder / "poison", house.folder / "own_loss.py"
     file.write_text(NAN_LOSS.format(flag=str(flag)))
-    process = house.start("rl", f"algo.import_path={file}:loss", "rl.save_every=1", name="nan")
+    words = [f"algo.import_path={file}:loss", "rl.save_every=1"]
+    words += [f"rl.load={trained / 'checkpoints'}", "rl.load_optimizer=true"]
+    process = house.start("rl", *words, name="nan")
     until(lambda: steps_done(root / "metrics.jsonl") >= 3, process)
     listening = {
         connection.laddr.ip
@@ -84,8 +87,11 @@ def test_a_loss_that_turns_nan_ends_the_run_and_spoils_no_checkpoint(house):
         if connection.status == psutil.CONN_LISTEN
     }
     flag.touch()
-    _, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 1, err
+    assert f"rl.load: {trained / 'checkpoints' / 'iter_0000008'}: " in out
+    assert "tensors of optimizer state" in out
+    assert "not read" not in out
     assert "3 optimizer steps in a row were skipped (rl.max_skipped), because the" in err
     assert " on rank 0 is not finite" in err
     assert "Traceback" not in err
@@ -93,7 +99,7 @@ def test_a_loss_that_turns_nan_ends_the_run_and_spoils_no_checkpoint(house):
     assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, f"reachable from elsewhere: {listening}"
 
     flag.unlink()  # the last checkpoint is whole: the same command continues
-    result = house.run("rl", f"algo.import_path={file}:loss", "rl.save_every=1", name="nan")
+    result = house.run("rl", *words, name="nan")
     assert result.code == 0, result.err
     assert "continuing after step" in result.out
     done = rows(root / "metrics.jsonl")

@@ -1,11 +1,13 @@
 """Between a trainer and vLLM servers on other nodes: commands and results over gloo, weights over NCCL (gloo on CPU).
 
 Rank 0 is the trainer's first rank, rank r + 1 the server's rank r. The groups stand beside torch.distributed's default
-group, which trainer and servers each have to themselves. Objects are pickled: link only machines that trust each other.
+group, which trainer and servers each have to themselves. Messages are pickles of a few classes; any other class is
+refused. Nothing is encrypted and nobody is asked for a password: link only machines that trust each other.
 """
 
 import pickle
 import queue
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,8 +19,19 @@ import torch
 import torch.distributed as dist
 
 from pipeline.common.errors import InputError, UsageError, UserError
+from pipeline.common.unpickling import ForeignClass, loads
 
 TRAINER = 0
+LOCAL = ("127.0.0.1", "localhost", "::1")
+MESSAGES = (
+    "pipeline.rollout.gathering.Response",
+    "pipeline.rollout.interface.Sampling",
+    "pipeline.rollout.vllm.core.Options",
+    "pipeline.rollout.vllm.core.Request",
+    "torch.Size",
+    *(f"torch.{name}" for name in ("float32", "bfloat16", "float16", "float64")),
+)
+"""The classes that commands and answers are made of, beside Python's own numbers, texts and lists."""
 
 
 class ServerError(UserError):
@@ -57,8 +70,11 @@ class Link:
         host, port = parse_address(address)
         timeout = timedelta(minutes=timeout_minutes)
         try:
-            store = dist.TCPStore(host, port, size, is_master=rank == TRAINER, timeout=timeout, wait_for_workers=False)
-            control: Any = dist.ProcessGroupGloo(dist.PrefixStore("control", store), rank, size, timeout)
+            listener = socket.create_server((host, port)).detach() if rank == TRAINER and host in LOCAL else None
+            store = dist.TCPStore(
+                host, port, size, rank == TRAINER, timeout, wait_for_workers=False, master_listen_fd=listener
+            )
+            control: Any = _gloo(dist.PrefixStore("control", store), rank, size, timeout, host in LOCAL)
             data = control
             if device.type == "cuda":
                 options = dist.ProcessGroupNCCL.Options()
@@ -74,7 +90,7 @@ class Link:
     def tell(self, message: Any = None) -> Any:
         """The trainer's message, on every rank. Raises ServerError where a server is gone."""
         with self._servers_alive():
-            return pickle.loads(_bytes(self._spread(_numbers(message) if self.rank == TRAINER else None)))
+            return _message(self._spread(_numbers(message) if self.rank == TRAINER else None))
 
     def _spread(self, numbers: torch.Tensor | None) -> torch.Tensor:
         length = torch.tensor([0 if numbers is None else len(numbers)])
@@ -112,6 +128,8 @@ class Link:
                     heard.put((rank, kind, content))
             except RuntimeError as error:
                 heard.put((rank, "gone", error))
+            except ServerError as error:
+                heard.put((rank, "error", str(error)))
 
         threads = [threading.Thread(target=listen, args=(rank,), daemon=True) for rank in range(1, self.size)]
         for thread in threads:
@@ -142,7 +160,7 @@ class Link:
         self.control.recv([header], rank, 0).wait()
         numbers = torch.empty(int(header[1]), dtype=torch.uint8)
         self.control.recv([numbers], rank, 1).wait()
-        return pickle.loads(_bytes(numbers))
+        return _message(numbers)
 
     @contextmanager
     def _servers_alive(self) -> Iterator[None]:
@@ -184,5 +202,20 @@ def _numbers(message: Any) -> torch.Tensor:
     return torch.frombuffer(bytearray(pickle.dumps(message)), dtype=torch.uint8)
 
 
-def _bytes(numbers: torch.Tensor) -> bytes:
-    return numbers.numpy().tobytes()
+def _message(numbers: torch.Tensor) -> Any:
+    """The object that `_numbers` packed. Raises ServerError for one that no trainer or server sends."""
+    try:
+        return loads(numbers.numpy().tobytes(), MESSAGES)
+    except ForeignClass as error:
+        raise ServerError(f"a message on the link asks for {error}, which neither trainer nor server sends") from None
+
+
+def _gloo(store: Any, rank: int, size: int, timeout: timedelta, local: bool) -> Any:
+    """The group; where trainer and servers share a machine it listens there alone."""
+    if not local:
+        return dist.ProcessGroupGloo(store, rank, size, timeout)
+    gloo: Any = dist.ProcessGroupGloo
+    options = gloo._Options()
+    options._timeout = timeout
+    options._devices = [gloo.create_device(hostname="127.0.0.1")]
+    return gloo(store, rank, size, options)
