@@ -224,10 +224,10 @@ def _leave_stale_store() -> None:
     torch 2.13 lets all attempts share the agent's store, which still holds the gloo addresses of the dead ranks
     (torch/distributed/rendezvous.py:189 assumes a new store for every attempt; neither the static nor the standalone
     rendezvous makes one). Ranks would connect to them and fail or hang. Rank 0 opens a store at another port, the master
-    port plus the number of the attempt.
+    port plus the number of the attempt. On one node `pipeline.run.torchrun` makes a store for every attempt by itself.
     """
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if attempt:
+    if attempt and os.environ.get("GROUP_WORLD_SIZE") != "1":
         os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
         os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + attempt)
 

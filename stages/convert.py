@@ -12,6 +12,7 @@ from megatron_patches import session
 from megatron_patches.model import checkpoint
 from megatron_patches.model.policy_model import build_chunks
 from megatron_patches.model.weights import agreement, load_hf
+from pipeline.common.errors import InputError
 from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.models.folders import check_vocabulary, start_folder
 from pipeline.models.tensors import TensorFolder
@@ -33,7 +34,12 @@ def main(run: StageRun) -> dict:
     chunks = build_chunks(settings.model, settings.layout)
     load_hf(chunks, settings.model, tensors.read)
     logits = compare_logits(run, chunks, settings, folder)
-    checkpoint.save(run.folder(), 0, chunks, settings.model, common={"step": 0, "source": str(folder)})
+    if run.is_main:
+        checkpoint.clear_unfinished(run.folder())
+    try:
+        checkpoint.save(run.folder(), 0, chunks, settings.model, common={"step": 0, "source": str(folder)})
+    except checkpoint.NonFiniteError as error:
+        raise InputError(f"{folder} holds weights that are NaN or infinite, so it is not converted. {error}") from error
 
     run.log(f"{folder} -> {checkpoint.iteration_folder(run.folder(), 0)} ({len(tensors.names())} tensors)")
     return {"source": str(folder), "iteration": 0, "logits": logits}

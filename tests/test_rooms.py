@@ -96,8 +96,8 @@ def test_what_runs_before_the_environment_needs_the_standard_library_alone(name)
 
 def test_the_run_room_never_imports_torch_at_import():
     for path in sorted((ROOT / "pipeline" / "run").glob("*.py")):
-        if path.name == "torchrun.py":
-            continue  # it is torchrun, in its own process
+        if path.name in ("torchrun.py", "loopback.py"):
+            continue  # they are torchrun, in its own process
         for node in ast.parse(path.read_text("utf-8")).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]

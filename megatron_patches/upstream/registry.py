@@ -98,6 +98,25 @@ REPLACEMENTS = (
         "seconds at the first save, and a hang if that script has no __main__ guard",
     ),
     Replacement(
+        name="safe-reading",
+        module="megatron.core.dist_checkpointing.strategies.torch",
+        expects=(
+            "        fsr = _get_filesystem_reader(checkpoint_dir, cache_metadata=True)",
+            "            planner=MCoreLoadPlanner(",
+            "        fs_reader = _get_filesystem_reader(checkpoint_dir)",
+        ),
+        elsewhere=(
+            ("megatron.core.dist_checkpointing.strategies.common", "    def load_common(self, checkpoint_dir"),
+            (
+                "megatron.core.dist_checkpointing.strategies.cached_metadata_filesystem_reader",
+                "    def read_metadata(self) -> Metadata:",
+            ),
+        ),
+        ours="megatron_patches.model.safe_reading.SafeReader",
+        reason="torch unpickles a checkpoint's .metadata and object entries without limits, so a folder from elsewhere "
+        "runs commands as it is read; ours knows only the classes that such files need and refuses any other by name",
+    ),
+    Replacement(
         name="global-loss",
         module="megatron.core.pipeline_parallel.schedules",
         expects=("output_tensor /= torch.clamp(num_tokens, min=1)", "if not config.calculate_per_token_loss:"),

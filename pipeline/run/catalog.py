@@ -126,7 +126,8 @@ STAGES = {
 
 IRRELEVANT = frozenset(
     {
-        "rl.save_every", "rl.keep_checkpoints", "rl.sample_rollouts", "verify.workers", "verify.memory_gib",
+        "rl.save_every", "rl.keep_checkpoints", "rl.keep_best", "rl.max_skipped", "rl.sample_rollouts",
+        "verify.workers", "verify.memory_gib",
         "verify.cache_size", "rollout.max_concurrent", "rollout.kv_memory_gib", "rollout.gpu_memory_share",
         "rollout.sync_bucket_mib",
     }

@@ -7,6 +7,7 @@ its device; on CPU it would look for an accelerator and find none, so torchrun s
 
 import base64
 import json
+import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ def command(job: Job, root: Path, node_rank: int) -> Command:
         env["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
     else:
         env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    env |= _one_machine(job)
     if job.launcher == "plain":
         env["OMP_NUM_THREADS"] = str(machines.cores())
         return Command([sys.executable, *target], env)
@@ -69,11 +71,23 @@ def command(job: Job, root: Path, node_rank: int) -> Command:
     )
 
 
+def _one_machine(job: Job) -> dict[str, str]:
+    """Keep the ranks of one node on the loopback interface, unless they speak with vLLM servers elsewhere. What the user
+    has set stays."""
+    rollout = job.settings.rollout
+    far = rollout.mode == "standalone" and not rollout.server_address.startswith(("127.", "localhost:"))
+    if job.settings.cluster.nnodes > 1 or far:
+        return {}
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    names = {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback, "VLLM_HOST_IP": "127.0.0.1"}
+    return {name: value for name, value in names.items() if name not in os.environ}
+
+
 def torchrun_options(cluster: Cluster, node_rank: int, logs: str) -> list[str]:
     """torchrun's options for one node; `logs` is the folder for the output of all ranks but local rank 0."""
     words = [f"--nnodes={cluster.nnodes}", f"--nproc-per-node={cluster.devices_per_node}"]
     if cluster.nnodes == 1:
-        words.append("--standalone")  # rendezvous on a free port
+        words.append("--rdzv-backend=loopback")  # of pipeline.run.torchrun: nothing listens beyond this machine
     else:
         words += [
             f"--node-rank={node_rank}",

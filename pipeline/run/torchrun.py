@@ -44,11 +44,15 @@ def _run(arguments: list[str]) -> int:
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
+
+    from pipeline.run.loopback import LoopbackRendezvous
 
     if level is None:
         del os.environ[CPP_LEVEL]  # the ranks have a log for them
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # it would report each rank that it ends itself
+    rendezvous_handler_registry.register(LoopbackRendezvous.backend, LoopbackRendezvous)
     options = run.parse_args(arguments)
     try:
         run.run(options)

@@ -102,6 +102,14 @@ class Rl(Section):
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = Field(3, ge=1)
     """Newest checkpoints that are kept."""
+    keep_best: str | None = None
+    """A metric of metrics.jsonl (`reward/mean`, `eval/...`): the checkpoint where it was largest is kept as well."""
+    max_skipped: int = Field(3, ge=1)
+    """Optimizer steps in a row that may be skipped because loss or gradient are not finite; then the run ends."""
+    load: str | None = None
+    """Folder of a Megatron distributed checkpoint to start from, in place of the converted base; none: the base."""
+    load_optimizer: bool = False
+    """`load`: read the optimizer's state as well."""
     eval_every: int = Field(0, ge=0)
     """Steps between evaluations on the held-out sets; 0: none during training."""
     sample_rollouts: int = Field(4, ge=0)
@@ -121,6 +129,8 @@ class Rl(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Rl":
+        if self.load_optimizer and self.load is None:
+            raise ValueError("rl.load_optimizer=true needs rl.load=<checkpoint folder>")
         low, high = self.min_pass_rate, self.max_pass_rate
         if low is not None and high is not None and low >= high:
             raise ValueError(

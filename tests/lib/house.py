@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 from cli import CliResult, end, environment, run_cli
 
+from pipeline.common.files import read_jsonl
+
 MICRO = """
 defaults: {algo: etr, data: arithmetic, cluster: local}
 model:
@@ -136,3 +138,17 @@ def kill_all(process: "subprocess.Popen[str]") -> None:
             one.send_signal(signal.SIGKILL)
     process.wait()
     assert_gone(everyone[1:])
+
+
+TIMED = ("seconds/", "speed/", "verify/")
+"""What depends on the moment: times, and the verifier's counts of its processes and its cache."""
+
+
+def rows(file: Path) -> list[dict]:
+    """What must be equal of two runs' metrics."""
+    return [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in read_jsonl(file)]
+
+
+def steps_done(file: Path) -> int:
+    """Rows that a metrics file has by now."""
+    return sum(1 for _ in read_jsonl(file)) if file.exists() else 0

@@ -95,7 +95,7 @@ def test_the_plan_of_everything_names_each_stage_and_launcher(tmp_path, monkeypa
     out = capsys.readouterr().out
     for stage in ("preprocess", "sft", "convert", "rl", "evaluate", "export", "report"):
         assert f"stages.{stage} " in out
-    assert "--nproc-per-node=2 --standalone" in out
+    assert "--nproc-per-node=2 --rdzv-backend=loopback" in out
     assert "DS_ACCELERATOR=cpu" in out
     assert "evaluate (before)" in out
     assert cli.main(["stage=plan", f"model={path}", "cluster=gpu8", "rl.group_size=16"]) == 0

@@ -2,12 +2,13 @@
 on CPU).
 
 Rank 0 is the trainer's first rank; rank r + 1 is rank r of the servers. The groups do not use torch.distributed's
-default group, since trainer and servers each have their own. Objects are pickled, so link only machines that trust each
-other.
+default group, since trainer and servers each have their own. Messages are pickles of a few classes; any other class is
+refused. Nothing is encrypted and no password is asked for: link only machines that trust each other.
 """
 
 import pickle
 import queue
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,8 +21,19 @@ import torch.distributed as dist
 
 from pipeline.common.addresses import parse_address
 from pipeline.common.errors import InputError, UserError
+from pipeline.common.unpickling import ForeignClass, loads
 
 TRAINER = 0
+LOCAL = ("127.0.0.1", "localhost", "::1")
+MESSAGES = (
+    "pipeline.rollout.gathering.Response",
+    "pipeline.rollout.interface.Sampling",
+    "pipeline.rollout.vllm.core.Options",
+    "pipeline.rollout.vllm.core.Request",
+    "torch.Size",
+    *(f"torch.{name}" for name in ("float32", "bfloat16", "float16", "float64")),
+)
+"""The classes that commands and answers are made of, beside Python's own numbers, texts and lists."""
 
 
 class ServerError(UserError):
@@ -52,8 +64,11 @@ class Link:
         host, port = parse_address(address)
         timeout = timedelta(minutes=timeout_minutes)
         try:
-            store = dist.TCPStore(host, port, size, is_master=rank == TRAINER, timeout=timeout, wait_for_workers=False)
-            control: Any = dist.ProcessGroupGloo(dist.PrefixStore("control", store), rank, size, timeout)
+            listener = socket.create_server((host, port)).detach() if rank == TRAINER and host in LOCAL else None
+            store = dist.TCPStore(
+                host, port, size, rank == TRAINER, timeout, wait_for_workers=False, master_listen_fd=listener
+            )
+            control: Any = _gloo(dist.PrefixStore("control", store), rank, size, timeout, host in LOCAL)
             data = control
             if device.type == "cuda":
                 options = dist.ProcessGroupNCCL.Options()
@@ -69,7 +84,7 @@ class Link:
     def tell(self, message: Any = None) -> Any:
         """Sends the trainer's message, and returns it on every rank. Raises ServerError if a server is lost."""
         with self._servers_alive():
-            return pickle.loads(_bytes(self._spread(_numbers(message) if self.rank == TRAINER else None)))
+            return _message(self._spread(_numbers(message) if self.rank == TRAINER else None))
 
     def _spread(self, numbers: torch.Tensor | None) -> torch.Tensor:
         """Broadcasts the trainer's bytes, uint8 [n]; servers pass None."""
@@ -108,6 +123,8 @@ class Link:
                     heard.put((rank, kind, content))
             except RuntimeError as error:
                 heard.put((rank, "gone", error))
+            except ServerError as error:
+                heard.put((rank, "error", str(error)))
 
         threads = [threading.Thread(target=listen, args=(rank,), daemon=True) for rank in range(1, self.size)]
         for thread in threads:
@@ -140,7 +157,7 @@ class Link:
         self.control.recv([header], rank, 0).wait()
         numbers = torch.empty(int(header[1]), dtype=torch.uint8)
         self.control.recv([numbers], rank, 1).wait()
-        return pickle.loads(_bytes(numbers))
+        return _message(numbers)
 
     @contextmanager
     def _servers_alive(self) -> Iterator[None]:
@@ -182,5 +199,20 @@ def _numbers(message: Any) -> torch.Tensor:
     return torch.frombuffer(bytearray(pickle.dumps(message)), dtype=torch.uint8)
 
 
-def _bytes(numbers: torch.Tensor) -> bytes:
-    return numbers.numpy().tobytes()
+def _message(numbers: torch.Tensor) -> Any:
+    """The object that `_numbers` packed. Raises ServerError for one that no trainer or server sends."""
+    try:
+        return loads(numbers.numpy().tobytes(), MESSAGES)
+    except ForeignClass as error:
+        raise ServerError(f"a message on the link asks for {error}, which neither trainer nor server sends") from None
+
+
+def _gloo(store: Any, rank: int, size: int, timeout: timedelta, local: bool) -> Any:
+    """The group; where trainer and servers share a machine it listens there alone."""
+    if not local:
+        return dist.ProcessGroupGloo(store, rank, size, timeout)
+    gloo: Any = dist.ProcessGroupGloo
+    options = gloo._Options()
+    options._timeout = timeout
+    options._devices = [gloo.create_device(hostname="127.0.0.1")]
+    return gloo(store, rank, size, options)
