@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from pipeline.verify.comparing.claims import contradicts_itself, nested_too_deeply
 from pipeline.verify.comparing.compare import Comparison
@@ -57,15 +57,33 @@ def grade_pair(response: str, gold: str, conventions: Conventions, ask: Ask, pro
         return Grade(False, found.answer, "hedged", "extract")
     grade = Grade(False, found.answer, "no gold answer", "extract")
     for wanted, wanted_key, several in gold_answers(gold, conventions.gold_list):
-        grade = answers_equal(found, wanted, wanted_key, several, conventions, ask)
-        if grade.correct and conventions.form == "evaluated":
-            reason = unevaluated(clean(found.answer, found.prose), wanted, problem)
-            if not reason and copied_ordinal(found.answer, gold, problem):
-                reason = "copied from the problem"
-            if reason:
-                grade = replace(grade, correct=False, reason=f"unevaluated: {reason}")
+        if conventions.form == "evaluated":
+            grade = _evaluated_answer(found, gold, (wanted, wanted_key, several), conventions, ask, problem)
+        else:
+            grade = answers_equal(found, wanted, wanted_key, several, conventions, ask)
         if grade.correct:
             break
+    return grade
+
+
+def _evaluated_answer(
+    found: Extraction, gold: str, answer: tuple[str, str, bool], conventions: Conventions, ask: Ask, problem: str | None
+) -> Grade:
+    """`answers_equal`, where the answer must also have the form of one. What has not is kept from the symbolic layer."""
+    assert found.answer is not None
+    given, text, wanted = clean(found.answer, found.prose), found.answer, answer[0]
+
+    @cache
+    def wanting() -> str:
+        copied = copied_ordinal(text, gold, problem)
+        return "copied from the problem" if copied else unevaluated(given, wanted, problem)
+
+    def ask_of_answers(question: str, left: str, right: str) -> bool | None:
+        return False if wanting() else ask(question, left, right)
+
+    grade = answers_equal(found, *answer, conventions, ask_of_answers)
+    if (grade.correct or wanting.cache_info().misses) and wanting():
+        return replace(grade, correct=False, reason=f"unevaluated: {wanting()}")
     return grade
 
 

@@ -42,6 +42,8 @@ def _differ(a: str, b: str) -> bool:
     left, right = _value(a), _value(b)
     if left is None or right is None:
         return False
+    if _last_digit(a) == _last_digit(b):
+        return abs(left - right) > 1e-9 * max(abs(left), abs(right))
     rounded, exact, step = (
         (left, right, _last_digit(a)) if _last_digit(a) > _last_digit(b) else (right, left, _last_digit(b))
     )

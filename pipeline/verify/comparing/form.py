@@ -98,6 +98,8 @@ def _operator(given: str, wanted: str) -> str:
 
 def _worked_out(given: Node, gold: Node) -> str:
     """The operation that is left to do somewhere in `given`, where the gold is made of constants."""
+    if isinstance(given, Group) and given.joined == "or" and isinstance(_value(gold), Scalar):
+        given = given.items[-1]  # `3 + 4 = 7` is worked out
     texts = _leaves(gold)
     trees = [tree for text in texts if (tree := _tree(text)) is not None]
     if any(syntax.symbols(tree) for tree in trees):
@@ -343,7 +345,7 @@ def _value(node: Node) -> Node:
 def _leaves(node: Node) -> list[str]:
     """The texts of the scalars that `node` is made of."""
     if isinstance(node, Scalar):
-        return [node.text]
+        return [node.text] if node.number is None or parse_number(node.text) is not None else []  # `twelve`
     if isinstance(node, Named):
         return _leaves(node.value)
     if isinstance(node, Group):

@@ -4,17 +4,23 @@ import re
 
 from pipeline.verify.reading.boxes import SENTENCE_END
 
+_OTHERS = (
+    r"(?:reference|gold(?:en|-standard)?|ground[\s-]truth|expected|official|accepted|target|intended|published|given|provided"
+    r"|listed|stated|printed|claimed|student's|teacher's|wrong|incorrect)(?:\s+(?:final|correct))?\s+(?:answer|solution)"
+    r"|answer\s+(?:key|sheet)|solutions?\s+(?:manual|sheet)|back\s+of\s+the\s+book|answer\s+(?:in|of|from)\s+the\s+(?:text-?)?book"
+    r"|answer\s+to\s+(?:the|a|an)\s+(?:previous|next|other|similar|different)"
+)
+_OTHERS_ANSWER = re.compile(rf"\b(?:{_OTHERS})\b", re.I)
+"""An answer that is not the response's own, wherever it is named."""
 _ABOUT_OTHERS = re.compile(
-    r"\b(?:reference|gold(?:en|-standard)?|ground[\s-]truth|expected|official|accepted|target|intended|published"
-    r"|(?:given|provided|listed|stated|printed|claimed|student's|teacher's|your|their|his|her|wrong|incorrect)(?=\s+(?:final\s+)?answer\b)"
-    r"|answer\s+key|key\s+says|text-?book|back\s+of\s+the\s+book|book|solutions?\s+manual|according\s+to|internet|dataset|grader"
-    r"|previous|earlier\s+(?:problem|question|part)|next\s+(?:problem|question)|other\s+(?:problem|question)"
-    r"|another\s+(?:problem|question)|different\s+(?:problem|question)|(?:similar|original)\s+(?:problem|question)"
-    r"|example|instance|e\.g\.|check(?:ing)?|verif(?:y|ies|ication)|would|suppose|assuming|had\s+we|if\s+we\s+had|P\.?S\.)"
-    r"(?![A-Za-z])",
+    rf"\b(?:{_OTHERS}|key\s+says|according\s+to|dataset|grader|text-?book|book|previous|(?:earlier|next|other|another|different|similar)\s+"
+    r"(?:problem|question|part)|for\s+(?:example|instance)|e\.g\.|check(?:ing)?|verif(?:y|ies|ication)|would|suppose|assuming"
+    r"|had\s+we|P\.?S\.)(?![A-Za-z])",
     re.I,
 )
-"""In the sentence that names an answer: it is not the response's own."""
+"""In the sentence that names an answer after a box: the box stands."""
+_ABBREVIATION = re.compile(r"\b(?:P\.?S|e\.g|i\.e)$")
+_CONCLUSION = re.compile(r"\b(?:so|hence|thus|therefore|consequently)\b", re.I)
 _OTHER_QUESTION = re.compile(
     r"(?:^|\n)[\s#*>]*(?:(?:next|new|another|sample|practice|example)\s+)?(?:question|problem|exercise|example|q)\b[^\S\n]*\d*[^\S\n]*\**[:.)]",
     re.I,
@@ -30,11 +36,11 @@ _DANGLING = re.compile(
     r"|this|who|whose|where|when|while|because|since|as|if|than|then|thus|hence|therefore|we|it|they|he|she|our|its|their"
     r"|is|are|was|were|be|been|has|have|had|get|gets|will|would|can|could|must|should|may|need|needs|not|now|next|also"
     r"|each|every|any|some|another|multiply|divide|subtract|compute|calculate|determine|find|count|namely|let|plus|minus"
-    r"|times))$",
+    r"|times|the\s+(?:first|second|third|following|remaining|other|same|number|sum|total)))$",
     re.I,
 )
 _NEW_CLAUSE = re.compile(
-    r"\d[^.!?\n]*?(?:,\s*(?:so|but|and|then|which|where|while|whereas|however|yet|although|though)|\s(?:but|so|because|since|and\s+then|and\s+(?:we|it|they)))\s"
+    r"\d[^.!?\n]*?(?:,\s*(?:so|but|and|then|now|next|first|which|where|while|whereas|however|yet|although|though)|\s(?:but|so|because|since|and\s+then|and\s+(?:we|it|they)))\s"
     r"(?![^\n]*\bdone\b)[^\n]*[A-Za-z]$",
     re.I,
 )
@@ -46,14 +52,14 @@ _PLAN = re.compile(
 )
 
 
-def is_aside(text: str, start: int, end: int) -> bool:
+def is_aside(text: str, start: int, end: int, after_box: bool = False) -> bool:
     """Whether the phrase at `start` to `end` that announces an answer speaks of another than the response's own."""
     begin = max(0, start - 240)
     sentence = text[begin:start]
-    for stop in SENTENCE_END.finditer(sentence):
-        if not re.search(r"\b(?:P\.?S|e\.g|i\.e)$", sentence[: stop.start()]):
-            begin = max(0, start - 240) + stop.end()
-    return _ABOUT_OTHERS.search(text[begin:end]) is not None
+    for stop in (*SENTENCE_END.finditer(sentence), *_CONCLUSION.finditer(sentence)):
+        if not _ABBREVIATION.search(sentence[: stop.start()]):
+            begin = max(begin, start - len(sentence) + stop.end())
+    return (_ABOUT_OTHERS if after_box else _OTHERS_ANSWER).search(text[begin:end]) is not None
 
 
 def without_other_questions(text: str, box_end: int) -> str:

@@ -41,7 +41,7 @@ FAR = 200
 _TAG = re.compile(r"<(/?)answer>", re.I)
 _MARKER = re.compile(
     r"####|(?:\bfinal\s+answer\b|\banswer\b|" + NOUNS_ABROAD + r")[^\S\n]{0,3}(?:\*\*)?[^\S\n]{0,3}"
-    r"(?:(?:(?:is|are|be|equals|es|est|ist|lautet|è|é|это)\b|为|為|是|は|는|은)"
+    r"(?:(?:(?:is|are|(?:(?:should|must|will|has to)\s+)?be|equals|es|est|ist|lautet|è|é|это)\b|为|為|是|は|는|은)"
     r"(?:\s+(?:simply|therefore|thus|then|just|exactly|also|donc|also|pues))?"
     r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?"
     r"|\bcorrect\s+(?:option|choice)\s+is\b\s*:?|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
@@ -67,7 +67,7 @@ def extract(response: str, plain_response: bool = True, hedge_distance: int = HE
     boxes = find_boxes(text) if "box" in text else []
     if boxes and len(shorter := without_other_questions(text, boxes[0][1])) < len(text):
         text, boxes = shorter, [box for box in boxes if box[1] <= len(shorter)]
-    marker = _last_marker(text)
+    marker = _last_marker(text, boxes[-1][1] if boxes else None)
     if boxes:
         if marker is not None and _replaces(text, boxes[-1][1], marker):
             stated = _from_marker(text, marker)
@@ -98,7 +98,7 @@ def _replaces(text: str, box_end: int, marker: re.Match[str]) -> bool:
     return bool(CORRECTION.search(gap)) or (len(gap) > FAR and _STRONG.search(marker.group()) is not None)
 
 
-def _last_marker(text: str) -> re.Match[str] | None:
+def _last_marker(text: str, box_end: int | None = None) -> re.Match[str] | None:
     """The last phrase that announces an answer of the response's own. Looked for from the first of its words on: most of
     a response is mathematics, and this pattern would be tried at every character of it."""
     lower = text.lower()
@@ -111,7 +111,7 @@ def _last_marker(text: str) -> re.Match[str] | None:
         return None
     marker = None
     for match in _MARKER.finditer(text, max(0, min(places) - 40) if len(lower) == len(text) else 0):
-        if not is_aside(text, match.start(), match.end()):
+        if not is_aside(text, match.start(), match.end(), box_end is not None and match.start() >= box_end):
             marker = match
     return marker
 
@@ -183,6 +183,7 @@ def _unmarked(text: str) -> Extraction:
     sentences = [part.strip() for part in SENTENCE_END.split(last) if part and part.strip(" *$")]
     if not sentences or not last.strip(" $.*\\()[]"):
         return NOTHING
-    if is_plan(sentences[-1]):
+    about_answers = "answer" in sentences[-1].lower() and is_aside(sentences[-1], 0, len(sentences[-1]))
+    if is_plan(sentences[-1]) or about_answers:
         return NOTHING
     return stated_after_cue(sentences[-1]) or NOTHING
