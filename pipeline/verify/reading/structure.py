@@ -39,7 +39,8 @@ _ENVIRONMENT = re.compile(
 )
 _MAY_JOIN = re.compile(r"and|or|AND|OR|\\text")
 _BASES = {
-    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "twelve": 12, "sixteen": 16,
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+    "twelve": 12, "sixteen": 16,
 }  # fmt: skip
 _BASE_NAME = r"(?:\\text\s*\{\s*)?\(?\s*([0-9]{1,2}|" + "|".join(_BASES) + r")\s*\)?\s*\}?"
 _BASE_DIGITS = r"(-?)(?:\\text\s*\{|\\overline\s*\{|\()?\s*([0-9A-F]+(?:\.[0-9A-F]+)?)\s*[)}]?"
