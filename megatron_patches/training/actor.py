@@ -55,7 +55,7 @@ class Actor(Policy):
         self.scheduler = build_scheduler(self.optimizer, optimizer, total)
         self.config.grad_scale_func = self.optimizer.scale_loss
         self.config.finalize_model_grads_func = finalize_grads
-        self.skipped_in_a_row = 0
+        self.skipped_in_a_row, self.max_skipped = 0, rl.max_skipped
         """Optimizer steps since the last one that changed the weights."""
         self._loss_is_finite = True
 
@@ -108,7 +108,7 @@ class Actor(Policy):
     def check_skipped(self, step: int) -> None:
         """Raises DivergenceError after `rl.max_skipped` skipped optimizer steps in a row (a collective then), naming the first
         tensor that is not finite: a weight, otherwise a gradient, otherwise the loss."""
-        if self.skipped_in_a_row < self.rl.max_skipped:
+        if self.skipped_in_a_row < self.max_skipped:
             return
         weight = first_on_any_rank(first_nonfinite(named_weights(self.chunks)))
         gradient = first_on_any_rank(first_nonfinite(named_gradients(self.chunks)))
