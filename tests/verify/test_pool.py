@@ -33,7 +33,7 @@ def test_order_is_kept(pool: VerifierPool) -> None:
 
 def test_any_input_gets_one_grade_each(pool: VerifierPool) -> None:
     strange = [
-        (None, "1"), ("1", None), (1, 1), (b"1", "1"), None, (), ("1",), ("1", "1", "1"), "11", ("\ud800", "\udfff"),
+        (None, "1"), ("1", None), (1, 1), (b"1", "1"), None, (), ("1",), ("1", "1", "1", "1"), "11", ("\ud800", "\udfff"),
         ("\0", "\0"), ("", ""), ("x" * 2_000_000, "x"), (r"\boxed{" * 100_000, "1"), (["1"], {}), 7, (r"\boxed{1}", "1"),
     ]  # fmt: skip
     grades = pool.grade_many(strange)
