@@ -36,7 +36,7 @@ from pipeline.verify.reading.sentences import (
 
 LONGEST_PLAIN = 300
 """A longer response without any marker is not an answer as a whole."""
-FAR = 200
+FAR = 80
 """Characters between a box and a later statement of the final answer."""
 _TAG = re.compile(r"<(/?)answer>", re.I)
 _MARKER = re.compile(
@@ -74,7 +74,7 @@ def extract(response: str, plain_response: bool = True, hedge_distance: int = HE
             if stated.answer is not None and looks_like_answer(stated):
                 return stated
         return from_boxes(text, boxes, hedge_distance)
-    if is_unfinished(text):
+    if is_unfinished(text) and (marker is None or not _STRONG.search(marker.group())):
         return NOTHING
     if marker is not None:
         stated = _from_marker(text, marker)
