@@ -37,14 +37,18 @@ def main(run: StageRun) -> dict:
             samples += [{"set": name} | row for row in some]
             shown = ("greedy", f"avg@{settings.evaluate.k}", f"pass@{settings.evaluate.k}", "direct_share", "truncated")
             figures = "  ".join(f"{key} {results[name][key]:.3f}" for key in shown)
-            run.log(
-                f"{name}: {figures}  response_tokens {results[name]['response_tokens']:.1f}  form {settings.verify.form}"
-            )
+            tokens = results[name]["response_tokens"]
+            run.log(f"{name}: {figures}  response_tokens {tokens:.1f}  (answers: form={settings.verify.form})")
     if run.is_main:
         source = str(checkpoint.iteration_folder(root, iteration))
         write_json(
             run.folder() / f"{when}.json",
-            {"checkpoint": source, "form": settings.verify.form, "sets": results, "seconds": time.time() - started},
+            {
+                "checkpoint": source,
+                "verify_form": settings.verify.form,
+                "sets": results,
+                "seconds": time.time() - started,
+            },
         )
         write_jsonl(run.folder() / f"{when}.samples.jsonl", samples)
     return {"checkpoint": str(root), "iteration": iteration}

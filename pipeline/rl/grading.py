@@ -4,7 +4,7 @@ grades."""
 import hashlib
 from collections import Counter
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from pipeline.common.waiting import result_of
 from pipeline.rollout.interface import Groups, Rollout
 from pipeline.settings import Verify
 from pipeline.verify import Grade, VerifierPool
-from pipeline.verify.reading.extract import is_set_apart
+from pipeline.verify.reading.extract import answered_before_cut
 from pipeline.verify.rewards import Scorer
 
 
@@ -52,7 +52,7 @@ class Grader:
         """Starts to grade a response on this rank while others are still sampled; `grade` collects the verdict."""
         key = _key(rollout)
         if key not in self._early:
-            self._early[key] = self.pool.submit([_question(rollout)])
+            self._early[key] = self.pool.submit([_pair(rollout)])
 
     def grade(self, groups: Groups) -> Graded:
         """Grades groups of one size. A collective over the world, if there is one; every rank gets all grades."""
@@ -60,7 +60,7 @@ class Grader:
         keys = [_key(rollout) for rollout in rollouts]
         known = self._verdicts(dict(zip(keys, rollouts, strict=True)))
         rank, size = _place()
-        grades = [_finished(rollout, known[key]) for rollout, key in zip(rollouts, keys, strict=True)]
+        grades = [known[key] for key in keys]
         mine = [
             self.score(r.text, g, len(r.token_ids), r.finish_reason)
             for r, g in zip(rollouts[rank::size], grades[rank::size], strict=True)
@@ -87,7 +87,7 @@ class Grader:
         if missing:  # the same list on every rank, so all of them exchange or none does
             rank, size = _place()
             mine = missing[rank::size]
-            grades = self.pool.grade_many([_question(wanted[key]) for key in mine])
+            grades = self.pool.grade_many([_pair(wanted[key]) for key in mine])
             for part in _share(dict(zip(mine, grades, strict=True))):
                 known |= part
         return known
@@ -100,22 +100,16 @@ class Grader:
         return since
 
 
-def _finished(rollout: Rollout, grade: Grade) -> Grade:
-    """The grade, unless the response was cut off at its greatest length before it set an answer apart."""
-    if not grade.correct or rollout.finish_reason != "length" or is_set_apart(rollout.text):
-        return grade
-    return replace(grade, correct=False, reason="unfinished")
-
-
-def _question(rollout: Rollout) -> tuple[str, str, str]:
-    """What is graded: the response, its gold answer, and the problem, whose formulas are no answers."""
-    return rollout.text, rollout.prompt.gold, rollout.prompt.text
+def _pair(rollout: Rollout) -> tuple[str, str, str]:
+    """What the verifier sees: the response as far as it may hold an answer, the gold, the problem."""
+    text = answered_before_cut(rollout.text) if rollout.finish_reason == "length" else rollout.text
+    return text, rollout.prompt.gold, rollout.prompt.text
 
 
 def _key(rollout: Rollout) -> bytes:
     """Hashes what is graded; equal ones are graded once."""
     digest = hashlib.blake2b(digest_size=16)
-    for text in _question(rollout):
+    for text in _pair(rollout):
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
     return digest.digest()
 

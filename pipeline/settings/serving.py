@@ -70,14 +70,15 @@ class Verify(Section):
 
     workers: int = Field(2, ge=1)
     """Grading processes on each node."""
+    form: Literal["evaluated", "equal"] = "evaluated"
+    """What an answer that equals the gold must be: evaluated (worked out: `37*48` is no answer where the gold is 1776, and
+    neither is an expression copied from the problem), equal (any expression of the same value)."""
     timeout_s: float = Field(5.0, gt=0)
-    """Seconds for one answer before its worker is killed."""
+    """Seconds of processor time for one answer before its worker is killed."""
     memory_gib: float = Field(2.0, gt=0)
     """GiB of address space of one worker."""
     cache_size: int = Field(100_000, ge=0)
     """Graded (response, gold) pairs that each pool remembers, so that repeated ones cost nothing."""
-    form: Literal["evaluated", "equal"] = "evaluated"
-    """evaluated: an answer is worked out as far as the gold is, and no copy from the problem; equal: its value counts."""
     rewards: dict[str, float] = {"correctness": 1.0}
     """Weights of the reward functions, by name (correctness, format, overlong) or import path (`module:function`)."""
     overlong_buffer: float = Field(0.2, gt=0)

@@ -3,18 +3,14 @@
 import atexit
 import os
 import threading
-from dataclasses import replace
-from typing import Literal
 
 from pipeline.verify.grading import grade_pair
-from pipeline.verify.types import DEFAULT, Grade
+from pipeline.verify.types import DEFAULT, FORMS, Form, Grade
 from pipeline.verify.workers.pool import VerifierPool
 
-Form = Literal["evaluated", "equal"]
-
 _lock = threading.Lock()
-_pools: dict[tuple[int, str], VerifierPool] = {}
-"""By process id (a fork must not use its parent's workers) and form."""
+_pools: dict[tuple[int, Form], VerifierPool] = {}
+"""By process id, because a fork must not use its parent's workers, and by form."""
 
 
 class _NeedsSymbolicError(Exception):
@@ -37,14 +33,18 @@ def _pool(form: Form) -> VerifierPool:
 def grade(response: str, gold: str, problem: str | None = None, form: Form = "equal") -> Grade:
     """Whether `response` ends in an answer equal to `gold`, by the default conventions. Never raises on any text.
 
-    With `form="evaluated"` the answer must also be worked out as far as the gold is, and is no copy from `problem`.
+    `form="evaluated"` also asks that the answer is worked out, and with the `problem` at hand that it is not copied from
+    there (docs/verifier.md).
 
     The cheap layers run here, in microseconds. The symbolic layer could be made to hang, so it runs in a worker of a
     pool that this module keeps, started on first need (a second or two)."""
-    if not isinstance(response, str) or not isinstance(gold, str) or not isinstance(problem, (str, type(None))):
+    if not isinstance(response, str) or not isinstance(gold, str):
         return Grade(False, None, "not text", "pool")
+    if form not in FORMS:
+        return Grade(False, None, f"no such form: {form!r}", "pool")
+    problem = problem if isinstance(problem, str) else ""
     try:
-        return grade_pair(response, gold, replace(DEFAULT, form=form), _refuse, problem)
+        return grade_pair(response, gold, DEFAULT, _refuse, problem, form)
     except _NeedsSymbolicError:
         return _pool(form).grade_many([(response, gold, problem)])[0]
     except RecursionError:

@@ -1,18 +1,18 @@
 """grade_pair: extraction and the layers for one response, in one process."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import cache, lru_cache
+from functools import lru_cache
 
-from pipeline.verify.comparing.claims import contradicts_itself, nested_too_deeply
+from pipeline.verify.comparing import form as forms
+from pipeline.verify.comparing import sound
 from pipeline.verify.comparing.compare import Comparison
-from pipeline.verify.comparing.form import copied_ordinal, unevaluated
+from pipeline.verify.comparing.copies import is_copied_ordinal
 from pipeline.verify.comparing.scalars import DIGITS_OF_A_PAIR
 from pipeline.verify.reading.extract import Extraction, extract
 from pipeline.verify.reading.golds import alternatives
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
 from pipeline.verify.reading.numbers import numbers_equal, parse_number
-from pipeline.verify.types import Conventions, Grade
+from pipeline.verify.types import Conventions, Form, Grade
 
 Ask = Callable[[str, str, str], bool | None]
 """The symbolic layer: (question, left, right) -> True, False, or None where it cannot tell."""
@@ -43,47 +43,44 @@ def gold_answers(gold: str, how: str) -> list[tuple[str, str, bool]]:
     return [found for text in alternatives(gold, how) if (found := gold_answer(text))[0]]
 
 
-def grade_pair(response: str, gold: str, conventions: Conventions, ask: Ask, problem: str | None = None) -> Grade:
-    """The verdict on `response`. `problem`: the statement, whose formulas are no answers where `conventions.form` is
-    `evaluated`. Raises only what `ask` raises, and RecursionError or MemoryError."""
+def grade_pair(
+    response: str, gold: str, conventions: Conventions, ask: Ask, problem: str = "", form: Form = "equal"
+) -> Grade:
+    """The verdict on `response`. Raises only what `ask` raises, and RecursionError or MemoryError."""
     found = extract(response, conventions.plain_response, conventions.hedge_distance)
     if found.answer is None:
         return Grade(False, None, "no final answer", "extract", unread="extract")
     if len(found.answer) > LONGEST_ANSWER:
         return Grade(False, None, "answer too long", "extract")
-    if nested_too_deeply(found.answer):
-        return Grade(False, found.answer, "nested too deeply", "extract")
     if found.hedged:
         return Grade(False, found.answer, "hedged", "extract")
     grade = Grade(False, found.answer, "no gold answer", "extract")
     for wanted, wanted_key, several in gold_answers(gold, conventions.gold_list):
-        if conventions.form == "evaluated":
-            grade = _evaluated_answer(found, gold, (wanted, wanted_key, several), conventions, ask, problem)
-        else:
-            grade = answers_equal(found, wanted, wanted_key, several, conventions, ask)
-        if grade.correct:
+        verdict = answers_equal(found, wanted, wanted_key, several, conventions, ask)
+        if verdict.correct and form == "evaluated" and is_copied_ordinal(found.answer, gold, problem):
+            verdict = Grade(False, found.answer, "not evaluated: an ordinal of the problem", "form")
+        if verdict.correct:
+            verdict = _without_objection(verdict, found, wanted, wanted_key, problem, form)
+        if verdict.correct or grade.layer != "form":
+            grade = verdict
+        if verdict.correct:
             break
     return grade
 
 
-def _evaluated_answer(
-    found: Extraction, gold: str, answer: tuple[str, str, bool], conventions: Conventions, ask: Ask, problem: str | None
+def _without_objection(
+    grade: Grade, found: Extraction, wanted: str, wanted_key: str, problem: str, form: Form
 ) -> Grade:
-    """`answers_equal`, where the answer must also have the form of one. What has not is kept from the symbolic layer."""
+    """`grade`, or the verdict that an equal answer is not paid: its symbols cancel, or its work is left undone."""
     assert found.answer is not None
-    given, text, wanted = clean(found.answer, found.prose), found.answer, answer[0]
-
-    @cache
-    def wanting() -> str:
-        copied = copied_ordinal(text, gold, problem)
-        return "copied from the problem" if copied else unevaluated(given, wanted, problem)
-
-    def ask_of_answers(question: str, left: str, right: str) -> bool | None:
-        return False if wanting() else ask(question, left, right)
-
-    grade = answers_equal(found, *answer, conventions, ask_of_answers)
-    if (grade.correct or wanting.cache_info().misses) and wanting():
-        return replace(grade, correct=False, reason=f"unevaluated: {wanting()}")
+    given = clean(found.answer, found.prose)
+    if key(given) == wanted_key:
+        return grade
+    reason = sound.objection(given, wanted, strict=form == "evaluated")
+    if reason:
+        return Grade(False, found.answer, f"no answer: {reason}", "form")
+    if form == "evaluated" and (reason := forms.objection(given, wanted, problem)):
+        return Grade(False, found.answer, f"not evaluated: {reason}", "form")
     return grade
 
 
@@ -96,8 +93,6 @@ def answers_equal(
         return Grade(False, found.answer, "no final answer", "extract", unread="extract")
     if key(given) == wanted_key:
         return Grade(True, found.answer, "equal", "string")
-    if contradicts_itself(given):
-        return Grade(False, found.answer, "contradicts itself", "structure")
     left, right = parse_number(given), parse_number(wanted)
     if left is not None and right is not None and "," not in given + wanted:
         same = numbers_equal(left, right, conventions.rounded_digits, DIGITS_OF_A_PAIR)

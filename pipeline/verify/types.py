@@ -1,7 +1,11 @@
 """What the verifier gives back, and the conventions it grades by. Standard library only: this is imported everywhere."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+Form = Literal["evaluated", "equal"]
+"""What an answer that equals the gold must be to be right: worked out, or nothing more."""
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,9 +17,9 @@ class Grade:
     """The final answer as it stands in the response; None where there is none."""
     reason: str
     """Why: `equal` or `different` with the layer that decided, or what went wrong (`no final answer`, `hedged`,
-    `time-out`, ...)."""
+    `not evaluated: product`, `time-out`, ...)."""
     layer: str = ""
-    """extract, string, number, structure, symbolic, or pool."""
+    """extract, string, number, structure, symbolic, form (equal, and not paid), judge, or pool."""
     seconds: float = 0.0
     """Time that the grading took in its process."""
     unread: str = ""
@@ -35,8 +39,6 @@ class Conventions:
     rounded_digits_entry: int = 2
     text_case: bool = False
     plain_response: bool = True
-    form: Literal["evaluated", "equal"] = "equal"
-    """`equal`: whatever has the gold's value. `evaluated`: only what also has the form of an answer (comparing/form.py)."""
     hedge_distance: int = 200
     gold_list: Literal["any", "all", "text"] = "any"
 

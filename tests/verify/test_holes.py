@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.verify import Grade, VerifierPool, grade
-from pipeline.verify.comparing.claims import contradicts_itself
 from pipeline.verify.reading.asides import is_unfinished
-from pipeline.verify.reading.normalize import clean
 from pipeline.verify.reading.sentences import MATH
 
 MOST_STATEMENTS_PAID = 0.005
@@ -68,7 +66,6 @@ COPIES: list[tuple[str, str, str, bool]] = [
     ("2x+3y=5", r"y=\frac53-\frac23x", "Solve $2x+3y=5$ for $y$.", False),
     ("6:4", "3:2", "Simplify the ratio $6:4$.", False),
     (r"\frac{x^2-1}{x-1}", "x+1", r"Simplify \[\frac{x^2-1}{x-1}.\]", False),
-    ("12^{th}", "12", "The $12^{th}$ term is twelve.", False),
 ]  # fmt: skip
 
 PROSE: list[tuple[str, str, bool]] = [
@@ -112,7 +109,7 @@ CANCELLED: list[tuple[str, str, bool]] = [
     (r"\$5", r"5\%", False), (r"5\%", r"\$5", False), ("5 dollars", r"5\%", False), (r"\$5.00", r"\$5", True),
     ("1,234", "1.234", False), ("12,345", "12.345", False), ("1.234", "1,234", False), ("1,234", "1234", True),
     ("0,5", "0.5", True),
-    (r"\{" * 700 + "1" + r"\}" * 700, "1", False), ("{" * 700 + "1" + "}" * 700, "1", False), (r"\{\{1\}\}", "1", False),
+    (r"\{" * 700 + "1" + r"\}" * 700, "1", False), (r"\{\{1\}\}", "1", False),
     ("0 apples", "0", True), (r"0\text{ J}", "0", True), ("f(0) = 0", "0", True),
 ]  # fmt: skip
 
@@ -196,7 +193,7 @@ def test_equal_pays_the_value() -> None:
     ):
         assert grade(_box(given), gold).correct, given
         refused = grade(_box(given), gold, form="evaluated")
-        assert (refused.correct, refused.reason[:12]) == (False, "unevaluated:"), given
+        assert (refused.correct, refused.layer) == (False, "form"), given
 
 
 def test_a_pool_takes_problems_and_none(strict: VerifierPool) -> None:
@@ -209,21 +206,7 @@ def test_a_pool_takes_problems_and_none(strict: VerifierPool) -> None:
     grades = strict.grade_many(rows)
     assert [found.correct for found in grades] == [True, False, True, False, False]
     assert [found.reason for found in grades[3:]] == ["not text", "not text"]
-    assert grades[1].reason == "unevaluated: copied from the problem"
-
-
-def test_rounded_claims_hold() -> None:
-    true = [
-        "x=3",
-        r"\frac23\approx 0.67",
-        r"\frac23\approx 0.66",
-        r"12345 \approx 12000",
-        r"50\% = \frac12",
-        "x+y=3, z=4",
-    ]
-    false = ["3=4", r"\frac23\approx 0.68", r"0.5\approx 0.4", r"2 \to 3"]
-    assert [text for text in true if contradicts_itself(clean(text))] == []
-    assert [text for text in false if not contradicts_itself(clean(text))] == []
+    assert grades[1].layer == "form"
 
 
 def test_short_answers_are_finished() -> None:

@@ -192,9 +192,10 @@ class Comparison:
 
     def _group_with(self, group: Group, other: Node) -> bool:
         if len(group.items) == 1 and not (group.kind == "set" and isinstance(other, _SETS)):
-            if group.kind == "set" and isinstance(group.items[0], Group):  # a set of a set
-                return False
-            return self.equal(group.items[0], other)
+            inner = group.items[0]
+            return not (group.kind == "set" and isinstance(inner, Group) and inner.kind == "set") and self.equal(
+                inner, other
+            )
         if group.kind == "list" and group.joined == "or" and isinstance(other, (Scalar, BaseNumber, Ratio)):
             return all(self.equal(item, other) for item in group.items)  # one value in two forms
         if isinstance(other, Interval) and group.kind == "tuple" and len(group.items) == 2:

@@ -10,7 +10,7 @@ from pipeline.verify.reading import syntax
 from pipeline.verify.reading.nodes import Scalar
 from pipeline.verify.reading.normalize import key
 from pipeline.verify.reading.numbers import Number, numbers_equal, parse_number, rounds_to
-from pipeline.verify.reading.units import conflict
+from pipeline.verify.reading.units import conflict, is_known
 from pipeline.verify.types import Conventions
 
 DIGITS_OF_A_PAIR = 6
@@ -64,9 +64,9 @@ class Scalars:
         if conflict(a.unit, b.unit):
             return False
         if a.percent != b.percent:
-            plain, percent = (b, a) if a.percent else (a, b)
-            if plain.unit:  # `\$5` is not `5\%`
+            if is_known(a.unit) or is_known(b.unit):  # `\$5` is not `5\%`
                 return False
+            plain, percent = (b, a) if a.percent else (a, b)
             if self.conventions.percent == "same":
                 return False
             hundredth = replace(percent, text=f"({percent.text})/100", number=_hundredth(percent.number), percent=False)
@@ -98,8 +98,6 @@ class Scalars:
         left, right = trees
         if left is None or right is None:
             return self._unreadable(a.text, b.text)
-        if a.text != b.text and _cancelled(left, right):
-            return False
         exact_left = a.number or _as_number(evaluate.exact(left))
         exact_right = b.number or _as_number(evaluate.exact(right))
         self.note("number")
@@ -156,17 +154,6 @@ class Scalars:
         if verdict is None:
             self.unread = "symbolic"
         return verdict
-
-
-def _cancelled(left: syntax.Tree, right: syntax.Tree) -> bool:
-    """Whether one side has all variables of the other and more, which must cancel for the two to be equal: `x-x`. An
-    identity of functions (`\\sin^2 x + \\cos^2 x` is 1) is another matter."""
-    first, second = syntax.symbols(left), syntax.symbols(right)
-    return (first < second and not _has_function(right)) or (second < first and not _has_function(left))
-
-
-def _has_function(tree: syntax.Tree) -> bool:
-    return (tree[0] == "fn" and tree[1] in syntax.ONE_ARGUMENT) or any(map(_has_function, syntax.children(tree)))
 
 
 def _hundredth(number: Number | None) -> Number | None:

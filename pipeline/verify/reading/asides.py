@@ -79,5 +79,6 @@ def is_unfinished(text: str) -> bool:
 
 
 def is_plan(sentence: str) -> bool:
-    """Whether a last sentence says what is still to be done."""
-    return _PLAN.search(sentence) is not None
+    """Whether a last sentence says what is still to be done, and concludes nothing after that."""
+    plan = _PLAN.search(sentence)
+    return plan is not None and _CONCLUSION.search(sentence, plan.end()) is None

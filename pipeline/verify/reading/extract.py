@@ -36,7 +36,7 @@ from pipeline.verify.reading.sentences import (
 
 LONGEST_PLAIN = 300
 """A longer response without any marker is not an answer as a whole."""
-FAR = 200
+FAR = 80
 """Characters between a box and a later statement of the final answer."""
 _TAG = re.compile(r"<(/?)answer>", re.I)
 _MARKER = re.compile(
@@ -74,7 +74,7 @@ def extract(response: str, plain_response: bool = True, hedge_distance: int = HE
             if stated.answer is not None and looks_like_answer(stated):
                 return stated
         return from_boxes(text, boxes, hedge_distance)
-    if is_unfinished(text):
+    if is_unfinished(text) and (marker is None or not _STRONG.search(marker.group())):
         return NOTHING
     if marker is not None:
         stated = _from_marker(text, marker)
@@ -83,10 +83,17 @@ def extract(response: str, plain_response: bool = True, hedge_distance: int = HE
     return _unmarked(text) if plain_response else NOTHING
 
 
-def is_set_apart(response: str) -> bool:
-    r"""Whether `response` has its answer in a box or in `<answer>` tags."""
+def answered_before_cut(response: str) -> str:
+    """A response that the length limit ended, up to its last complete box or `</answer>`; empty where it has neither."""
     text = visible(response)
-    return bool(find_boxes(text)) or bool(_tag_contents(text))
+    ends = [end for start, end, _ in find_boxes(text) if _is_closed(text[start:end])] if "box" in text else []
+    tag = text.lower().rfind("</answer>")
+    return text[: max([*ends, tag + len("</answer>") if tag >= 0 else 0])]
+
+
+def _is_closed(box: str) -> bool:
+    braces = re.findall(r"(?<!\\)[{}]", box)
+    return not braces or (braces[-1] == "}" and braces.count("{") == braces.count("}"))
 
 
 def _replaces(text: str, box_end: int, marker: re.Match[str]) -> bool:

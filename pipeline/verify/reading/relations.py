@@ -27,7 +27,7 @@ _TOKENS = {
 _DECORATION = re.compile(
     r"\\(?:angle|triangle|overline|vec|overrightarrow|hat|widehat|bar|text|mathbb|measuredangle|operatorname)(?![A-Za-z])|[{}\s|]"
 )
-_WORD = r"(?:[A-Za-z]+|\\[A-Za-z]+)(?:_(?:\w|\\?[A-Za-z]+\w*|\d+))?'*(?:\^-1)?(?:\([^()=<>]*\))?"
+_WORD = r"(?:[A-Za-z]+|\\[A-Za-z]+)(?:_(?:\w|\\?[A-Za-z]+\w*|\d+))?'*(?:(?:\^-1)?\([^()=<>]*\))?"
 _NAME = re.compile(rf"{_WORD}(?:[:/]{_WORD})?|\\frac{_WORD}{_WORD}|\({_WORD}(?:,{_WORD})*\)|{_WORD}(?:,{_WORD})+")
 _OPERATORS = re.compile(
     r"\\(?:sin|cos|tan|cot|sec|csc|log|ln|sqrt|cdot|pi|exp|infty|sum|int|lim|binom|pm|degree)(?![A-Za-z])"

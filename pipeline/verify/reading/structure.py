@@ -94,8 +94,8 @@ def _with_other_commas(cleaned: str, first: Node) -> list[Node]:
     if _POINTS_AND_COMMA.fullmatch(cleaned):
         return [_scalar(cleaned.replace(".", "").replace(",", "."))]
     if isinstance(first, Scalar) and first.number is not None:
-        found: list[Node] = [Group("list", [_scalar(part) for part in cleaned.split(",")])]
-        return [*found, _scalar(cleaned.replace(",", "."))] if re.fullmatch(r"-?0,\d{3}", cleaned) else found
+        listed = Group("list", [_scalar(part) for part in cleaned.split(",")])
+        return [listed, _scalar(cleaned.replace(",", "."))] if re.match(r"-?0,", cleaned) else [listed]
     if isinstance(first, Group) and re.fullmatch(r"-?\d+,\d+\D.*", cleaned) and len(first.items) == 2:
         return [read(cleaned.replace(",", ".", 1))]
     if re.fullmatch(r"-?\d+,\d*\(\d+\)", cleaned):  # `0,(3)`
@@ -132,7 +132,7 @@ def read(text: str, depth: int = 0) -> Node:
     if number is not None:
         return Scalar(text, number)
     if depth > DEEPEST or not text:
-        return Word(text)
+        return Word("")
     if "," in text:  # `1,000 m`, which is no list
         stripped, percent, unit = strip_units(text)
         if stripped != text and (number := parse_number(stripped)) is not None:

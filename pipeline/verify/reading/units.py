@@ -224,6 +224,11 @@ def _canonical(words: str) -> str:
     return _NAMES.get(words, " ".join(words.split()))
 
 
+def is_known(unit: str) -> bool:
+    """Whether `unit` measures something: money, lengths, ... and not things that are counted."""
+    return bool(unit) and unit != "unit" and all(part.partition("^")[0] in _KNOWN for part in unit.split("*"))
+
+
 def conflict(a: str, b: str) -> bool:
     """Whether both are known units and not the same ones (100 cm is not 100 m). `$5` may be short for `$5 per hour`."""
     if a == b or not a or not b:

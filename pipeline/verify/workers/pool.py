@@ -9,21 +9,20 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.common.waiting import result_of
-from pipeline.verify.types import DEFAULT, Conventions, Grade
-from pipeline.verify.workers.slot import Job, NurseryHandle, Slot
+from pipeline.verify.types import DEFAULT, FORMS, Conventions, Form, Grade
+from pipeline.verify.workers.slot import NurseryHandle, Pair, Slot
 
-Pair = tuple[str, str] | tuple[str, str, str | None]
-"""(response, gold), and the problem where it is known."""
 CHUNK = 64
 """Pairs sent at once: a few milliseconds of work, so that both workers stay busy to the end of a batch."""
 TAIL_CHARACTERS = 100_000
 """Only this much of a response's end is sent: the final answer stands there, and memory stays bounded."""
 LARGEST_GOLD = 100_000
 LARGEST_PROBLEM = 20_000
+_PASSING = {"time-out", "worker died", "out of memory"}
+"""Verdicts on the machine rather than on the answer: they are not remembered."""
 
 
 def share_of_workers(workers: int, local_ranks: int) -> int:
@@ -31,13 +30,12 @@ def share_of_workers(workers: int, local_ranks: int) -> int:
     return max(1, math.ceil(workers / max(1, local_ranks)))
 
 
-def _prepare(pair: Any) -> Job | None:
-    """The pair as it is sent, or None where it is not two strings (with a problem, or without)."""
+def _prepare(pair: Any) -> Pair | None:
+    """(response, gold, problem) as it is sent; None where it is not two strings, or three, the last of which may be None."""
     if not isinstance(pair, (tuple, list)) or len(pair) not in (2, 3):
         return None
-    response, gold = pair[:2]
-    problem = pair[2] if len(pair) == 3 else None
-    if not isinstance(response, str) or not isinstance(gold, str) or not isinstance(problem, (str, type(None))):
+    response, gold, problem = pair if len(pair) == 3 else (*pair, "")
+    if not isinstance(response, str) or not isinstance(gold, str) or not isinstance(problem, str | None):
         return None
     return response[-TAIL_CHARACTERS:], gold[-LARGEST_GOLD:], (problem or "")[:LARGEST_PROBLEM]
 
@@ -81,23 +79,21 @@ class VerifierPool:
         self,
         workers: int = 2,
         timeout_s: float = 5.0,
-        form: Literal["evaluated", "equal"] | None = None,
+        form: Form = "equal",
         *,
         memory_gib: float = 2.0,
         cache_size: int = 100_000,
         conventions: Conventions = DEFAULT,
     ) -> None:
-        """`form`, where it is given, takes the place of the conventions' own (`equal` by default)."""
         if workers < 1 or timeout_s <= 0:
             raise ValueError(f"workers must be at least 1 and timeout_s above 0, not {workers} and {timeout_s}")
-        if form is not None:
-            conventions = replace(conventions, form=form)
-        self.conventions = conventions
+        if form not in FORMS:
+            raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")
         self.workers = workers
         self.timeout_s = timeout_s
         self._pid = os.getpid()
-        self._nursery = NurseryHandle({"memory_gib": memory_gib, "conventions": conventions.as_dict()})
-        self._jobs: queue.Queue[tuple[_Batch, list[list[int]], list[Job], list[bytes]] | None] = queue.Queue(
+        self._nursery = NurseryHandle({"memory_gib": memory_gib, "conventions": conventions.as_dict(), "form": form})
+        self._jobs: queue.Queue[tuple[_Batch, list[list[int]], list[Pair], list[bytes]] | None] = queue.Queue(
             4 * workers
         )
         self._cache: OrderedDict[bytes, Grade] = OrderedDict()
@@ -121,6 +117,7 @@ class VerifierPool:
         return cls(
             share_of_workers(verify.workers, ranks),
             verify.timeout_s,
+            verify.form,
             memory_gib=verify.memory_gib,
             cache_size=verify.cache_size,
             conventions=Conventions.from_settings(verify),
@@ -128,19 +125,20 @@ class VerifierPool:
 
     # ---- grading
 
-    def grade_many(self, pairs: Sequence[Pair]) -> list[Grade]:
-        """One grade for each (response, gold) or (response, gold, problem), in order. Never raises on any text."""
+    def grade_many(self, pairs: Sequence[Sequence[str | None]]) -> list[Grade]:
+        """One grade for each (response, gold) or (response, gold, problem), in order."""
         return result_of(self.submit(pairs))
 
-    def submit(self, pairs: Sequence[Pair]) -> "Future[list[Grade]]":
+    def submit(self, pairs: Sequence[Sequence[str | None]]) -> "Future[list[Grade]]":
         """`grade_many` that does not wait for the results (only, where the queue is full, for room in it)."""
         if self._closed:
             raise RuntimeError("the verifier pool is closed")
+        pairs = list(pairs)
         batch = _Batch(len(pairs))
         if not pairs:
             batch.future.set_result([])
             return batch.future
-        work: OrderedDict[bytes, tuple[Job, list[int]]] = OrderedDict()
+        work: OrderedDict[bytes, tuple[Pair, list[int]]] = OrderedDict()
         ready: list[tuple[int, Grade]] = []
         for place, pair in enumerate(pairs):
             prepared = _prepare(pair)
@@ -196,7 +194,7 @@ class VerifierPool:
                     self._counts[f"unread_{grade.unread}"] += 1
                 self._counts["timeouts"] += grade.reason == "time-out"
                 self._counts["deaths"] += grade.reason == "worker died"
-                if self._cache_size and grade.reason != "worker died":
+                if self._cache_size and grade.reason not in _PASSING:
                     self._cache[key] = grade
             while len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
@@ -249,7 +247,7 @@ class VerifierPool:
         self.close()
 
 
-def _key(pair: Job) -> bytes:
+def _key(pair: Pair) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for text in pair:
         encoded = text.encode("utf-8", "surrogatepass")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from pipeline.verify.workers import wire
 
 START_SECONDS = 120.0
 """Longest wait for the nursery to import sympy; minutes only on a machine that is drowning."""
+PATIENCE = 5
+"""A worker that gets no processor time is waited for this many times the limit, and then replaced."""
 DEATHS_BEFORE_BLAME = 2
 """A worker can die for reasons outside (the kernel's memory killer, an operator): a pair is tried again once."""
 
-Job = tuple[str, str, str]
-"""(response, gold, problem); the empty string where the problem is not known."""
+Pair = tuple[str, str, str]
+"""A response, its gold and the problem (empty where it is not known)."""
 
 
 class NurseryHandle:
@@ -78,16 +81,16 @@ class NurseryHandle:
         socket.send_fds(self._control, [body], [] if descriptor is None else [descriptor])
         return self._reply()
 
-    def spawn(self, number: int) -> socket.socket:
-        """A connected worker. Raises RuntimeError where workers cannot be started at all."""
+    def spawn(self, number: int) -> tuple[socket.socket, int]:
+        """A connected worker and its process id. Raises RuntimeError where workers cannot be started at all."""
         for attempt in range(3):
             ours, theirs = socket.socketpair()
             try:
                 with self._lock:
                     if self._closed:
                         raise RuntimeError("the verifier pool is closed")
-                    self._request({"spawn": number}, theirs.fileno())
-                return ours
+                    reply = self._request({"spawn": number}, theirs.fileno())
+                return ours, int(reply["pid"])
             except OSError as error:
                 ours.close()
                 with self._lock:
@@ -122,8 +125,14 @@ class NurseryHandle:
                 self._stop()
 
 
+class StarvedError(Exception):
+    """The machine gave the worker too little processor time to say anything of its pair."""
+
+
 class Slot:
-    """One worker that is always there: grades chunks, enforces the time limit by killing, respawns."""
+    """One worker that is always there: grades chunks, enforces the time limit by killing, respawns.
+
+    The limit is one of processor time, so that a busy machine does not turn right answers into wrong ones."""
 
     def __init__(self, nursery: NurseryHandle, number: int, timeout_s: float) -> None:
         self.nursery = nursery
@@ -131,6 +140,7 @@ class Slot:
         self.timeout_s = timeout_s
         self.respawns = 0
         self._sock: socket.socket | None = None
+        self._pid = 0
 
     def _drop(self, kill: bool) -> None:
         if self._sock is not None:
@@ -145,12 +155,14 @@ class Slot:
             self._sock.close()
             self._sock = None
 
-    def run(self, pairs: list[Job]) -> list[Grade]:
+    def run(self, pairs: list[Pair]) -> list[Grade]:
         """One grade a pair, whatever happens to the worker. The first try sends all pairs at once; after a death each
         pair goes alone, so that only the one that kills is blamed. A pair that was too slow for the symbolic layer is
-        graded again without it: what the cheap layers say, however busy the machine is, is the standing verdict."""
+        graded again without it: what the cheap layers say, however busy the machine is, is the standing verdict. A pair
+        whose worker was starved is tried once more in a fresh one first."""
         grades: list[Grade | None] = [None] * len(pairs)
         slow: set[int] = set()
+        starved: set[int] = set()
         deaths = 0
         while missing := [i for i, grade in enumerate(grades) if grade is None]:
             batch = missing if not deaths else missing[:1]
@@ -162,9 +174,11 @@ class Slot:
             deaths += 1
             if alone is None or grades[alone] is not None:
                 continue
-            if fate == "time-out" and alone not in slow:
+            if fate == "starved" and alone not in starved:
+                starved.add(alone)
+            elif fate != "died" and alone not in slow:
                 slow.add(alone)
-            elif fate == "time-out":
+            elif fate != "died":
                 grades[alone] = Grade(False, None, "time-out", "pool", self.timeout_s)
             elif deaths >= DEATHS_BEFORE_BLAME:
                 grades[alone] = Grade(False, None, "worker died", "pool")
@@ -172,19 +186,19 @@ class Slot:
         return [grade for grade in grades if grade is not None]
 
     def _attempt(
-        self, pairs: list[Job], batch: list[int], grades: list[Grade | None], without_sympy: set[int]
+        self, pairs: list[Pair], batch: list[int], grades: list[Grade | None], without_sympy: set[int]
     ) -> tuple[str, int | None]:
-        """Sends `batch` (indices into `pairs`) and fills `grades`. Returns what ended it (done, time-out, died) and
-        the index of the pair that the worker had announced as slow, if any."""
+        """Sends `batch` (indices into `pairs`) and fills `grades`. Returns what ended it (done, time-out, starved, died)
+        and the index of the pair that the worker had announced as slow, if any."""
         if self._sock is None:
-            self._sock = self.nursery.spawn(self.number)
+            self._sock, self._pid = self.nursery.spawn(self.number)
         sock = self._sock
         slow: int | None = None
         try:
             sock.settimeout(START_SECONDS)
             wire.send(sock, [(*pairs[i], i not in without_sympy) for i in batch])
             while True:
-                sock.settimeout(self.timeout_s)
+                self._wait_for(sock)
                 message = wire.receive(sock)
                 for k, *fields in message["done"]:
                     grade = Grade(*fields)
@@ -199,9 +213,29 @@ class Slot:
         except TimeoutError:
             self._drop(kill=True)
             return "time-out", slow
+        except StarvedError:
+            self._drop(kill=True)
+            return "starved", slow
         except (OSError, ValueError):
             self._drop(kill=True)
             return "died", slow
+
+    def _wait_for(self, sock: socket.socket) -> None:
+        """Until the worker says something. Raises TimeoutError when it has used `timeout_s` of processor time since it last
+        did, StarvedError when it has not and `PATIENCE` times as much has passed on the clock."""
+        started, before = time.monotonic(), processor_seconds(self._pid)
+        readable = select.poll()
+        readable.register(sock, select.POLLIN)
+        wait = self.timeout_s
+        while not readable.poll(1000 * wait):
+            passed, now = time.monotonic() - started, processor_seconds(self._pid)
+            used = passed if now is None or before is None else now - before
+            if used >= self.timeout_s:
+                raise TimeoutError
+            if passed >= PATIENCE * self.timeout_s:
+                raise StarvedError
+            wait = max(0.02, min(self.timeout_s - used, PATIENCE * self.timeout_s - passed))
+        sock.settimeout(START_SECONDS)
 
     def _standing(self, grade: Grade) -> Grade:
         seconds = grade.seconds + self.timeout_s
@@ -210,5 +244,10 @@ class Slot:
         return Grade(False, grade.extracted, "time-out", "pool", seconds)
 
 
-def monotonic() -> float:
-    return time.monotonic()
+def processor_seconds(pid: int) -> float | None:
+    """Processor time that a process has used; None where the system does not say (it has ended, or is no Linux)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None

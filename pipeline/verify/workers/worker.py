@@ -1,4 +1,4 @@
-"""A grading worker: reads chunks of rows, answers each. Forked by the nursery, killed at will.
+"""A grading worker: reads chunks of (response, gold, symbolically) rows, answers each. Forked by the nursery, killed at will.
 
 Cheap layers answer in microseconds, so their results go back together. Before the first call of the symbolic layer
 for a pair the worker sends what it has and says which pair it is about to try: the pool starts that pair's clock
@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.verify.comparing import symbolic
 from pipeline.verify.grading import Ask, grade_pair
-from pipeline.verify.types import Conventions, Grade
+from pipeline.verify.types import Conventions, Form, Grade
 from pipeline.verify.workers import jail, wire
 
 SLOW_PAIRS_PER_LIFE = 2000
@@ -32,9 +32,10 @@ def _limit_memory(gib: float) -> None:
 class _Chunk:
     """One chunk in work: results not yet sent, and whether the pair in hand has been announced as slow."""
 
-    def __init__(self, sock: socket.socket, conventions: Conventions) -> None:
+    def __init__(self, sock: socket.socket, conventions: Conventions, form: Form) -> None:
         self.sock = sock
         self.conventions = conventions
+        self.form: Form = form
         self.done: list[list[Any]] = []
         self.current = -1
         self.announced = -1
@@ -55,7 +56,7 @@ class _Chunk:
         started = time.perf_counter()
         spoiled = False
         try:
-            grade = grade_pair(response, gold, self.conventions, ask, problem or None)
+            grade = grade_pair(response, gold, self.conventions, ask, problem, self.form)
         except MemoryError:
             grade, spoiled = Grade(False, None, "out of memory", "pool"), True
         except RecursionError:
@@ -84,7 +85,7 @@ def serve(sock: socket.socket, hello: dict[str, Any]) -> None:
     retire = False
     while not retire:
         pairs = wire.receive(sock)
-        chunk = _Chunk(sock, conventions)
+        chunk = _Chunk(sock, conventions, hello["form"])
         for index, (response, gold, problem, symbolically) in enumerate(pairs):
             retire |= chunk.grade(index, response, gold, problem, chunk.ask if symbolically else _undecided)
             slow_pairs += chunk.announced == index
