@@ -14,6 +14,7 @@ from pipeline.data.text import clean
 from pipeline.verify import grade
 from pipeline.verify.reading.boxes import find_boxes
 from pipeline.verify.reading.extract import extract
+from pipeline.verify.reading.golds import alternatives
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, key
 
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
@@ -89,6 +90,9 @@ def tidy(answer: str) -> tuple[str, str | None]:
         answer = answer.rpartition(_MARK)[2].strip()
     if "box" in answer and find_boxes(answer):
         answer = (extract(answer).answer or "").strip()
+    options = alternatives(answer)
+    if len(options) == 1:  # `["7"]`
+        answer = options[0]
     whole = _IN_DOLLARS.fullmatch(answer)
     if whole:
         answer = (whole.group(1) or whole.group(2)).strip()

@@ -140,7 +140,8 @@ KINDS: dict[str, tuple[Pairs, Pairs]] = {
             (r"\frac{\pi}{4}\text{ radians}", r"45^\circ"), (r"\frac{\pi}{4}\text{ rad}", r"\frac{\pi}{4}"),
         ],
         [
-            ("30°30'", "30.3"), ("30°30'", "30°3'"), ("30°30'", "60"), (r"60^\circ", r"\frac{\pi}{6}"), ("60", r"\frac{\pi}{3}"),
+            ("30°30'", "30.3"), ("30°30'", "30°3'"), ("30°30'", "60"), (r"60^\circ", r"\frac{\pi}{6}"), ("60",
+            r"\frac{\pi}{3}"),
             (r"60\text{ cm}", r"\frac{\pi}{3}"), (r"2^\circ", "2 rad"), (r"60^\circ", r"60\pi"),
         ],
     ),
@@ -205,7 +206,8 @@ KINDS: dict[str, tuple[Pairs, Pairs]] = {
             (r"\overleftrightarrow{AB}", "AB"), (r"\angle ABC", r"\angle ABC"),
         ],
         [
-            (r"\overline{AB}", "AC"), (r"\overline{z}", "z"), (r"\overline{z}", r"z+1"), (r"\overrightarrow{AB}", r"\overrightarrow{BA}"),
+            (r"\overline{AB}", "AC"), (r"\overline{z}", "z"), (r"\overline{z}", r"z+1"), (r"\overrightarrow{AB}",
+            r"\overrightarrow{BA}"),
         ],
     ),
     "two forms": (
@@ -241,7 +243,8 @@ KINDS: dict[str, tuple[Pairs, Pairs]] = {
     "damaged LaTeX": (
         [
             ("25 cm<sup>2</sup>", "25"), ("x<sup>2</sup>", "x^2"), ("a<sub>1</sub>", "a_1"), ("-\x0crac{1}{2}", "-0.5"),
-            ("\\\\frac{1}{2}", "0.5"), ("$12", "12"), ("12$", "12"), (r"\\sqrt{2}", r"\sqrt2"), ("2\times3", "6"), ("2\theta", r"2\theta"),
+            ("\\\\frac{1}{2}", "0.5"), ("$12", "12"), ("12$", "12"), (r"\\sqrt{2}", r"\sqrt2"), ("2\times3", "6"),
+            ("2\theta", r"2\theta"),
             ("\\\\dfrac{3}{4}", "0.75"), ("x &lt; 3", "x<3"),
             ("\\\\(12\\\\)", "12"), (r"$$\frac12", "0.5"), ("\x08inom{5}{2}", "10"),
             (r"\frac{1}{2", "0.5"), (r"\frac{1}{2}}", "0.5"), ("&nbsp;12", "12"),
@@ -338,14 +341,17 @@ GOLDS: dict[str, tuple[Pairs, Pairs]] = {
         [
             (r"\boxed{8}", '["7"]'), (r"\boxed{7}", '["6", "six"]'), (r"\boxed{6, 7}", '["6", "7"]'),
             (r"\boxed{12 \text{ (or } 13)}", "12"), (r"\boxed{1}", "[1,2]"), (r'\boxed{["12", "13"]}', "12"),
-            (r"\boxed{7}", "6 (or six)"), (r"\boxed{6 (or seven)}", "6"), (r"\boxed{12 (or 13)}", "13"), (r"\boxed{12 (or 13)}", "12"), (r"\boxed{}", '[""]'), (r"\boxed{7}", "[]"), (r"\boxed{1}", '["1,2"]'),
+            (r"\boxed{7}", "6 (or six)"), (r"\boxed{6 (or seven)}", "6"), (r"\boxed{12 (or 13)}", "13"),
+            (r"\boxed{12 (or 13)}", "12"), (r"\boxed{}", '[""]'), (r"\boxed{7}", "[]"), (r"\boxed{1}", '["1,2"]'),
         ],
     ),
     "damaged": (
         [
             (r"\boxed{\frac12}", "$\x0crac{1}{2}$"), (r"\boxed{\text{yes}}", "\text{yes}"), (r"\boxed{\theta}", "\theta"),
-            (r"\boxed{0.5}", "\x0crac{1}{2}"), (r"\boxed{0.5}", '["\\frac{1}{2}"]'), (r"\boxed{\frac12}", "\\\\boxed{\\\\frac{1}{2}}"), (r"\boxed{5}", "$5"),
-            (r"\boxed{5}", "\x08oxed{5}"), (r"\boxed{\frac12}", "\\\\( \\\\frac{1}{2} \\\\)"), (r"\boxed{25}", "25 cm<sup>2</sup>"),
+            (r"\boxed{0.5}", "\x0crac{1}{2}"), (r"\boxed{0.5}", '["\\frac{1}{2}"]'), (r"\boxed{\frac12}",
+            "\\\\boxed{\\\\frac{1}{2}}"), (r"\boxed{5}", "$5"),
+            (r"\boxed{5}", "\x08oxed{5}"), (r"\boxed{\frac12}", "\\\\( \\\\frac{1}{2} \\\\)"), (r"\boxed{25}",
+            "25 cm<sup>2</sup>"),
         ],
         [(r"\boxed{2}", "$\x0crac{1}{2}$"), (r"\boxed{12}", "$\x0crac{1}{2}$")],
     ),

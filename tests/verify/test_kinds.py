@@ -93,7 +93,8 @@ def test_grade_says_so_where_it_fails_itself(monkeypatch: pytest.MonkeyPatch) ->
 
 IDENTITIES = [
     (r"\frac{\pi}{2}-\arcsin x", r"\arccos x"), (r"2\arcsin\sqrt a", r"\arccos(1-2a)"), (r"\sin 2x", r"2\sin x\cos x"),
-    (r"\sqrt[3]{2+\sqrt5}+\sqrt[3]{2-\sqrt5}", "1"), (r"\cos\frac{\pi}{5}", r"\frac{1+\sqrt5}{4}"), (r"e^{ix}", r"\cos x+i\sin x"),
+    (r"\sqrt[3]{2+\sqrt5}+\sqrt[3]{2-\sqrt5}", "1"), (r"\cos\frac{\pi}{5}", r"\frac{1+\sqrt5}{4}"), (r"e^{ix}",
+    r"\cos x+i\sin x"),
 ]  # fmt: skip
 
 

@@ -142,8 +142,13 @@ class Comparison:
                 return self._named_items(left, right)
             if all(self._item_equal(x, y) for x, y in zip(left, right, strict=True)):
                 return True
-        if a.kind == b.kind == "list" and not (a.free or b.free) and len(left) != len(right):
-            return False
+        if (
+            a.kind == b.kind == "list"
+            and not (a.free or b.free)
+            and len(left) != len(right)
+            and _are_numbers(left + right)
+        ):
+            return False  # `1, 1, 2` as a sequence is not `1, 2`
         if "tuple" in (a.kind, b.kind) or not self._order_free(a, b) or max(len(left), len(right)) > MOST_ITEMS:
             return False
         if "set" not in (a.kind, b.kind) and len(left) == len(right) and all(isinstance(x, Scalar) for x in left):
@@ -297,6 +302,10 @@ class Comparison:
 
 def _number(item: Node) -> Fraction | None:
     return item.number.value if isinstance(item, Scalar) and item.number is not None else None
+
+
+def _are_numbers(items: list[Node]) -> bool:
+    return all(_number(item) is not None for item in items)
 
 
 def _are_relations(group: Group) -> bool:

@@ -39,7 +39,8 @@ _PLAIN = re.compile(r"(?:\d|[-+(]\s?\d|[A-Za-z]\s?[-+*/^=<>(]|\(\s?[A-Za-z]\s?[-
 """A formula in plain text: `37*48`, `2x + 3 = 11`."""
 _RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\equiv", r"\in"}
 _ASKS_FOR_A_FORM = re.compile(
-    r"fraction|decimal|percent|simplif|reduc|lowest|convert|mixed number|scientific|standard form|expres|writ|round|in base|base[- ]",
+    r"fraction|decimal|percent|simplif|reduc|lowest|convert|mixed number|scientific|standard form|expres|writ|round"
+    r"|in base|base[- ]",
     re.I,
 )
 _FACTOR = re.compile(r"\bfactor(?:ed|ing|ise|ize|isation|ization)?\b(?!s|ial)", re.I)

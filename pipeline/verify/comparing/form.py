@@ -304,9 +304,11 @@ def _of_closed_form(tree: Tree) -> set[str]:
         exponent = evaluate.exact(tree[2] if kind == "pow" else tree[1])
         if value is not None:
             found.add("root")
-        if kind == "pow" and exponent is not None and exponent.denominator == 1:
-            if tree[1] == ("const", "i") or exponent in (0, 1) or (tree[1][0] in ("add", "root") and exponent > 1):
-                found.add("power")
+        whole = exponent if kind == "pow" and exponent is not None and exponent.denominator == 1 else None
+        if whole is not None and (
+            tree[1] == ("const", "i") or whole in (0, 1) or (tree[1][0] in ("add", "root") and whole > 1)
+        ):
+            found.add("power")
         if (
             kind == "root"
             and (radicand := evaluate.exact(tree[2])) is not None

@@ -23,9 +23,8 @@ from pipeline.verify.comparing.values import (
 )
 from pipeline.verify.reading.syntax import Tree, children, symbols
 
-ENOUGH = 10
-"""Common places that settle an identity, and the fewest that do."""
-FEWEST = 6
+ENOUGH = 6
+"""Common places, of both signs where there are such, that settle an identity."""
 _ORDER = [0, 4, 1, 5, *WIDE, 2, 6, 3, 7]
 """Places of both signs first."""
 
@@ -76,12 +75,12 @@ def _agree_at(points: Iterable[int], a: Tree, b: Tree, on: Arithmetic) -> bool |
 def settled(a: Tree, b: Tree) -> bool | None:
     """Whether the two are equal, to many digits; None where there are too few places at which both have values."""
     with LOCK:
-        places, fewest = (_ORDER, FEWEST) if _variables(a, b) else ([0], 1)
-        found = None if _complex(a, b) else _settled_at(a, b, places, True, fewest)
-        return _settled_at(a, b, places, False, fewest) if found is None else found
+        places, enough = (_ORDER, ENOUGH) if _variables(a, b) else ([0], 1)
+        found = None if _complex(a, b) else _settled_at(a, b, places, True, enough)
+        return _settled_at(a, b, places, False, enough) if found is None else found
 
 
-def _settled_at(a: Tree, b: Tree, points: Iterable[int], real: bool, fewest: int) -> bool | None:
+def _settled_at(a: Tree, b: Tree, points: Iterable[int], real: bool, enough: int) -> bool | None:
     absolute = real and _has(a, "abs") != _has(b, "abs")
     seen = 0
     for point in points:
@@ -89,9 +88,9 @@ def _settled_at(a: Tree, b: Tree, points: Iterable[int], real: bool, fewest: int
         if same is False or (absolute and mismatch):
             return False  # `\ln|x|` goes on where `\ln x` ends
         seen += same is True
-        if seen == ENOUGH:
-            break
-    return True if seen >= fewest else None
+        if seen == enough:
+            return True
+    return None
 
 
 def _same_digits(a: Tree, b: Tree, point: int, real: bool) -> tuple[bool | None, bool]:

@@ -7,6 +7,8 @@ second says everything.
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise
+from typing import Any
 
 from pipeline.verify.comparing import evaluate, sampling
 from pipeline.verify.reading import syntax
@@ -187,12 +189,10 @@ def _contradicts(text: str) -> bool:
         about |= link in _ABOUT
         if _constant(side) is not None:
             run.append(side)
-    return any(
-        not _agrees(a, b, _ABOUT if about else set()) for run in runs for a, b in zip(run, run[1:], strict=False)
-    )
+    return any(not _agrees(a, b, _ABOUT if about else set()) for run in runs for a, b in pairwise(run))
 
 
-def _constant(text: str) -> tuple[Fraction | float, Number | None] | None:
+def _constant(text: str) -> tuple[Any, Number | None] | None:
     """(its value, how it is written if as a numeral) of a text that has one."""
     text = re.sub(r"\\text\s*\{[^{}]*\}(?:\^\S+)?|\\degree|\\%|\\dollar", "", text).strip()
     if not text or (is_name(text) and label_of(text)):

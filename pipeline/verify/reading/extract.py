@@ -19,19 +19,28 @@ from pipeline.verify.reading.boxes import (
     from_boxes,
     squeeze,
 )
-from pipeline.verify.reading.languages import ANNOUNCING, ANNOUNCING_ABROAD, NOUNS_ABROAD, WORDS_ABROAD
+from pipeline.verify.reading.languages import (
+    ANNOUNCING,
+    ANNOUNCING_ABROAD,
+    NOUNS,
+    NOUNS_ABROAD,
+    VERBS,
+    VERBS_ABROAD,
+    VERBS_WITHOUT_SPACES,
+    WORDS_ABROAD,
+)
 from pipeline.verify.reading.response import visible
 from pipeline.verify.reading.sentences import (
-    CONTRAST,
-    CUE,
     LONGEST_SENTENCE,
     MATH,
     MATH_WORDS,
+    cues,
     first_sentence,
     in_sentence,
     is_one_formula,
     looks_like_answer,
     stated_after_cue,
+    without_contrast,
 )
 
 LONGEST_PLAIN = 300
@@ -39,14 +48,21 @@ LONGEST_PLAIN = 300
 FAR = 80
 """Characters between a box and a later statement of the final answer."""
 _TAG = re.compile(r"<(/?)answer>", re.I)
-_MARKER = re.compile(
-    r"####|(?:\bfinal\s+answer\b|\banswer\b|" + NOUNS_ABROAD + r")[^\S\n]{0,3}(?:\*\*)?[^\S\n]{0,3}"
-    r"(?:(?:(?:is|are|(?:(?:should|must|will|has to)\s+)?be|equals|es|est|ist|lautet|è|é|это)\b|为|為|是|は|는|은)"
-    r"(?:\s+(?:simply|therefore|thus|then|just|exactly|also|donc|also|pues))?"
-    r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?"
-    r"|\bcorrect\s+(?:option|choice)\s+is\b\s*:?|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
-    re.I,
-)
+
+
+def _marker(nouns: str, verbs: str, extra: str = "") -> re.Pattern[str]:
+    return re.compile(
+        rf"####|(?:\bfinal\s+answer\b|\banswer\b|{nouns})[^\S\n]{{0,3}}(?:\*\*)?[^\S\n]{{0,3}}"
+        rf"(?:(?:(?:is|are|(?:(?:should|must|will|has to)\s+)?be|equals|{verbs})\b{extra})"
+        r"(?:\s+(?:simply|therefore|thus|then|just|exactly|also|donc|pues))?"
+        r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?"
+        r"|\bcorrect\s+(?:option|choice)\s+is\b\s*:?|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
+        re.I,
+    )
+
+
+_MARKER = _marker(NOUNS, VERBS)
+_MARKER_ABROAD = _marker(f"{NOUNS}|{NOUNS_ABROAD}", f"{VERBS}|{VERBS_ABROAD}", f"|{VERBS_WITHOUT_SPACES}")
 _STRONG = re.compile(r"####|final", re.I)
 _ALTERNATIVE = re.compile(r"\b(?:or|either|alternatively|maybe|perhaps|possibly|might)\b", re.I)
 _HOPE = re.compile(r"(?:I hope (?:it|this) is correct|I hope this helps|Hope this helps)[.!]?\s*$", re.I)
@@ -106,18 +122,22 @@ def _replaces(text: str, box_end: int, marker: re.Match[str]) -> bool:
 
 
 def _last_marker(text: str, box_end: int | None = None) -> re.Match[str] | None:
-    """The last phrase that announces an answer of the response's own. Looked for from the first of its words on: most of
-    a response is mathematics, and this pattern would be tried at every character of it."""
+    """The last phrase that announces an answer of the response. It is searched for around its words only: most of a
+    response is mathematics, and this pattern would be tried at every character of it."""
     lower = text.lower()
-    places = [
-        place
-        for word in (ANNOUNCING if text.isascii() else (*ANNOUNCING, *ANNOUNCING_ABROAD))
-        if (place := lower.find(word)) >= 0
-    ]
-    if not places:
+    words, pattern = (ANNOUNCING, _MARKER) if text.isascii() else ((*ANNOUNCING, *ANNOUNCING_ABROAD), _MARKER_ABROAD)
+    last = max([lower.rfind(word) for word in words])
+    if last < 0:
         return None
+    if len(lower) == len(text) and (marker := _last_match(pattern, text, max(0, last - 40), box_end)) is not None:
+        return marker
+    first = min([place for word in words if (place := lower.find(word)) >= 0])
+    return _last_match(pattern, text, max(0, first - 40) if len(lower) == len(text) else 0, box_end)
+
+
+def _last_match(pattern: re.Pattern[str], text: str, start: int, box_end: int | None) -> re.Match[str] | None:
     marker = None
-    for match in _MARKER.finditer(text, max(0, min(places) - 40) if len(lower) == len(text) else 0):
+    for match in pattern.finditer(text, start):
         if not is_aside(text, match.start(), match.end(), box_end is not None and match.start() >= box_end):
             marker = match
     return marker
@@ -155,10 +175,7 @@ def _from_marker(text: str, marker: re.Match[str]) -> Extraction:
     if found.answer is None:
         return found
     before = text[max(0, marker.start() - 200) : marker.start()]
-    earlier = None
-    for match in _MARKER.finditer(before):
-        if not is_aside(before, match.start(), match.end()):
-            earlier = match
+    earlier = _last_marker(before)
     if (
         earlier is not None
         and (_STRONG.search(marker.group()) or _ALTERNATIVE.search(before[earlier.end() :]))
@@ -173,7 +190,7 @@ def _from_marker(text: str, marker: re.Match[str]) -> Extraction:
 def _unmarked(text: str) -> Extraction:
     text = _FENCE.sub("", _HOPE.sub("", text)).strip()
     if len(text) <= LONGEST_PLAIN and ("\n" not in text or "\\begin" in text or is_one_formula(text)):
-        text = CONTRAST.sub("", _GLUED.sub(r" \1 ", text))
+        text = without_contrast(_GLUED.sub(r" \1 ", text))
         words = [
             word
             for word in WORD.findall(MATH.sub(" ", re.sub(r"\\text\w*\s*\{[^{}]*\}", " ", text)))
@@ -181,7 +198,7 @@ def _unmarked(text: str) -> Extraction:
         ]
         if not text.isascii():
             words += WORDS_ABROAD.findall(text)
-        if not words or (len(words) <= 3 and not CUE.search(text)) or is_one_formula(text):
+        if not words or (len(words) <= 3 and not cues(text).search(text)) or is_one_formula(text):
             return Extraction(text, several=len(MATH.findall(text)) > 1)
     display = _DISPLAY.search(text[-3000:])
     if display:

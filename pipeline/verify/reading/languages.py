@@ -33,14 +33,18 @@ ANNOUNCING_ABROAD = (
     "odpowied",
     "đáp án",
 )
+NOUNS = r"\b(?:respuesta|antwort|risposta|resposta|jawaban|cevap|svar)(?:\s+(?:final|finale|akhir))?\b"
 NOUNS_ABROAD = (
-    r"\b(?:respuesta|réponse|antwort|risposta|resposta|jawaban|ответ|отговор|відповідь|odpowiedź|đáp\s+án|trả\s+lời|lösung|cevap|svar|الجواب|الإجابة|उत्तर)(?:\s+(?:final|finale|akhir))?\b"
+    r"\b(?:réponse|ответ|отговор|відповідь|odpowiedź|đáp\s+án|trả\s+lời|lösung|الجواب|الإجابة|उत्तर)(?:\s+finale?)?\b"
     r"|答案|答え|正解|正答|答(?=\s*[:：])|정답|답(?=\s*[:：은])"
 )
+VERBS = "es|est|ist|lautet"
+VERBS_ABROAD = "è|é|это"
+VERBS_WITHOUT_SPACES = "为|為|是|は|는|은"
 CUES_ABROAD = (
     r"(?:等于|等於|总共有|共有|是|为|為|有|得|共|は|は、|는|은|\b(?:равно|равен|равна|es|est|ist|sind|beträgt)\b)"
 )
 """Before the value that a last sentence states."""
-DENIED_ABROAD = re.compile(r"不是|并非|ではない|じゃない|아니|아닙")
+DENIED_ABROAD = re.compile(r"不是|并非|ではない|じゃない|아니|아닙|(?<!\w)не\s+\S|不[会會能可]")
 WORDS_ABROAD = re.compile(r"[^\W\d_a-zA-Zα-ωΑ-Ω]{2}")
 """Each match is about a word of a sentence in another script."""

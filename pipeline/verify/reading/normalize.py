@@ -6,6 +6,7 @@ comparing strings. Every step is linear in the length of the text.
 """
 
 import re
+from functools import lru_cache
 
 from pipeline.verify.reading.repair import repair
 from pipeline.verify.reading.vocabulary import FUNCTIONS, SAME, STYLE, TEXT
@@ -44,6 +45,7 @@ _CHOOSE = re.compile(r"\{([^{}\\]*)\\choose(?![A-Za-z])([^{}\\]*)\}")
 _PERCENT = re.compile(r"(?<=[\d}\s)])\s*(?:per\s?cent(?:age)?s?|pct\.?)(?![A-Za-z])", re.I)
 
 
+@lru_cache(maxsize=128)
 def clean(answer: str, prose: bool = False) -> str:
     r"""`answer` in the reduced vocabulary. `prose`: it was cut out of a sentence, where `sqrt` without a backslash is
     a word. Never raises; the empty string where nothing is left."""
@@ -246,6 +248,7 @@ def _trim(text: str) -> str:
             return text
 
 
+@lru_cache(maxsize=128)
 def key(cleaned: str) -> str:
     """For comparing as strings: no spaces, no braces around single characters, one spelling of signs."""
     if _SIMPLE.fullmatch(cleaned):

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 MOST_DIGITS = 2000
 """Longer numerals are no answers (and Python refuses to read them quickly)."""
@@ -50,6 +51,7 @@ def _plain(text: str) -> Fraction:
     return Fraction(text.replace(",", "").replace(" ", "").rstrip(".") or "0")
 
 
+@lru_cache(maxsize=128)
 def parse_number(text: str) -> Number | None:
     """The number that `text` (cleaned) is; None where it is something else."""
     if len(text) > MOST_DIGITS or _DIGIT.search(text) is None:
@@ -82,13 +84,15 @@ def _decimal(match: re.Match[str]) -> Number | None:
     exponent = int(match["e"] or 0) + int(match["p"] or match["q"] or 0)
     if abs(exponent) > LARGEST_EXPONENT:
         return None
-    value = _plain(body) * Fraction(10) ** exponent
+    whole, _, decimals = body.partition(".")
+    digits = int(whole + decimals)
+    shift = exponent - len(decimals)
     if match["sign"] == "-":
-        value = -value
-    if "." not in body:
+        digits = -digits
+    value = Fraction(digits * 10**shift) if shift >= 0 else Fraction(digits, 10**-shift)
+    if not decimals:
         return Number(value)
-    places = len(body) - body.index(".") - 1
-    return Number(value, places - exponent, len(body.replace(".", "").lstrip("0"))) if places > 0 else Number(value)
+    return Number(value, -shift, len((whole + decimals).lstrip("0")))
 
 
 def _quotient(sign: str, whole: str | None, a: str, b: str) -> Number | None:

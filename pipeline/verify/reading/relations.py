@@ -93,8 +93,6 @@ def _equality(parts: list[str], read: Read) -> Node:
         return Named(label_of(first), read(last), first, last)
     if is_name(last) and len(parts) == 2 and _is_constant(first):
         return Named(label_of(last), read(first), last, first)
-    if _is_constant(first) and len(parts) == 2 and _is_constant(last):
-        return Group("list", [read(first), read(last)], free=True, joined="or")  # `3 \\cdot 4 = 12`: both must hold
     if _is_constant(first) and (_is_constant(last) or len(parts) > 2):
         return read(last)
     if _is_constant(last) and re.fullmatch(r"\\(?:lim|sum|int|prod|begin)(?![A-Za-z]).*", first, re.S):

@@ -1,8 +1,8 @@
 r"""Undoes what happens to an answer between its author and us: Unicode, Markdown, HTML, and escapes that were lost.
 
-A JSON or Python string that was read without its backslashes doubled turns `\frac` into a form feed and `rac`, and `\text` into a
-tab and `ext`. HTML gives `x<sup>2</sup>` and `&lt;`. Markdown gives `**12**` and `> 12`. Everything here is a table or one
-linear pattern, and `repair` first asks for the characters that make the work necessary.
+A JSON or Python string whose backslashes were not doubled turns `\frac` into a form feed and `rac`, and `\theta` into a tab
+and `heta`. HTML gives `x<sup>2</sup>` and `&lt;`. Markdown gives `**12**` and `> **12**`. All of this is tables and linear
+patterns, and `repair` first looks for the characters that make the work necessary.
 """
 
 import re
@@ -21,7 +21,8 @@ _TAG = re.compile(r"<(/?)(sup|sub|b|i|em|strong|u|br|p|span|math)\s*/?>", re.I)
 _TAGS = {"sup": ("^{", "}"), "sub": ("_{", "}")}
 _ENTITY = re.compile(r"&(#\d{1,6}|#x[0-9a-f]{1,5}|[a-z]{2,8});", re.I)
 _ENTITIES = {
-    "lt": "<", "gt": ">", "le": r"\le ", "ge": r"\ge ", "ne": r"\ne ", "amp": "&", "nbsp": " ", "times": r"\cdot ", "pi": r"\pi ",
+    "lt": "<", "gt": ">", "le": r"\le ", "ge": r"\ge ", "ne": r"\ne ", "amp": "&", "nbsp": " ", "times": r"\cdot ",
+    "pi": r"\pi ",
     "minus": "-", "plusmn": r"\pm ", "deg": r"\degree ", "frac12": r"\frac{1}{2}", "radic": r"\sqrt ", "infin": r"\infty ",
     "quot": '"', "apos": "'", "middot": r"\cdot ", "sup2": "^{2}", "sup3": "^{3}", "thinsp": " ", "ensp": " ", "emsp": " ",
 }  # fmt: skip

@@ -10,14 +10,14 @@ LONGEST_SENTENCE = 2000
 MATH = re.compile(
     r"\$\$(?P<a>.+?)\$\$|(?<!\\)\$(?P<b>(?:\\.|[^$\n\\])+?)(?<!\\)\$|\\\((?P<c>[^\n]+?)\\\)|\\\[(?P<d>.+?)\\\]", re.S
 )
-CUE = re.compile(
+_CUE = re.compile(
     r"(?:\b(?:is|are|be|was|were|by|equals?|get|gets|have|has|gives?|find|found|obtain|yields?|thus|therefore|hence|so|then|that|it's|its|at|answer|contains?|makes?|exactly|approximately|about)\b"
-    r"|[:=≈]|=>|⇒|→|" + CUES_ABROAD + r")[ \t]*\**[ \t]*",
+    r"|[:=≈]|=>|⇒|→|\b(?:es|est|ist|sind)\b)[ \t]*\**[ \t]*",
     re.I,
 )
-CONTRAST = re.compile(r"(?<=\S),\s*(?:and\s+)?not\s.*", re.S)
-"""`12, not 15`."""
+_CONTRAST = re.compile(r"(?<=\S),\s*(?:and\s+)?not\s.*", re.S)
 _QUOTE = re.compile(r"(?:>\s*)+(?=[*_`$])")
+_CUE_ABROAD = re.compile(f"(?:{_CUE.pattern}|{CUES_ABROAD})[ \\t]*\\**[ \\t]*", re.I)
 _REASON = re.compile(r",?\s+(?:because|since|which|whereas|as\s+(?:we|it|the|there))\b", re.I)
 """What follows explains the answer, and is no part of it."""
 _OPTION = re.compile(r"(?:the\s+)?(?:option|choice)\s+(\(?[A-Z]\)?)(?![A-Za-z])", re.I)
@@ -29,7 +29,7 @@ _LEADING_NUMBER = re.compile(r"[$€£¥]?\s?([-+−]?\d[\d,]*+(?:\.\d++)?+(?:\s
 _UNIT_LIKE = re.compile(
     r"\s?[€$£¥²³°]|\s?(?![或至到或])[^\W\d_a-zA-Z]|,?\s?(?!and\b|or\b)[A-Za-z]{2,}|\s?[mgslLh](?:[²³/]|\b)"
 )
-_ANY_NUMBER = re.compile(r"(?<![\w.,/^\\])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?(?![\w^/])")
+_ANY_NUMBER = re.compile(r"(?<![A-Za-z0-9_.,/^\\])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?(?![A-Za-z0-9_^/])")
 MATH_WORDS = {
     "and",
     "or",
@@ -50,6 +50,16 @@ MATH_WORDS = {
 }
 
 
+def cues(text: str) -> re.Pattern[str]:
+    """What stands before the value that a sentence of `text` states."""
+    return _CUE if text.isascii() else _CUE_ABROAD
+
+
+def without_contrast(text: str) -> str:
+    """Without `, not 15`."""
+    return _CONTRAST.sub("", text) if "not " in text else text
+
+
 def first_sentence(rest: str) -> str:
     if rest.startswith(("$$", "\\[")):
         closing = rest.find("$$" if rest[0] == "$" else "\\]", 2)
@@ -62,7 +72,10 @@ def first_sentence(rest: str) -> str:
 
 def in_sentence(sentence: str) -> Extraction:
     """The answer in what follows a marker."""
-    sentence = CONTRAST.sub("", _QUOTE.sub("", sentence.strip(), count=1)).strip("*_").strip()
+    sentence = sentence.strip()
+    if sentence.startswith(">"):
+        sentence = _QUOTE.sub("", sentence, count=1)
+    sentence = without_contrast(sentence).strip("*_").strip()
     if not sentence:
         return NOTHING
     clause = _REASON.search(sentence)
@@ -87,8 +100,8 @@ def in_sentence(sentence: str) -> Extraction:
         return Extraction(_content(spans[-1]))
     if not sentence.isascii():
         words += WORDS_ABROAD.findall(outside) * 3
-    if DENIED_ABROAD.search(sentence):
-        return NOTHING
+        if DENIED_ABROAD.search(sentence):
+            return NOTHING
     if len(words) > 2:
         stated = stated_after_cue(sentence)
         if stated is not None:
@@ -111,7 +124,7 @@ def looks_like_answer(found: Extraction) -> bool:
 def stated_after_cue(sentence: str) -> Extraction | None:
     """The value right after the last `is`, `are`, `=` and the like, or None."""
     masked = MATH.sub(lambda m: "\x01" * len(m.group()), sentence)
-    for cue in reversed(list(CUE.finditer(masked))):
+    for cue in reversed(list(cues(sentence).finditer(masked))):
         if _DENIED.search(masked, max(0, cue.start() - 16), cue.start()):
             return None
         rest = sentence[cue.end() :]

@@ -8,6 +8,7 @@ What this grammar does not know (integrals, sums, limits, matrices) is a SyntaxE
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 Tree = tuple[Any, ...]
@@ -39,6 +40,7 @@ _ENDS = {
 """Tokens that no factor starts with."""
 
 
+@lru_cache(maxsize=128)
 def parse(latex: str) -> Tree:
     """Raises SyntaxError where `latex` is not an expression of this grammar."""
     return _Parser(latex).whole()

@@ -4,7 +4,8 @@ import re
 
 _SPELLINGS = {
     "m": "m meter meters metre metres 米", "cm": "cm centimeter centimeters centimetre centimetres 厘米 公分",
-    "mm": "mm millimeter millimeters 毫米", "km": "km kilometer kilometers kilometre kilometres 千米 公里", "in": "in inch inches",
+    "mm": "mm millimeter millimeters 毫米", "km": "km kilometer kilometers kilometre kilometres 千米 公里",
+    "in": "in inch inches",
     "ft": "ft foot feet", "yd": "yd yard yards", "mi": "mile miles mi", "g": "g gram grams 克",
     "kg": "kg kilogram kilograms kgs 公斤 千克", "mg": "mg 毫克", "lb": "lb lbs pound pounds", "oz": "oz ounce ounces",
     "ton": "ton tons tonne tonnes 吨", "s": "s sec secs second seconds 秒", "min": "min mins minute minutes 分钟 分鐘",
@@ -23,7 +24,8 @@ _SPELLINGS = {
 _NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings.split()}
 _PREFIXES = ("k", "M", "G", "m", "n", "\\mu ")
 _PREFIXED = {
-    prefix + unit for prefix in _PREFIXES for unit in ("m", "g", "s", "N", "J", "W", "V", "A", "Pa", "Hz", "eV", "mol", "\\Omega", "cal")
+    prefix + unit for prefix in _PREFIXES for unit in ("m", "g", "s", "N", "J", "W", "V", "A", "Pa", "Hz", "eV", "mol",
+    "\\Omega", "cal")
 } - set(_NAMES)  # fmt: skip
 """`kJ`, `mA`: units only where a space or `\\text` sets them off, because they could be products of variables."""
 _KNOWN = set(_SPELLINGS) | _PREFIXED
@@ -59,7 +61,8 @@ _UNIT_FRACTION = re.compile(
 )
 _UNIT_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _UNIT_TOKEN = re.compile(
-    r"\s*(?:(\\mu ?[A-Za-z]+|[A-Za-z]?\\Omega|[A-Za-z]+)(\.(?=\s|$))?\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?|(/)|\\cdot|\.|-(?=[A-Za-z]))"
+    r"\s*(?:(\\mu ?[A-Za-z]+|[A-Za-z]?\\Omega|[A-Za-z]+)(\.(?=\s|$))?"
+    r"\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?|(/)|\\cdot|\.|-(?=[A-Za-z]))"
 )
 _POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 _CURRENCY = re.compile(r"(?:\\(dollar|euro|pounds|yen|rupee)|(?:US|USD|Rs\.?))(?![A-Za-z])\s*")
