@@ -18,6 +18,7 @@ from pipeline.compare.results import Figures, read_figures
 from pipeline.compare.schedule import Job, Schedule
 from pipeline.compare.verdict import Table, summary_of
 from pipeline.run import machines
+from pipeline.run.compose import dead_words
 from pipeline.run.door import ROOT, preset_names
 from pipeline.settings import Settings
 from pipeline.stage import AGAIN, StageRun, run_stage
@@ -44,6 +45,7 @@ def main(run: StageRun) -> dict:
     seeds = range(settings.compare.first_seed, settings.compare.first_seed + settings.compare.seeds)
     folder, slots = run.root / "runs", slots_of(settings)
     own = [word for word in given if not word.startswith(("algo=", *OURS))] + fitting(settings, given)
+    check_effects(own, arms)
     schedule = Schedule(slots, ROOT, dict(os.environ), run.log)
     run.log(
         f"{len(arms)} arms x {len(seeds)} seeds, {len(slots)} at a time; the first arm, {arms[0].name}, is the subject"
@@ -55,7 +57,7 @@ def main(run: StageRun) -> dict:
         for arm in arms:
             name = f"{arm.name}-seed{seed}"
             places[arm.name, seed] = folder / name
-            words = [*own, *arm.words, f"seed={seed}", f"name={name}", f"runs_dir={folder}"]
+            words = [*effective("rl", own, arm.words), *arm.words, f"seed={seed}", f"name={name}", f"runs_dir={folder}"]
             if is_done(folder / name, words):
                 continue
             share(base, folder / name)
@@ -114,6 +116,24 @@ def arms_of(settings: Settings, given: list[str]) -> list[Arm]:
     return arms
 
 
+def effective(stage: str, shared: list[str], own: list[str]) -> list[str]:
+    """Of the arguments for all runs, those that have an effect beside `own`: a single run refuses the others."""
+    dead = dead_words([f"stage={stage}", *shared, *own])
+    return [word for word in shared if word.partition("=")[0] not in dead]
+
+
+def check_effects(shared: list[str], arms: list[Arm]) -> None:
+    """Raises UsageError for an argument without effect: of an arm in that arm, or of all runs in every arm."""
+    dead = {arm.name: dead_words(["stage=rl", *shared, *arm.words]) for arm in arms}
+    everywhere = set.intersection(*map(set, dead.values()))
+    wrong = [dead[arms[0].name][key] for key in sorted(everywhere)]
+    for arm in arms:
+        keys = {word.partition("=")[0] for word in arm.words}
+        wrong += [f"compare.arms.{arm.name}: {why}" for key, why in dead[arm.name].items() if key in keys - everywhere]
+    if wrong:
+        raise UsageError("\n".join(wrong))
+
+
 def fitting(settings: Settings, given: list[str]) -> list[str]:
     """Arguments that let a small model's run use one core, so that several run at once; none on GPUs."""
     if machines.uses_gpus(settings.cluster):
@@ -124,7 +144,7 @@ def fitting(settings: Settings, given: list[str]) -> list[str]:
 
 
 def slots_of(settings: Settings) -> list[dict[str, str]]:
-    """What each run at a time finds in its environment: nothing of its own on a CPU, its GPUs otherwise."""
+    """Environment variables of each slot: none on a CPU, its GPUs otherwise."""
     gpus = machines.uses_gpus(settings.cluster)
     count = settings.compare.parallel or (1 if gpus else machines.cores())
     size = settings.cluster.devices_per_node
@@ -143,7 +163,7 @@ def log_of(run: StageRun, name: str) -> Path:
 
 def make_base(run: StageRun, schedule: Schedule, folder: Path, own: list[str], settings: Settings) -> Path:
     """Warm-up and first evaluation, shared by all. Stages that match are skipped by themselves."""
-    words = [*own, f"seed={settings.seed}", "name=base", f"runs_dir={folder}"]
+    words = [*effective("preprocess", own, []), f"seed={settings.seed}", "name=base", f"runs_dir={folder}"]
     stages = [*SHARED] if settings.sft.enabled else ["preprocess", "convert"]
     commands = [cli(stage, words) for stage in stages]
     commands.append(cli("evaluate", [*words, "evaluate.checkpoint=before"]))

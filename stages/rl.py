@@ -66,18 +66,20 @@ def main(run: StageRun) -> dict:
                 engine.sleep()  # the update needs the memory; sync wakes it
             samples = Samples.collect(batch.groups)
             signal, metrics = advantages_of(settings.algo, samples.lengths, batch.graded.rewards)
-            samples = samples.select(signal.scored(objective.everything))
+            needed = samples.select(signal.scored(objective.everything))
+            scored = needed if objective.old_logprobs == "actor" else samples.select(signal.sample())
             with tracker.phase("logprobs"):
-                old_logp, entropy = actor.logprobs_and_entropy(samples)
-                ref_logp = reference.logprobs(samples) if reference is not None else None
-            experience = Experience.of(samples, signal, old_logp, ref_logp, objective.everything)
+                actor_logp, entropy = actor.logprobs_and_entropy(scored)
+                ref_logp = reference.logprobs(needed) if reference is not None else None
+            old_logp = {"actor": actor_logp, "engine": needed.rollout_logp, "none": None}[objective.old_logprobs]
+            experience = Experience.of(needed, signal, old_logp, ref_logp, objective.everything)
             metrics |= collector.metrics(batch, version=step - 1)
             same_weights = not metrics["rollout/version_lag_max"]
-            metrics |= gap_metrics(settings.rollout, old_logp, samples.rollout_logp, samples.raw_logp, same_weights)
+            metrics |= gap_metrics(settings.rollout, actor_logp, scored.rollout_logp, scored.raw_logp, same_weights)
 
             with tracker.phase("update"):
                 metrics |= update(rl, actor, experience, objective, step, (settings.seed * 1_000_003 + step) * 101)
-            metrics |= entropy_metric(entropy, signal.token_weights(samples))
+            metrics |= entropy_metric(entropy, signal.token_weights(scored))
             collector.wait()
             with tracker.phase("sync"):
                 metrics |= engine.sync(actor, step)
@@ -94,7 +96,7 @@ def main(run: StageRun) -> dict:
             tracker.samples(step, samples_of(batch, signal, rl.sample_rollouts))
             for warning in watch.see(metrics):
                 run.log(warning)
-            stopping = run.should_stop()
+            stopping = run.should_stop(last=step == rl.steps)
             tracker.log(step, metrics)  # first: a kill after the save must not cost the row, one before it is undone
             if stopping or is_due(step, rl.save_every) or step == rl.steps:
                 with tracker.phase("save"):  # counts towards the next step's row

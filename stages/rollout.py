@@ -15,6 +15,7 @@ from megatron_patches.engines.choose import build_engine, chosen_engine, samplin
 from megatron_patches.model import checkpoint
 from megatron_patches.training.policy import Policy
 from pipeline.common.errors import UsageError
+from pipeline.common.names import unknown
 from pipeline.data.prompts import read_prompts
 from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.rl.grading import Graded, Grader
@@ -23,7 +24,6 @@ from pipeline.rollout.progress import OfflineProgress
 from pipeline.rollout.requests import check_requests, row_budget
 from pipeline.rollout.shards import ShardFolder, prompts_digest, sample_row
 from pipeline.run.catalog import GRADING
-from pipeline.run.door import unknown
 from pipeline.run.manifests import fingerprint, flat
 from pipeline.settings import Settings
 from pipeline.stage import StageRun, run_stage
@@ -62,7 +62,7 @@ def main(run: StageRun) -> dict:
             if run.is_main:
                 write_wave(shards, wave, groups, graded)
             display.end(groups)
-            if run.should_stop():
+            if run.should_stop(last=wave is waves[-1]):
                 break
         summary = display.summary()
     if summary:

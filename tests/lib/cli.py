@@ -24,7 +24,6 @@ model:
   tie_word_embeddings: true
   qk_norm: true
   dtype: fp32
-  parameters: 127552
   layouts: {1: {tp: 2, micro_batch_tokens: 1024}}
 rollout: {max_prompt_tokens: 64, max_new_tokens: 64}
 rl: {prompts_per_step: 4, group_size: 4, minibatches: 2}

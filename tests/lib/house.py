@@ -31,7 +31,6 @@ model:
   qk_norm: true
   init_std: 0.06
   dtype: fp32
-  parameters: 20704
   layouts: {1: {tp: 2, micro_batch_tokens: 1024}}
 data: {arithmetic: {train: 64, held_out: 8, sft_rows: 64, sft_mixed_rows: 32}}
 sft:

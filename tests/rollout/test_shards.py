@@ -52,7 +52,7 @@ def test_another_plan_sets_the_shards_aside(tmp_path):
     assert shards.open(plan) == []
     assert shards.missing() == [1]
     (said,) = shards.open(plan | {"prompts": prompts_digest(prompts[::-1]), "group_size": 2})
-    assert "made with another group_size and prompts; set aside in" in said
+    assert "made with another group_size and prompts; moved aside to" in said
     assert [path.name for path in (tmp_path / "shards.old-1").iterdir()] == ["00000.jsonl"]
     assert shards.missing() == [0, 1]
 
@@ -64,7 +64,7 @@ def test_shards_of_an_unknown_plan_are_set_aside(tmp_path, damage):
     shards.write(0, rows_of(shards.members(0)))
     (tmp_path / "plan.json").write_text(damage)
     (said,) = shards.open({"seed": 1})
-    assert "nobody knows how" in said
+    assert "with an unknown plan" in said
     assert shards.missing() == [0, 1]
     assert shards.open({"seed": 1}) == []
 
@@ -114,6 +114,6 @@ def test_a_shard_of_other_samples_is_refused(tmp_path):
     shards.open({})
     for shard in range(2):
         shards.write(shard, rows_of(shards.members(0)))
-    with pytest.raises(InputError, match=r"00001\.jsonl does not hold 2 samples of each of its prompts\. Remove it"):
+    with pytest.raises(InputError, match=r"00001\.jsonl does not hold 2 samples of each of its prompts\. Delete it"):
         shards.finish()
     assert not (tmp_path / "pass_rates.jsonl").exists()

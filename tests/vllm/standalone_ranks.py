@@ -45,7 +45,7 @@ def check_loss(engine: StandaloneVllmEngine, call: Callable, address: str, victi
         kill()
     if when == "sync":
         engine.sender = pieces()
-    with pytest.raises(ServerError, match=rf"{address} is gone: lost rank 1 of 2 .*torchrun .*server {address} 2\)"):
+    with pytest.raises(ServerError, match=rf"{address} was lost: rank 1 of 2 .*torchrun .*server {address} 2\)"):
         call(kill if when == "samples" else None)
     assert engine.link is None
 

@@ -117,7 +117,7 @@ class EngineCore:
         policy_version: int,
         on_step: Callable[[int], None] | None = None,
     ) -> Iterator[Response]:
-        """Responses as they end. `on_step` hears after every step how many tokens there are.
+        """Yield responses as they end. `on_step` is called after every step with the number of tokens.
 
         Raises UsageError for stop strings without a tokenizer.
         """
@@ -195,7 +195,7 @@ class EngineCore:
 
     @torch.no_grad()
     def load(self, pieces: Iterable[Piece]) -> None:
-        """Write the pieces in place as they come; vLLM's loaders take this rank's part of each whole tensor.
+        """Write the pieces in place as they arrive; vLLM's loaders take this rank's part of each whole tensor.
 
         Raises KeyError for a part of a tensor that vLLM keeps in another form than rows.
         """
@@ -211,13 +211,13 @@ class EngineCore:
         self.model.load_weights(whole())  # type: ignore[operator]
 
     def weights_changed(self) -> None:
-        """What was cached under other weights is worthless."""
+        """Drop what was cached under other weights."""
         self.llm.reset_prefix_cache()
 
     # Memory ----------------------------------------------------------------------------------------------------------
 
     def sleep(self) -> None:
-        """Give back KV cache and weights (GPU; a CPU engine keeps both). They are sent again before the next use."""
+        """Free KV cache and weights (GPU; a CPU engine keeps both). They are sent again before the next use."""
         if self.on_gpu and not self._asleep:
             self.llm.sleep(level=2)
         self._asleep = True

@@ -26,7 +26,7 @@ def installed() -> bool:
 
 
 def prepare() -> None:
-    """Set the process up. What the user has set stays, except where anything else would be wrong.
+    """Set the process up. Variables that the user has set are kept, except where only one value is right.
 
     On a CPU, oneDNN is switched off for vLLM's matrix products: it packs the weights away when a model is loaded and goes
     on with the packed ones after an update (silently, where embeddings are tied). Without it the products read the
@@ -48,7 +48,7 @@ def prepare() -> None:
 
 
 def _leave_experts_unpacked() -> None:
-    """Pack experts for the kernel whenever it runs.
+    """Pack experts each time the kernel runs.
 
     vLLM 0.32.0 (model_executor/layers/fused_moe/experts/cpu_moe.py:208) replaces the experts' parameters by packed ones
     when a model is loaded, and what is loaded later would be written into those as if they were not. Packing costs a copy
@@ -69,7 +69,7 @@ def _leave_experts_unpacked() -> None:
 
 
 def _name_shared_memory() -> None:
-    """Give this world's shared memory a name of its own, and let nothing of it outlast the processes. A collective.
+    """Give this world's shared memory a unique name, and remove it when the processes end. A collective.
 
     vLLM 0.32.0 (distributed/device_communicators/cpu_communicator.py:235) names the memory of its CPU ranks after the port of
     its rendezvous, which an engine that joins an existing world has none of: two runs on one machine, or one after a

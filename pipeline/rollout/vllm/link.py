@@ -1,7 +1,7 @@
 """Between a trainer and vLLM servers on other nodes: commands and results over gloo, weights over NCCL (gloo on CPU).
 
-Rank 0 is the trainer's first rank, rank r + 1 the server's rank r. The groups stand beside torch.distributed's default
-group, which trainer and servers each have to themselves. Messages are pickles of a few classes; any other class is
+Rank 0 is the trainer's first rank, rank r + 1 the server's rank r. The groups exist beside torch.distributed's default
+group, of which trainer and servers each have their own. Messages are pickles of a few classes; any other class is
 refused. Nothing is encrypted and nobody is asked for a password: link only machines that trust each other.
 """
 
@@ -18,7 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.common.errors import InputError, UsageError, UserError
+from pipeline.common.addresses import parse_address
+from pipeline.common.errors import InputError, UserError
 from pipeline.common.unpickling import ForeignClass, loads
 
 TRAINER = 0
@@ -35,20 +36,12 @@ MESSAGES = (
 
 
 class ServerError(UserError):
-    """A vLLM server failed or is gone."""
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """`host:port`. Raises UsageError for anything else."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UsageError(f"rollout.server_address={address}: expected host:port, for example node0:29600")
-    return host, int(port)
+    """A vLLM server failed or was lost."""
 
 
 @dataclass
 class Link:
-    """One end of it."""
+    """One end of the connection."""
 
     rank: int
     size: int
@@ -63,9 +56,9 @@ class Link:
 
     @classmethod
     def open(cls, address: str, rank: int, size: int, device: torch.device, timeout_minutes: float) -> "Link":
-        """Meet the others at `address`, where the trainer listens; whoever comes first waits.
+        """Connect all ranks at `address`, where the trainer listens; the first to arrive waits.
 
-        Raises InputError when not all have come in time.
+        Raises InputError if not all have arrived in time.
         """
         host, port = parse_address(address)
         timeout = timedelta(minutes=timeout_minutes)
@@ -88,7 +81,7 @@ class Link:
         return cls(rank, size, control, data, device, store, address)
 
     def tell(self, message: Any = None) -> Any:
-        """The trainer's message, on every rank. Raises ServerError where a server is gone."""
+        """The trainer's message, on every rank. Raises ServerError if a server was lost."""
         with self._servers_alive():
             return _message(self._spread(_numbers(message) if self.rank == TRAINER else None))
 
@@ -115,8 +108,8 @@ class Link:
     def hear(self) -> Iterator[tuple[int, Any, Any]]:
         """The servers' answers to a command as they come: rank, kind and content, until every rank is `done`.
 
-        Raises ServerError when a rank sends `error`, or is gone. A thread waits for each rank: gloo does not tell one who
-        waits for any of them that a sender has died.
+        Raises ServerError when a rank sends `error` or is lost. A thread waits for each rank, because gloo does not report the
+        death of a sender to a receiver that waits for any of several.
         """
         heard: queue.SimpleQueue = queue.SimpleQueue()
 
@@ -149,8 +142,8 @@ class Link:
                 yield rank, kind, content
 
     def _hang_up(self) -> None:
-        """Close all connections, so that whoever waits on one, here or there, hears of it: gloo does that when a wait runs
-        out of time (its abort leaves waits alone, torch 2.13)."""
+        """Close all connections, so that every wait on one, here or there, fails: gloo closes them when a wait times out (its
+        abort leaves waits alone, torch 2.13)."""
         for rank in range(1, self.size):
             with suppress(RuntimeError):
                 self.control.recv([torch.zeros(1)], rank, 2).wait(timedelta(milliseconds=1))
@@ -164,7 +157,7 @@ class Link:
 
     @contextmanager
     def _servers_alive(self) -> Iterator[None]:
-        """On the trainer, says whose connection it was that broke."""
+        """On the trainer, report whose connection broke."""
         try:
             yield
         except RuntimeError as error:
@@ -182,9 +175,9 @@ class Link:
     def _gone(self, ranks: list[int], error: Exception) -> str:
         who = ", ".join(str(rank - 1) for rank in ranks) or "unknown"
         return (
-            f"the vLLM server at rollout.server_address={self.address} is gone: lost rank {who} of {self.size - 1} "
-            f"({_short(error)}). Its own output says why (killed, out of memory, machine lost). Start "
-            f"the servers again ({_command(self.address, self.size)}) and then this stage, which goes on from its last "
+            f"the vLLM server at rollout.server_address={self.address} was lost: rank {who} of {self.size - 1} "
+            f"({_short(error)}). The server's output says why (killed, out of memory, machine lost). Start "
+            f"the servers again ({_command(self.address, self.size)}), then this stage, which continues from its last "
             "checkpoint"
         )
 

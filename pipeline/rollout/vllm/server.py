@@ -38,7 +38,7 @@ class Server:
             try:
                 getattr(self, f"do_{name}")(*arguments)
                 self.link.answer(("done", None))
-            except Exception:  # the trainer is to hear of it, whatever it is
+            except Exception:  # any failure is reported to the trainer
                 self.link.answer(("error", traceback.format_exc(limit=-3)))
                 raise
 
