@@ -183,7 +183,7 @@ def test_a_batch_ahead_with_unknown_prompts_is_an_error(build):
     other = build([1] * 4, "rl.async_depth=1")
     for i, prompt in enumerate(other.sampler.prompts):
         other.sampler.prompts[i] = Prompt(id=f"q{i}", token_ids=prompt.token_ids, gold=prompt.gold)
-    with pytest.raises(InputError, match="not among the training prompts"):
+    with pytest.raises(InputError, match="no longer among the training prompts"):
         other.collector.load_state_dict(state)
 
 
