@@ -19,8 +19,8 @@ def try_out(function: Callable[[Tokens, Any], Tensor], separable: bool, needs_si
     """Runs `function` on `COUNT` tokens; also on each alone if it is `separable`, and with advantages 0 if it
     `needs_signal`.
 
-    Raises UsageError if it fails, does not return one number per token, is not separable, or is not 0 without advantage.
-    The message starts with `label`, which says where the function comes from.
+    Raises UsageError if it fails, does not return one number per token, is not separable, or is not 0 without
+    advantage. The message starts with `label`, which says where the function comes from.
     """
     whole = _tokens()
     try:
@@ -37,8 +37,8 @@ def try_out(function: Callable[[Tokens, Any], Tensor], separable: bool, needs_si
         )
     if needs_signal and function(replace(whole, advantages=torch.zeros(COUNT).double()), Algo()).any():
         raise UsageError(
-            f"{label}: the loss is registered with needs_signal=True, but is not 0 if the advantage is 0; register "
-            "it with needs_signal=False"
+            f"{label}: the loss is registered with needs_signal=True, but is not 0 where the advantage is 0; "
+            "register it with needs_signal=False"
         )
     if not separable:
         return
