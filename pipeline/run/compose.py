@@ -181,10 +181,11 @@ def _composed(words: list[str], stage: str | None) -> tuple[Settings, dict[str, 
         if origin not in (SLURM, DERIVED) and not origin.startswith("configs/")
     }
     dead = dead_keys(settings, own)
-    in_files = {key for key in dead if own[key] != TYPED}
-    alone = [word for word in words if word.startswith("stage=") or _is_own_file(word)]
-    if in_files and alone != words:
-        in_files &= _dead_in_files(alone, stage, in_files)
+    in_files: set[str] = set()
+    for file in {own[key] for key in dead} - {TYPED}:
+        keys = {key for key in dead if own[key] == file}
+        alone = [word for word in words if word.startswith("stage=") or _names_file(word, file)]
+        in_files |= keys if alone == words else keys & _dead_in_files(alone, stage, keys)
     return settings, {key: why for key, why in dead.items() if own[key] == TYPED or key in in_files}
 
 
@@ -200,14 +201,18 @@ def derived_preset(words: list[str]) -> dict[str, Any] | None:
     return derive(typed(model).absolute(), 0 if cpu else machines.gpu_count())
 
 
-def _is_own_file(word: str) -> bool:
+def _names_file(word: str, file: str) -> bool:
+    """Whether an argument names the user's preset file that is labelled `file`, or the user's model file, without which
+    another file makes no configuration."""
     key, _, value = word.partition("=")
-    return key in GROUPS and value.endswith((".yaml", ".yml"))
+    if key not in GROUPS or not value.endswith((".yaml", ".yml")):
+        return False
+    return key == "model" or _label(_preset_file(key, value)) == file
 
 
 def _dead_in_files(words: list[str], stage: str, keys: set[str]) -> set[str]:
-    """Those of the user's preset files' `keys` that have no effect by the files alone. The command line may turn off what a
-    file configures (`sft.enabled=false`, `algo=grpo`): that is a later source that wins, and no mistake."""
+    """Those of a preset file's `keys` that have no effect by the file alone. What else is on the command line may turn off
+    what a file configures (`sft.enabled=false`, `algo=grpo`, another file): a later source wins, and that is no mistake."""
     try:
         return set(_composed(words, stage)[1])
     except UserError:  # the files alone make no configuration
