@@ -173,7 +173,9 @@ def test_the_command_line_may_turn_off_what_a_file_configures(folder):
     model = f"model={preset(folder, text, 'own')}"
     compose(["stage=rl", model, "sft.enabled=false", "data=arithmetic", "algo=grpo", "rl.steps=10"])
     (folder / "mine.yaml").write_text("algo: {loss: grpo}\nrollout: {sync_bucket_mib: 9}\n")
-    with pytest.raises(UsageError) as caught:  # another file may turn off what the model's file configures, as a key may
+    with pytest.raises(
+        UsageError
+    ) as caught:  # another file may turn off what the model's file configures, as a key may
         compose(["stage=rl", model, f"algo={folder / 'mine.yaml'}", "rl.steps=10", "sft.enabled=false"])
     assert [line.split("=")[0] for line in str(caught.value).splitlines()] == ["rollout.sync_bucket_mib"]
     with pytest.raises(UsageError, match=r"algo\.alpha=0\.5 has no effect"):  # typed, it is always a mistake
