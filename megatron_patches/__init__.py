@@ -1,5 +1,5 @@
-"""All that touches megatron-core. Importing this package checks and installs the patches, so import it before
-`megatron.core`; a module of this package that needs megatron-core may then import it as usual.
+"""Everything that uses megatron-core. Importing this package checks and installs the patches, so import it before
+`megatron.core`. A module of this package that needs megatron-core may then import it as usual.
 """
 
 from megatron_patches.upstream.registry import install
@@ -10,7 +10,7 @@ install()
 
 
 def __getattr__(name: str):
-    # Late, so that importing the package costs no more than its patches.
+    # Imported on first use, so that importing the package costs no more than its patches.
     if name == "token_logprobs":
         from megatron_patches.policy_head import token_logprobs
 

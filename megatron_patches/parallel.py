@@ -13,16 +13,19 @@ from pipeline.settings import Layout
 
 
 def device() -> torch.device:
-    """This rank's device."""
+    """Returns this rank's device: the CUDA device LOCAL_RANK, or the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 
 
 def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0) -> None:
-    """Join the world that torchrun made (or be a world of one) and cut it by `layout`.
+    """Joins the world of torchrun (or makes a world of one), and makes the groups of `layout`.
 
-    Raises UsageError when the world is no multiple of tp * pp * cp.
+    Groups of an earlier call are destroyed first. Collectives time out after `timeout_minutes`. `seed` is that of
+    Megatron's parallel random streams.
+
+    Raises UsageError if the world is not a multiple of tp * pp * cp.
     """
     if torch.cuda.is_available():
         torch.cuda.set_device(device())
@@ -37,8 +40,8 @@ def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0) -> None
     one_copy = layout.tp * layout.pp * layout.cp
     if dist.get_world_size() % one_copy:
         raise UsageError(
-            f"layout: {dist.get_world_size()} ranks cannot hold whole copies of tp {layout.tp} x pp {layout.pp} x cp "
-            f"{layout.cp} = {one_copy} ranks; change layout.* or the number of devices (cluster.*)"
+            f"layout: {dist.get_world_size()} ranks are not a multiple of tp {layout.tp} x pp {layout.pp} x cp "
+            f"{layout.cp} = {one_copy}; change layout.* or the number of devices (cluster.*)"
         )
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tp,
@@ -53,10 +56,12 @@ def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0) -> None
 
 
 def data_parallel_rank() -> int:
+    """Returns this rank's number in its data-parallel group, without context parallelism."""
     return parallel_state.get_data_parallel_rank()
 
 
 def data_parallel_size() -> int:
+    """Returns the number of data-parallel ranks, without context parallelism."""
     return parallel_state.get_data_parallel_world_size()
 
 
@@ -66,7 +71,7 @@ def is_last_stage() -> bool:
 
 
 def finish() -> None:
-    """Leave the world in order, so that no rank waits for one that is gone."""
+    """Destroys all process groups, so that no rank waits for one that has ended."""
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
     if dist.is_initialized():

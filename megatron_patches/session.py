@@ -56,6 +56,14 @@ def keep_source(run: StageRun, folder: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
+def checkpoint_folder(run: StageRun, name: str) -> Path:
+    """The checkpoint that `name` means: a folder that is one itself, otherwise as `checkpoint_of` finds it."""
+    if (Path(name) / "metadata.json").is_file():
+        return Path(name)
+    root, iteration = checkpoint_of(run, name)
+    return checkpoint.iteration_folder(root, iteration)
+
+
 def checkpoint_of(run: StageRun, which: str) -> tuple[Path, int]:
     """Folder and iteration of `before` (the converted base), `after` (the newest of RL), or a folder of the user's.
 

@@ -1,9 +1,12 @@
-"""What a stage sees of the run it belongs to, and how it ends.
+"""The contract between a stage and the run it belongs to: settings, folders, output, and how it ends.
 
 A stage is a module `stages/x.py` with `def main(run: StageRun) -> dict | None`, closed by
 `if __name__ == "__main__": run_stage(main)` and started as `python -m stages.x <resolved config>`: plain, or as one
-rank under torchrun or DeepSpeed's launcher. Launchers turn every failure into exit code 1, so each rank also leaves an
-*outcome file* that says how it ended; `pipeline.run.launch` reads them.
+rank under torchrun or DeepSpeed's launcher. Launchers turn every failure into exit code 1, so each rank also writes an
+*outcome file* that says how it ended; `pipeline.run.supervise` reads them.
+
+A stage prints for its user with `run.log`, `print` or a progress bar. What libraries write besides goes to the log of the
+rank (`pipeline.common.output`), of which `supervise` shows the end if the rank fails.
 """
 
 import atexit
@@ -22,19 +25,22 @@ import yaml
 
 from pipeline.common.errors import InputError, UserError
 from pipeline.common.files import write_json
+from pipeline.common.output import route
 from pipeline.common.processes import die_with_parent, stop_tree
 from pipeline.settings import Settings
 
 OUTCOME_FOLDER = "ETR_OUTCOME_FOLDER"
 """Environment variable: folder into which each rank writes `rank<k>.json` as it ends."""
 SPARE_FOLDER = "ETR_SPARE_FOLDER"
-"""Environment variable: where those files go when the run's disk takes no more: a folder of this node's own."""
+"""Environment variable: folder for those files when the run's disk is full; it is local to this node."""
+LOG_FOLDER = "ETR_LOG_FOLDER"
+"""Environment variable: folder into which each rank writes `rank<k>.log`; without it all output goes to the screen."""
 STOP_FILE = "ETR_STOP_FILE"
-"""Environment variable: file whose existence asks the stage to finish its step, save, and return."""
+"""Environment variable: once this file exists, the stage should finish its step, save, and return."""
 AGAIN = "ETR_AGAIN"
-"""Environment variable: the command line that started the run, with `{stage}` in the place of its stage."""
+"""Environment variable: the command line that started the run, with `{stage}` instead of its stage."""
 PARENT = "ETR_PARENT"
-"""Environment variable: process id of the launcher; a rank whose launcher died while it was starting ends at once."""
+"""Environment variable: process id of the launcher; a rank ends at once if its launcher died while the rank started."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_SIGNS = (
@@ -43,10 +49,10 @@ FULL_SIGNS = (
     "PytorchStreamWriter failed writing",
     "unexpected pos ",
 )
-"""What of a full disk is left in the text of errors from below Python."""
+"""Texts by which errors of native code show that the disk is full."""
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-"""What a file or folder without the right to it, or a disk mounted for reading, raises."""
+"""Errors of missing permissions and of read-only disks."""
 
 _stopped = False
 
@@ -68,29 +74,33 @@ class StageRun:
         return self.rank == 0
 
     def folder(self, stage: str | None = None) -> Path:
-        """`runs/<name>/<stage>`, made if needed; the present stage's by default."""
+        """`runs/<name>/<stage>`, made if needed; by default that of the current stage."""
         path = self.root / (stage or self.settings.stage)
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def command(self, stage: str) -> str:
-        """What to type to run another stage of this run, for error messages."""
+        """The command that runs another stage of this run, for error messages."""
         own = f"bash run.sh stage={{stage}} model={self.settings.model_name} name={self.settings.name}"
         return os.environ.get(AGAIN, own).format(stage=stage)
 
     def log(self, text: str) -> None:
-        """Print on rank 0."""
+        """Print on the screen, on rank 0."""
         if self.is_main:
             print(text, flush=True)
 
-    def should_stop(self) -> bool:
+    def should_stop(self, last: bool = False) -> bool:
         """True once Ctrl-C (or SIGTERM) asked the run to end: finish the step, save, and return from `main`.
 
-        Collective where `torch.distributed` is initialised: every rank must call it at the same point, and all get
-        the same answer, so that none leaves the others waiting. A stage that returned after a True counts as stopped,
-        not as finished, and the same command continues it.
+        A stage that returns after a True counts as stopped, not as finished, and the same command continues it. After the
+        `last` step the answer is always False: the stage saves as usual and counts as finished.
+
+        Collective where `torch.distributed` is initialised: every rank must call it at the same point, with the same
+        `last`, and all get the same answer.
         """
         global _stopped
+        if last:
+            return False
         path = os.environ.get(STOP_FILE)
         _stopped = _stopped or bool(path and os.path.exists(path))
         if self.world_size > 1:
@@ -101,12 +111,14 @@ class StageRun:
 def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
     """Run one rank of a stage from `sys.argv` and the launcher's environment, and exit with the stage's code.
 
-    0 done; 2 `UsageError`; 3 `InputError`, or a disk that is full or may not be written to; 1 anything else. What `main`
-    returns on rank 0 goes into the stage's manifest.
+    0 done; 2 `UsageError`; 3 `InputError`, a full disk, or missing permissions; 1 anything else. What `main` returns on
+    rank 0 goes into the stage's manifest.
     """
     parent = os.environ.pop(PARENT, None)
     die_with_parent(int(parent) if parent else None)
-    faulthandler.enable()
+    logs = os.environ.pop(LOG_FOLDER, None)  # not for processes that this one starts
+    logged = logs is not None and route(Path(logs) / f"rank{_rank()}.log")
+    faulthandler.enable()  # after `route`: it keeps the file descriptor that it finds
     _leave_stale_store()
     started = time.time()
     try:
@@ -116,8 +128,8 @@ def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
         code, message = explain(error)
         text = traceback.format_exc() if code == 1 and not isinstance(error, UserError) else ""
         _record({"code": code, "message": message, "traceback": text, "stopped": False}, started)
-        if OUTCOME_FOLDER not in os.environ or os.environ.get("LOCAL_RANK", "0") != "0":
-            # Into this rank's own log; for the rank that has the terminal, the launcher prints it, last of all.
+        if logged or OUTCOME_FOLDER not in os.environ or os.environ.get("LOCAL_RANK", "0") != "0":
+            # On the screen, `supervise` prints the error of the rank that failed first, as the last thing of all.
             print(text or message, file=sys.stderr, flush=True)
         # Not sys.exit: other threads (collectives, data workers) could keep a failed rank, and so its peers, waiting.
         stop_tree(os.getpid(), grace_s=0.5, include_root=False)
@@ -127,7 +139,7 @@ def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
     _record({"code": 0, "result": result or {}, "stopped": _stopped}, started)
     _leave_process_group()
     if "vllm" in sys.modules:
-        # Its bindings would print a page about what they leak as the interpreter goes down.
+        # vLLM's bindings would print a page about leaks as the interpreter shuts down.
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -141,10 +153,10 @@ def load_run(arguments: list[str]) -> StageRun:
     Raises:
         InputError: the config file is missing or not a resolved configuration.
     """
-    paths = [word for word in arguments if not word.startswith("--")]  # DeepSpeed's launcher adds --local_rank=k
+    paths = [argument for argument in arguments if not argument.startswith("--")]  # DeepSpeed adds --local_rank=k
     if len(paths) != 1:
         raise InputError(
-            "A stage is started as `python -m stages.<stage> <resolved config.yaml>`; `bash run.sh` does that."
+            "Start a stage as `python -m stages.<stage> <resolved config.yaml>`, or use `bash run.sh stage=<stage>`."
         )
     try:
         settings = Settings.model_validate(yaml.safe_load(Path(paths[0]).read_text("utf-8")))
@@ -167,11 +179,11 @@ def explain(error: BaseException) -> tuple[int, str]:
         return 3, full
     if isinstance(error, OSError) and error.errno in FORBIDDEN and error.filename:
         return 3, (
-            f"{error.filename} cannot be read or written ({error.strerror}). Give yourself the right to, or name another "
-            "folder: runs_dir=<folder>."
+            f"{error.filename} cannot be read or written ({error.strerror}). Fix its permissions, or choose another folder: "
+            "runs_dir=<folder>."
         )
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return 2, f"A port is in use ({error}). Name a free one: cluster.master_port=<port>."
+        return 2, f"A port is in use ({error}). Choose a free one: cluster.master_port=<port>."
     if isinstance(error, KeyboardInterrupt):
         return 1, "Interrupted."
     if isinstance(error, SystemExit):
@@ -182,8 +194,8 @@ def explain(error: BaseException) -> tuple[int, str]:
 def disk_full(error: BaseException) -> str | None:
     """The message for an error that a full disk caused, however libraries wrapped it; None for any other error.
 
-    torch's archive writer and safetensors keep nothing of the system's error but its text, or not even that; torch's
-    checkpoints collect the errors of all ranks in one exception that has `failures`.
+    torch's archive writer and safetensors keep only the text of the system's error, or not even that; torch's checkpoints
+    collect the errors of all ranks in one exception that has `failures`.
     """
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
@@ -201,20 +213,21 @@ def disk_full(error: BaseException) -> str | None:
         text = str(inner)
         if code in FULL or (not isinstance(inner, UserError) and any(sign in text for sign in FULL_SIGNS)):
             where = f" at {inner.filename}" if isinstance(inner, OSError) and inner.filename else ""
-            what = "A file would be larger than is allowed" if code == errno.EFBIG else "The disk is full"
-            return f"{what}{where}. Make room; the same command continues from the last checkpoint."
+            what = "A file would exceed the size limit" if code == errno.EFBIG else "The disk is full"
+            return f"{what}{where}. Free some space; the same command continues from the last checkpoint."
     return None
 
 
 def _leave_stale_store() -> None:
-    """After a restart, meet at a store of this attempt's own.
+    """After a restart, use a new store for the rendezvous of this attempt.
 
-    torch 2.13 lets all attempts share the agent's store, in which the dead ranks' gloo addresses still stand
+    torch 2.13 lets all attempts share the agent's store, which still holds the gloo addresses of the dead ranks
     (torch/distributed/rendezvous.py:189 assumes a new store for every attempt; neither the static nor the standalone
-    rendezvous makes one): ranks connect to them and fail or hang. Rank 0 opens one at a port that counts attempts.
+    rendezvous makes one). Ranks would connect to them and fail or hang. Rank 0 opens a store at another port, the master
+    port plus the number of the attempt. On one node `pipeline.run.torchrun` makes a store for every attempt by itself.
     """
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if attempt:
+    if attempt and os.environ.get("GROUP_WORLD_SIZE") != "1":
         os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
         os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + attempt)
 
@@ -226,11 +239,11 @@ def _rank() -> int:
 def _record(outcome: dict[str, Any], started: float) -> None:
     now = time.time()
     outcome |= {"rank": _rank(), "host": os.uname().nodename, "time": now, "seconds": now - started}
-    leave_word(f"rank{_rank()}.json", outcome)
+    write_outcome(f"rank{_rank()}.json", outcome)
 
 
-def leave_word(name: str, content: Any) -> None:
-    """Write an outcome file where the launcher looks for it; a full disk must not hide the error that is reported."""
+def write_outcome(name: str, content: Any) -> None:
+    """Write an outcome file where `supervise` looks for it. Errors are printed, so that they do not hide the outcome."""
     folders = [folder for variable in (OUTCOME_FOLDER, SPARE_FOLDER) if (folder := os.environ.get(variable))]
     failures = []
     for folder in folders:

@@ -1,4 +1,4 @@
-"""Held-out accuracy of the base and of the trained actor: greedy, avg@k and unbiased pass@k, with bootstrap intervals."""
+"""Held-out accuracy of the base or the trained actor: greedy, avg@k and unbiased pass@k, with bootstrap intervals."""
 
 import time
 

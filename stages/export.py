@@ -27,7 +27,8 @@ def main(run: StageRun) -> dict:
         files = write_folder(folder, tensors, sources=session.source_folder(run))
         config = json.loads((folder / "config.json").read_text())
         config.pop("torch_dtype", None)
-        write_json(folder / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
+        # A warm-up turns the cache off for its own sake; left off, generation from the export is many times slower.
+        write_json(folder / "config.json", config | {"dtype": str(dtype).removeprefix("torch."), "use_cache": True})
         run.log(f"{checkpoint.iteration_folder(root, iteration)} -> {folder} ({', '.join(files)})")
     else:
         for _ in tensors:  # export_tensors is collective: every rank walks through it

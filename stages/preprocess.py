@@ -1,7 +1,8 @@
 """Raw problems -> training prompts, warm-up rows, evaluation sets and the tokenizer.
 
-Of the embedded problems all is generated. Of files: read and clean, drop copies and what the evaluation sets hold, make or take
-the tokenizer, drop prompts that are too long; `quarantine.jsonl` and `dropped.jsonl` say what became of every other row.
+The embedded problems are generated. Files are read and cleaned, copies and problems of the evaluation sets are dropped, the
+tokenizer is trained or copied, and prompts that are too long are dropped. `quarantine.jsonl` and `dropped.jsonl` record every
+other row.
 """
 
 import os
@@ -25,6 +26,7 @@ from pipeline.data.intake import Intake
 from pipeline.data.intake_report import file_table, notes, numbers
 from pipeline.data.rows import Problem
 from pipeline.data.templates import encode_prompt
+from pipeline.models.folders import check_folder
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking.progress import Progress, is_terminal
 
@@ -59,6 +61,8 @@ def from_generator(run: StageRun) -> dict[str, Any]:
 def from_files(run: StageRun) -> dict[str, Any]:
     settings, data = run.settings, run.settings.data
     check_paths(run)
+    if data.tokenizer == "model" and settings.model.path is not None:  # later stages would refuse it, hours later
+        check_folder(Path(settings.model.path), settings.model)
     intake = Intake(data)
     try:
         evaluation = {name: intake.evaluation(name) for name in sorted(data.eval_path)}
@@ -80,7 +84,7 @@ def from_files(run: StageRun) -> dict[str, Any]:
             train, longest = intake.fitting(train, words, most, progress.reach)
         evaluation = {name: intake.fitting(problems, words, most)[0] for name, problems in evaluation.items()}
         check_something_left(run, intake, train, evaluation)
-    finally:  # whatever ends it, the records say what became of the rows
+    finally:  # the records are written even if cleaning fails
         write_jsonl(run.folder() / "quarantine.jsonl", intake.quarantine)
         write_jsonl(run.folder() / "dropped.jsonl", intake.dropped)
     counts, unused = write_files(run, train, evaluation, examples)
@@ -90,8 +94,11 @@ def from_files(run: StageRun) -> dict[str, Any]:
     derived = sum(problem.derived for problem in train)
     if derived:
         lines.append(f"{derived:,} answers were taken from their solutions")
+    stripped = sum(problem.stripped for problem in train)
+    if stripped:
+        lines.append(f"{stripped:,} problems had an answer-format instruction of their own, which was removed")
     if unused:
-        lines.append(f"{unused:,} solutions end in another answer than their row's and are no warm-up rows")
+        lines.append(f"{unused:,} solutions end in another answer than their row's and are not used for the warm-up")
     if not data.eval_path:
         lines.append("WARNING: there is no evaluation set (data.eval_path.<name>=...): nothing was decontaminated")
     for line in [*lines, ", ".join(f"{name}.jsonl {count:,} rows" for name, count in counts.items())]:
@@ -109,8 +116,8 @@ def check_paths(run: StageRun) -> None:
     data = run.settings.data
     if not data.path:
         raise UsageError(
-            "data.path is empty: name your problems (JSON lines, parquet, or a Hugging Face dataset folder) as "
-            "data.path=problems.jsonl, or take data=arithmetic for the embedded ones"
+            "data.path is empty: name your problems (JSON lines, CSV, parquet, or a Hugging Face dataset folder) as "
+            "data.path=problems.jsonl, or set data=arithmetic for the embedded ones"
         )
     for name in data.eval_path:
         if not re.fullmatch(r"\w[\w.-]*", name):
@@ -171,7 +178,7 @@ def warm_up_row(problem: Problem) -> dict[str, Any] | None:
 
 
 def same_rows(source: Path, target: Path) -> None:
-    """A preset's second warm-up phase trains on the same rows: there is no telling which solutions were meant for it."""
+    """A preset's second warm-up phase trains on the same rows, because files do not say which solutions are for it."""
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)

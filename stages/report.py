@@ -1,4 +1,4 @@
-"""One self-contained HTML file of a run: what it learned, how, and at what cost."""
+"""Writes report.html: one self-contained page about a run."""
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_text
@@ -12,9 +12,9 @@ def main(run: StageRun) -> dict:
     data = read_run(run.root, command=f"bash run.sh stage=all model={settings.model_name} name={settings.name}")
     try:
         accuracy = write_summary(run.root)["accuracy"]
-    except UserError as error:  # an evaluation cut short: the report says so and shows the rest
+    except UserError as error:  # an evaluation file is damaged: the report says so and shows the rest
         accuracy = {}
-        run.log(f"summary.json is left as it was: {error}")
+        run.log(f"summary.json is not updated: {error}")
     path = run.root / "report.html"
     write_text(path, render(data))
     for gap in data.missing:

@@ -15,16 +15,19 @@ from megatron_patches.model import checkpoint
 from megatron_patches.training.actor import Actor
 from megatron_patches.training.policy import Policy
 from megatron_patches.training.policy_loss import MinibatchLoss, Objective, reduce_metrics
+from pipeline.common.errors import UsageError
 from pipeline.data.prompts import load_eval_prompts, load_prompts
 from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.rl.advantages import advantages_of
-from pipeline.rl.checks import entropy_metric, is_due, mean_metrics, rollout_metrics, samples_of
+from pipeline.rl.checks import CollapseWatch, entropy_metric, is_due, mean_metrics, rollout_metrics, samples_of
 from pipeline.rl.collector import Collector
 from pipeline.rl.evaluation import curve_point, measure
 from pipeline.rl.experience import Experience, Samples, minibatches
 from pipeline.rl.grading import Grader
 from pipeline.rl.prompt_sampler import PromptSampler
 from pipeline.rollout.gap import gap_metrics
+from pipeline.run.catalog import HARMLESS, STAGES
+from pipeline.run.manifests import State, flat
 from pipeline.settings import Rl, Settings
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking import Tracker
@@ -51,6 +54,7 @@ def main(run: StageRun) -> dict:
         Tracker(run.root, total_steps=rl.steps, enabled=run.is_main) as tracker,
         Collector(rl, sampler, engine, grader, sampling, tracker, settings.algo.dynamic_sampling) as collector,
     ):
+        watch = CollapseWatch(settings.model.vocab_size, settings.algo.reward_min)
         tracker.resume(done)
         if state is not None:
             collector.load_state_dict(state)
@@ -62,18 +66,20 @@ def main(run: StageRun) -> dict:
                 engine.sleep()  # the update needs the memory; sync wakes it
             samples = Samples.collect(batch.groups)
             signal, metrics = advantages_of(settings.algo, samples.lengths, batch.graded.rewards)
-            samples = samples.select(signal.scored(objective.everything))
+            needed = samples.select(signal.scored(objective.everything))
+            scored = needed if objective.old_logprobs == "actor" else samples.select(signal.sample())
             with tracker.phase("logprobs"):
-                old_logp, entropy = actor.logprobs_and_entropy(samples)
-                ref_logp = reference.logprobs(samples) if reference is not None else None
-            experience = Experience.of(samples, signal, old_logp, ref_logp, objective.everything)
+                actor_logp, entropy = actor.logprobs_and_entropy(scored)
+                ref_logp = reference.logprobs(needed) if reference is not None else None
+            old_logp = {"actor": actor_logp, "engine": needed.rollout_logp, "none": None}[objective.old_logprobs]
+            experience = Experience.of(needed, signal, old_logp, ref_logp, objective.everything)
             metrics |= collector.metrics(batch, version=step - 1)
             same_weights = not metrics["rollout/version_lag_max"]
-            metrics |= gap_metrics(settings.rollout, old_logp, samples.rollout_logp, samples.raw_logp, same_weights)
+            metrics |= gap_metrics(settings.rollout, actor_logp, scored.rollout_logp, scored.raw_logp, same_weights)
 
             with tracker.phase("update"):
-                metrics |= update(rl, actor, experience, objective, (settings.seed * 1_000_003 + step) * 101)
-            metrics |= entropy_metric(entropy, signal.token_weights(samples))
+                metrics |= update(rl, actor, experience, objective, step, (settings.seed * 1_000_003 + step) * 101)
+            metrics |= entropy_metric(entropy, signal.token_weights(scored))
             collector.wait()
             with tracker.phase("sync"):
                 metrics |= engine.sync(actor, step)
@@ -88,13 +94,15 @@ def main(run: StageRun) -> dict:
                         )
                         metrics |= curve_point(settings.evaluate.k, name, statistics)
             tracker.samples(step, samples_of(batch, signal, rl.sample_rollouts))
-            stopping = run.should_stop()
+            for warning in watch.see(metrics):
+                run.log(warning)
+            stopping = run.should_stop(last=step == rl.steps)
             tracker.log(step, metrics)  # first: a kill after the save must not cost the row, one before it is undone
             if stopping or is_due(step, rl.save_every) or step == rl.steps:
                 with tracker.phase("save"):  # counts towards the next step's row
                     if not engine.independent:
                         engine.sleep()  # the optimizer's state is gathered on the device: the memory is needed
-                    save_actor(run, settings, actor, collector, step)
+                    save_actor(run, settings, actor, collector, step, metrics)
                     if not engine.independent and step < rl.steps and not stopping:
                         engine.sync(actor, step)
             if stopping:
@@ -103,44 +111,87 @@ def main(run: StageRun) -> dict:
     return {"step": step if done < rl.steps else done}
 
 
-def update(rl: Rl, actor: Actor, experience: Experience, objective: Objective, seed: int) -> dict[str, Any]:
+def update(rl: Rl, actor: Actor, experience: Experience, objective: Objective, step: int, seed: int) -> dict[str, Any]:
     """`rl.epochs * rl.minibatches` optimizer steps on one batch; returns the metrics over all of them. `seed` decides which
-    sequences each minibatch holds."""
+    sequences each minibatch holds. Raises DivergenceError after too many skipped steps in a row."""
     done: list[MinibatchLoss] = []
     optimizer: list[dict[str, float]] = []
     for epoch in range(rl.epochs):
         for chosen in minibatches(len(experience.signal), rl.minibatches, seed + epoch):
             minibatch, optimizer_metrics = actor.update(experience, chosen, objective)
+            actor.check_skipped(step)
             done.append(minibatch)
             optimizer.append(optimizer_metrics)
     return reduce_metrics(done) | mean_metrics(optimizer)
 
 
 def load_actor(run: StageRun, settings: Settings, actor: Actor) -> tuple[int, dict[str, Any] | None]:
-    """Fill `actor` from the run's newest checkpoint, or from the converted base. Returns how many steps it has made, and
-    the collector's state if it has made any."""
+    """Fill `actor` from the run's newest whole checkpoint, or from `rl.load`, or from the converted base. Returns how many
+    steps it has made, and the collector's state if it has made any.
+
+    Raises:
+        UsageError: the checkpoint was made under other settings.
+    """
     root = run.root / "checkpoints"
-    newest = checkpoint.latest_iteration(root) if root.is_dir() else None
+    newest, wrong = checkpoint.newest_whole(root) if root.is_dir() else (None, [])
+    if run.is_main:
+        checkpoint.clear_unfinished(root)
+    for text in wrong:
+        run.log(f"WARNING: {text}; it is moved aside, and the run continues from step {newest}")
     if newest is None:
-        base, iteration = session.checkpoint_of(run, "before")
-        checkpoint.load(base, iteration, actor.chunks, settings.model)
-        actor.weights_changed()
+        start_actor(run, settings, actor)
         return 0, None
-    common = checkpoint.load(root, newest, actor.chunks, settings.model, optimizer=actor.optimizer)
+    common = checkpoint.load(root, newest, actor.chunks, settings.model, optimizer=actor.optimizer, checked=True)
+    changes = State(guarded_settings(run), {}).changed_from({"config": common.get("settings", {})})
+    changes = [change for change in changes if change.split()[0] not in HARMLESS]
+    if changes and "settings" in common:
+        raise UsageError(
+            f"{checkpoint.iteration_folder(root, newest)} was made under other settings: {'; '.join(changes)}.\n"
+            "Give those settings to continue it, another name=... for a new run, or force=true to set it aside."
+        )
     actor.scheduler.load_state_dict(common["scheduler"])
     run.log(f"continuing after step {newest} of {settings.rl.steps}")
     return newest, common["collector"]
 
 
-def save_actor(run: StageRun, settings: Settings, actor: Actor, collector: Collector, step: int) -> None:
+def start_actor(run: StageRun, settings: Settings, actor: Actor) -> None:
+    """The weights of step 0: `rl.load`, with its optimizer state if that is wanted, or the converted base."""
+    rl = settings.rl
+    if rl.load is None:
+        base, iteration = session.checkpoint_of(run, "before")
+        checkpoint.load(base, iteration, actor.chunks, settings.model)
+        actor.weights_changed()
+        return
+    folder = session.checkpoint_folder(run, rl.load)
+    optimizer = actor.optimizer if rl.load_optimizer else None
+    checkpoint.load_folder(folder, actor.chunks, settings.model, optimizer=optimizer)
+    run.log(f"rl.load: {folder}: {checkpoint.contents(folder, actor.chunks, optimizer)}")
+    if not rl.load_optimizer:
+        actor.weights_changed()
+
+
+def guarded_settings(run: StageRun) -> dict[str, Any]:
+    """The settings that a checkpoint of the run belongs to; it keeps them, so that no other file decides."""
+    return flat(run.settings, STAGES["rl"].settings)
+
+
+def save_actor(
+    run: StageRun, settings: Settings, actor: Actor, collector: Collector, step: int, metrics: dict[str, Any]
+) -> None:
+    score = metrics.get(settings.rl.keep_best or "")
     checkpoint.save(
         run.root / "checkpoints",
         step,
         actor.chunks,
         settings.model,
         optimizer=actor.optimizer,
-        common={"scheduler": actor.scheduler.state_dict(), "collector": collector.state_dict()},
+        common={
+            "scheduler": actor.scheduler.state_dict(),
+            "collector": collector.state_dict(),
+            "settings": guarded_settings(run),
+        },
         keep=settings.rl.keep_checkpoints,
+        best=(settings.rl.keep_best, float(score)) if settings.rl.keep_best and score is not None else None,
     )
 
 

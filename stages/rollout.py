@@ -1,8 +1,8 @@
 """Offline rollouts: sample the actor on a whole split, grade, and write shards and pass rates.
 
-The unit that survives a kill is a wave: one shard for each copy of the model. A wave is always generated whole, because
-what a batch is made of decides the last bits of its log-probs; of its shards only the missing are written. So an
-interrupted run ends with the bytes of an undisturbed one.
+Work continues after a kill at a wave: one shard for each copy of the model. A wave is always generated whole, because
+the last bits of log-probs depend on the batch; only its missing shards are written. So an interrupted run ends with the
+same bytes as an undisturbed one.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ from megatron_patches.engines.choose import build_engine, chosen_engine, samplin
 from megatron_patches.model import checkpoint
 from megatron_patches.training.policy import Policy
 from pipeline.common.errors import UsageError
+from pipeline.common.names import unknown
 from pipeline.data.prompts import read_prompts
 from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.rl.grading import Graded, Grader
@@ -23,7 +24,6 @@ from pipeline.rollout.progress import OfflineProgress
 from pipeline.rollout.requests import check_requests, row_budget
 from pipeline.rollout.shards import ShardFolder, prompts_digest, sample_row
 from pipeline.run.catalog import GRADING
-from pipeline.run.door import unknown
 from pipeline.run.manifests import fingerprint, flat
 from pipeline.settings import Settings
 from pipeline.stage import StageRun, run_stage
@@ -35,7 +35,9 @@ def main(run: StageRun) -> dict:
     tokenizer = load_tokenizer(source)
     prompts, sampling = prompts_of(run, settings, tokenizer), sampling_of(settings, tokenizer)
     limit = row_budget(settings.rollout, settings.model.max_position_embeddings)
-    check_requests(settings.rollout, prompts, sampling, limit)  # all of them now, not each when its wave comes
+    check_requests(
+        settings.rollout, prompts, sampling, limit
+    )  # all now, so that a bad prompt is reported before any work
     root, iteration = newest_checkpoint(run)
     policy = Policy(settings.model, settings.layout, settings.rl, settings.rollout.temperature)
     checkpoint.load(root, iteration, policy.chunks, settings.model)
@@ -62,7 +64,7 @@ def main(run: StageRun) -> dict:
             if run.is_main:
                 write_wave(shards, wave, groups, graded)
             display.end(groups)
-            if run.should_stop():
+            if run.should_stop(last=wave is waves[-1]):
                 break
         summary = display.summary()
     if summary:
@@ -71,7 +73,7 @@ def main(run: StageRun) -> dict:
 
 
 def prompts_of(run: StageRun, settings: Settings, tokenizer) -> list[Prompt]:
-    """The prompts of `rollout.offline_split`. Raises UsageError where there is no such split."""
+    """Reads the prompts of `rollout.offline_split`. Raises UsageError if there is no such split."""
     split, folder = settings.rollout.offline_split, run.root / "preprocess"
     names = ["train", *sorted(file.stem for file in (folder / "eval").glob("*.jsonl"))]
     if split not in names:
@@ -80,7 +82,7 @@ def prompts_of(run: StageRun, settings: Settings, tokenizer) -> list[Prompt]:
 
 
 def plan_of(settings: Settings, sampling: Sampling, shards: ShardFolder, weights: Path, copies: int) -> dict[str, Any]:
-    """All that the bytes of the shards depend on; `weights` is the checkpoint's folder."""
+    """Collects everything that the bytes of the shards depend on; `weights` is the checkpoint's folder."""
     return {
         "checkpoint": [weights.name, fingerprint(weights)],
         "prompts": prompts_digest(shards.prompts),
@@ -94,14 +96,14 @@ def plan_of(settings: Settings, sampling: Sampling, shards: ShardFolder, weights
 
 
 def newest_checkpoint(run: StageRun) -> tuple[Path, int]:
-    """The trained actor's newest iteration, or the converted base."""
+    """Finds the newest iteration of the trained actor, or the converted base."""
     trained = run.root / "checkpoints"
     which = "after" if trained.is_dir() and checkpoint.latest_iteration(trained) is not None else "before"
     return session.checkpoint_of(run, which)
 
 
 def open_shards(run: StageRun, shards: ShardFolder, plan: dict, copies: int) -> list[list[int]]:
-    """The waves still to be made, as rank 0 sees the folder: the same on every rank."""
+    """Finds the waves that are missing in rank 0's folder; the same on every rank."""
     waves: list[list[list[int]]] = [[]]
     if run.is_main:
         for sentence in shards.open(plan):
@@ -115,7 +117,7 @@ def open_shards(run: StageRun, shards: ShardFolder, plan: dict, copies: int) -> 
 
 
 def write_wave(shards: ShardFolder, wave: list[int], groups: list[list[Rollout]], graded: Graded) -> None:
-    """Each shard of the wave, one line a sample."""
+    """Writes each shard of the wave, one line per sample."""
     first = 0
     for shard in wave:
         rows = []
@@ -132,7 +134,7 @@ def write_wave(shards: ShardFolder, wave: list[int], groups: list[list[Rollout]]
 
 
 def finish(run: StageRun, shards: ShardFolder) -> dict:
-    """Pass rates, once every shard is there."""
+    """Writes pass rates once every shard is there."""
     if not run.is_main:
         return {}
     if missing := len(shards.missing()):

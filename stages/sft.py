@@ -1,11 +1,12 @@
 """Supervised warm-up: a Hugging Face model learns worked examples, packed, under DeepSpeed ZeRO on every rank.
 
-The phases of `sft.phases` follow one another, each with its own rows and learning rate. A killed warm-up goes on from its
-last DeepSpeed checkpoint with the batches that it would have had.
+The phases of `sft.phases` follow one another, each with its own rows and learning rate. A killed warm-up continues from its
+last DeepSpeed checkpoint with the same batches.
 """
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -13,7 +14,8 @@ from pipeline.common.errors import InputError, UsageError
 from pipeline.common.files import append_jsonl, read_jsonl, write_jsonl
 from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.models import folders as hf
-from pipeline.sft.engine import build_engine, connect, load_progress, save_model, save_progress
+from pipeline.models.tensors import readable
+from pipeline.sft.engine import accumulation_steps, build_engine, connect, load_progress, save_model, save_progress
 from pipeline.sft.packing import IGNORED, PackedRows, pack, tokenize
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking.progress import Progress
@@ -27,7 +29,7 @@ def main(run: StageRun) -> dict:
     connect(settings.cluster.timeout_minutes)
     if sft.batch_size % run.world_size:
         raise UsageError(
-            f"sft.batch_size={sft.batch_size} rows cannot be shared evenly by {run.world_size} ranks; give a multiple of it"
+            f"sft.batch_size={sft.batch_size} rows cannot be shared evenly by {run.world_size} ranks. Give a multiple of that"
         )
     base = hf.base_folder(run)
     dist.barrier()
@@ -38,8 +40,7 @@ def main(run: StageRun) -> dict:
     model.config.use_cache = False
     if sft.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    per_rank = sft.batch_size // run.world_size
-    accumulation = max(1, per_rank // sft.micro_batch_size)
+    accumulation = accumulation_steps(sft.batch_size // run.world_size, sft.micro_batch_size)
     engine = build_engine(model, sft, accumulation, bf16=settings.model.dtype == "bf16")
     checkpoints, metrics = run.folder() / "checkpoints", run.folder() / "metrics.jsonl"
     done = load_progress(engine, checkpoints)
@@ -48,6 +49,10 @@ def main(run: StageRun) -> dict:
     if run.is_main:
         write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= done] if metrics.exists() else [])
 
+    def finish(folder: Path) -> None:
+        hf.copy_tokenizer(words, folder)
+        readable(folder)
+
     total = sum(phase.steps for phase in sft.phases)
     with Progress(total, "sft", "steps", done=done, enabled=run.is_main) as progress:
         for step, lr, batch in batches(run, tokenizer, done):
@@ -55,13 +60,14 @@ def main(run: StageRun) -> dict:
             if run.is_main:
                 append_jsonl(metrics, [{"step": step, "sft/loss": loss, "sft/lr": lr}])
             progress.advance(loss=loss)
-            stopping = run.should_stop()
+            stopping = run.should_stop(last=step == total)
             if stopping or (step % sft.save_every == 0 and step < total):
                 save_progress(engine, checkpoints, step)
             if stopping:
                 run.log(f"stopped after step {step}; the same command continues from there")
                 return {"step": step}
-    save_model(engine, run.folder() / "hf", lambda folder: hf.copy_tokenizer(words, folder))
+    model.config.use_cache = True  # off above for training alone
+    save_model(engine, run.folder() / "hf", finish)
     return {"step": total, "base": str(base)}
 
 
@@ -86,7 +92,7 @@ def batches(run: StageRun, tokenizer, done: int) -> Iterator[tuple[int, float, P
 
 
 def packed_rows(run: StageRun, tokenizer, name: str) -> PackedRows:
-    """The packed examples of one warm-up file. Raises InputError where there are none, or none fits."""
+    """The packed examples of one warm-up file. Raises InputError if there are none, or if none fits."""
     file = run.root / "preprocess" / f"{name}.jsonl"
     length = run.settings.sft.sequence_length
     examples, dropped = tokenize(list(read_jsonl(file)), run.settings.data, tokenizer, length)
@@ -96,7 +102,7 @@ def packed_rows(run: StageRun, tokenizer, name: str) -> PackedRows:
             "data.sft_path files with solutions, or skip the warm-up with sft.enabled=false"
         )
     if dropped:
-        run.log(f"{name}: {dropped} of {dropped + len(examples)} rows are longer than {length} tokens and left out")
+        run.log(f"{name}: {dropped} of {dropped + len(examples)} rows are longer than {length} tokens and are left out")
     return pack(examples, length, tokenizer.pad_token_id)
 
 

@@ -1,1 +1,1 @@
-"""Rollout engines on the ranks of the actor: its own modules, or vLLM."""
+"""Rollout engines that the actor's ranks run or command: the native one on its own modules, or vLLM."""

@@ -1,34 +1,23 @@
-"""Which rollout engine a run samples with."""
+"""Builds the rollout engine of a run (`pipeline.settings.engine` chooses it), and says how it samples."""
 
-import importlib.util
 from typing import Any
-
-import torch
 
 from megatron_patches.engines.native import NativeEngine
 from megatron_patches.training.policy import Policy
-from pipeline.common.errors import UsageError
 from pipeline.rollout.interface import RolloutEngine, Sampling
+from pipeline.rollout.stops import stop_ids
 from pipeline.settings import Settings
+from pipeline.settings.engine import check_installed, chosen_engine
 
-
-def chosen_engine(settings: Settings) -> str:
-    """`native` or `vllm`. Raises UsageError where vllm is asked for and not installed."""
-    engine = settings.rollout.engine
-    installed = importlib.util.find_spec("vllm") is not None
-    if engine == "auto":
-        engine = "vllm" if settings.layout.pp > 1 or (installed and torch.cuda.is_available()) else "native"
-    if engine == "vllm" and not installed:
-        why = f" (layout.pp={settings.layout.pp} needs it)" if settings.rollout.engine == "auto" else ""
-        raise UsageError(
-            f"rollout.engine=vllm{why}, but vllm is not installed. On a GPU machine run.sh installs it; on a CPU set "
-            "ETR_EXTRAS=cpu-vllm; or take rollout.engine=native with layout.pp=1"
-        )
-    return engine
+__all__ = ["build_engine", "chosen_engine", "evaluation_sampling", "sampling_of"]
 
 
 def build_engine(settings: Settings, policy: Policy, tokenizer, folder: str) -> RolloutEngine:
-    """The configured engine, sampling from `policy`'s weights. `folder` holds the model's config and tokenizer."""
+    """The chosen engine, sampling from `policy`'s weights. `folder` holds the model's config and tokenizer.
+
+    Raises UsageError if it is vLLM and vLLM is not installed.
+    """
+    check_installed(settings)
     if chosen_engine(settings) == "native":
         return NativeEngine(
             policy.chunks, settings.model, settings.rollout, tokenizer, settings.cluster.timeout_minutes
@@ -43,7 +32,7 @@ def build_engine(settings: Settings, policy: Policy, tokenizer, folder: str) -> 
 
 
 def sampling_of(settings: Settings, tokenizer, **changes) -> Sampling:
-    """The run's sampling parameters, with the tokenizer's end of text as a stop token."""
+    """The run's sampling parameters, with every end of text or turn as a stop token."""
     rollout = settings.rollout
     options: dict[str, Any] = {
         "max_new_tokens": rollout.max_new_tokens,
@@ -51,7 +40,7 @@ def sampling_of(settings: Settings, tokenizer, **changes) -> Sampling:
         "top_p": rollout.top_p,
         "top_k": rollout.top_k,
         "stop": tuple(rollout.stop),
-        "stop_token_ids": stop_tokens(tokenizer),
+        "stop_token_ids": stop_ids(tokenizer),
         "seed": settings.seed,
     }
     return Sampling(**(options | changes))
@@ -64,11 +53,3 @@ def evaluation_sampling(settings: Settings, tokenizer) -> tuple[Sampling, Sampli
         sampling_of(settings, tokenizer, temperature=0.0, top_p=1.0, top_k=0),
         sampling_of(settings, tokenizer, temperature=chosen.temperature, top_p=chosen.top_p, top_k=0),
     )
-
-
-def stop_tokens(tokenizer) -> tuple[int, ...]:
-    """End of text, and the end-of-turn token of chat templates where the vocabulary has one."""
-    ends = {tokenizer.eos_token_id}
-    vocabulary = tokenizer.get_vocab()
-    ends |= {vocabulary[name] for name in ("<|im_end|>", "<|eot_id|>", "<|endoftext|>") if name in vocabulary}
-    return tuple(sorted(end for end in ends if end is not None))

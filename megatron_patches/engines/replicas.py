@@ -1,4 +1,4 @@
-"""Which ranks decode together: the world as whole copies of the model, and the prompts' way over them and back."""
+"""Replicas: ranks that decode together. They split the prompts, and gather the responses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,28 +16,31 @@ from pipeline.rollout.requests import shares_of
 
 @dataclass(frozen=True)
 class Replicas:
-    """Consecutive ranks that together hold every weight form one replica; they decode the same rows in lock step.
+    """The replicas of the world, and this rank's place. Consecutive ranks that together hold every weight are a
+    replica.
 
-    A replica spans the tensor-parallel ranks and, for experts, the expert-parallel ones. Context-parallel ranks hold
-    equal weights, so they are further replicas.
+    The ranks of a replica decode the same rows in lock step. They are the tensor-parallel ranks and, for experts, the
+    expert-parallel ones. Context-parallel ranks hold equal weights, so each set of them is another replica.
     """
 
     count: int
+    """Replicas in the world."""
     index: int
-    """This rank's replica."""
+    """The number of this rank's replica."""
     size: int
-    """Ranks of one replica."""
+    """Ranks per replica."""
     rank: int
-    """This rank within its replica."""
+    """This rank's number within its replica."""
 
     @classmethod
     def of_world(cls) -> "Replicas":
-        """Raises UsageError under pipeline parallelism, where no rank could decode a whole layer stack."""
+        """Finds the replicas of the actor's layout. Raises UsageError under pipeline parallelism, where no rank holds
+        all layers."""
         pp = parallel_state.get_pipeline_model_parallel_world_size()
         if pp > 1:
             raise UsageError(
-                f"layout.pp={pp}: the native engine decodes on the actor's own modules, which lie on {pp} pipeline "
-                "stages. Take rollout.engine=vllm, or a layout with pp=1."
+                f"layout.pp={pp}: the native engine needs all layers on each rank, but the actor's are split over {pp} "
+                "pipeline stages. Set rollout.engine=vllm, or layout.pp=1."
             )
         tensor = parallel_state.get_tensor_model_parallel_world_size()
         expert = parallel_state.get_expert_tensor_and_model_parallel_group().size()
@@ -55,8 +58,11 @@ class Replicas:
         on_finish: Callable[[Rollout], None] | None,
         on_progress: Callable[[GenerationProgress], None] | None,
     ) -> tuple[list[int], Gathering]:
-        """Indices of the prompts that this rank's replica samples for `engine`'s `generate`, and where their responses go;
-        `Gathering.groups` then has those of all replicas."""
+        """Splits the prompts of a `generate` of `engine` over the replicas.
+
+        Returns the indices of the prompts that this replica samples, and the Gathering that its responses go to.
+        `Gathering.groups` then returns those of all replicas.
+        """
         mine = shares_of(prompts, sampling, self.count)[self.index]
         gathering = Gathering(
             prompts,
@@ -73,7 +79,7 @@ class Replicas:
         return mine, gathering
 
     def gather(self, mine: Any) -> list[Any]:
-        """What every replica's first rank holds, on every rank, in the order of replicas (a collective of all)."""
+        """Gathers `mine` of every replica's first rank to every rank, in the order of replicas. A collective of all."""
         gathered: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(gathered, mine if self.rank == 0 else None)
         return [part for part in gathered if part is not None]

@@ -1,4 +1,4 @@
-"""vLLM engines on machines of their own: the trainer's end."""
+"""The standalone vLLM rollout engine: vLLM servers on other machines, commanded from the trainer."""
 
 import atexit
 from collections.abc import Callable, Iterator
@@ -22,14 +22,21 @@ from pipeline.settings import Rollout as RolloutSettings
 
 
 class StandaloneVllmEngine:
-    """Commands `rollout.server_ranks` server ranks, in engines of `layout.rollout_tp`. Rank 0 of the world speaks with
-    them; the other ranks take part in gathering the weights and receive the rollouts."""
+    """Commands `rollout.server_ranks` server ranks, in engines of `layout.rollout_tp`.
+
+    Rank 0 of the world is connected to them. The other ranks help to gather the weights, and receive the rollouts.
+    """
 
     independent = True
 
     def __init__(self, policy: Policy, rollout: RolloutSettings, tokenizer: Any, folder: str, timeout_minutes: float):
-        """Waits for the servers. Raises UsageError for an address or a number of ranks that cannot be, InputError when
-        the servers do not come."""
+        """Waits for the servers.
+
+        Raises:
+            UsageError: the address is not host:port, or the server ranks cannot be split into engines.
+            InputError: not all servers came within `timeout_minutes`.
+            ServerError: a server failed to build its engine.
+        """
         model, layout = policy.model, policy.layout
         self.rollout, self.tokenizer = rollout, tokenizer
         self.limit = row_budget(rollout, model.max_position_embeddings)
@@ -38,11 +45,12 @@ class StandaloneVllmEngine:
         size = layout.rollout_tp or layout.tp
         if rollout.server_ranks % size:
             raise UsageError(
-                f"rollout.server_ranks={rollout.server_ranks} cannot be cut into engines of layout.rollout_tp={size} ranks"
+                f"rollout.server_ranks={rollout.server_ranks} cannot be split into engines of layout.rollout_tp={size} "
+                f"ranks; set a multiple of {size}"
             )
         self.engines = rollout.server_ranks // size
         self.group = dist.new_group(backend="gloo")
-        """For the rollouts' way to the other ranks, beside whatever the actor does meanwhile."""
+        """Broadcasts the rollouts to the other ranks. Its own group, because the actor uses others at the same time."""
         self.sender = BucketSender(policy.chunks, model, int(rollout.sync_bucket_mib * MIB))
         self.check = SyncCheck(model, rollout, self._score, self._checksums)
         self.link: Link | None = None
@@ -62,7 +70,10 @@ class StandaloneVllmEngine:
         on_finish: Callable[[Rollout], None] | None = None,
         on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> list[list[Rollout]]:
-        """As the interface says; rank 0 alone calls `on_finish` and `on_progress`."""
+        """Samples as `RolloutEngine.generate` says; only rank 0 calls `on_finish` and `on_progress`.
+
+        Raises ServerError if a server fails or is lost.
+        """
         check_requests(self.rollout, prompts, sampling, self.limit)
         here = self.link is not None
         gathering = Gathering(
@@ -81,7 +92,7 @@ class StandaloneVllmEngine:
             gathering.add(response)
 
         shares = [
-            [Request(i, prompts[i].id, prompts[i].token_ids) for i in share]
+            [Request(i, prompts[i].stream, prompts[i].token_ids) for i in share]
             for share in shares_of(prompts, sampling, self.engines)
         ]
         self._do("generate", shares, group_size, sampling, self.policy_version, receive=receive)
@@ -90,13 +101,14 @@ class StandaloneVllmEngine:
         return groups
 
     def _from_main(self, mine: Any) -> list[Any]:
-        """Rank 0's, on every rank."""
+        """Broadcasts rank 0's `mine`; returns a list of it alone."""
         box = [mine]
         dist.broadcast_object_list(box, src=0, group=self.group)
         return box
 
     def sync(self, actor: Policy, policy_version: int) -> dict[str, float]:
-        """Send the weights; raises GapError as the colocated engine does."""
+        """Sends the weights and checks them. Returns and raises as `VllmEngine.sync`; also ServerError if a server is
+        lost."""
         timer = Timer()
         with self._losing():
             if self.link is not None:
@@ -114,17 +126,17 @@ class StandaloneVllmEngine:
         return metrics | {"seconds/sync_check": timer.lap()}
 
     def sleep(self) -> None:
-        """Nothing: the servers' memory is their own."""
+        """Does nothing: the servers do not share memory with the actor."""
 
     def close(self) -> None:
-        """Send the servers home."""
+        """Stops the servers. Calling it again does nothing."""
         link, self.link = self.link, None
         if link is not None:
             with suppress(ServerError):
                 link.tell(("stop",))
 
     def _do(self, *command: Any, receive: Callable[[Any], None] | None = None) -> list[Any]:
-        """The servers' results, on rank 0."""
+        """Sends a command and waits. Returns the servers' results on rank 0, and an empty list on others."""
         if self.link is None:
             return []
         with self._losing():
@@ -133,7 +145,8 @@ class StandaloneVllmEngine:
 
     @contextmanager
     def _losing(self) -> Iterator[None]:
-        """A server that is lost is not told to stop: the others may not listen any more."""
+        """Drops the link if a server is lost, so that `close` does not wait for servers that may not listen any
+        more."""
         try:
             yield
         except ServerError:
@@ -141,7 +154,7 @@ class StandaloneVllmEngine:
             raise
 
     def _wait(self, receive: Callable[[Any], None] | None = None) -> list[Any]:
-        """Until every server rank is done."""
+        """Waits until every server rank is done. Returns their results by rank; other answers go to `receive`."""
         assert self.link is not None
         results: dict[int, Any] = {}
         for rank, kind, content in self.link.hear():
@@ -152,6 +165,7 @@ class StandaloneVllmEngine:
         return [results[rank] for rank in sorted(results)]
 
     def _everywhere(self, results: list[Any]) -> list[Any]:
+        """Broadcasts rank 0's results."""
         box: list[Any] = [results]
         dist.broadcast_object_list(box, src=0)
         return box[0]

@@ -1,5 +1,5 @@
-"""Trust, but check: after every sync engine and actor score the same few sequences, and if they disagree the weights that
-the engine holds are compared with those that it was sent, tensor by tensor."""
+"""The check after every sync: engine and actor score the same few sequences. If they disagree, the engine's weights are
+compared with the actor's, tensor by tensor, to name the worst one."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,34 +17,35 @@ from pipeline.settings import Model
 from pipeline.settings import Rollout as RolloutSettings
 
 SEQUENCES = 4
-"""Sequences that are scored after a sync."""
+"""Number of sequences that are scored after a sync."""
 LONGEST = 512
-"""Tokens of a scored sequence at most: the check is to cost less than the sync."""
+"""Most tokens of a scored sequence: the check should cost less than the sync."""
 FIRST_TOKENS = 48
-"""Before anything was sampled: random tokens, this many in a sequence."""
+"""Tokens per random sequence, which are scored before anything is sampled."""
 
 Score = Callable[[list[list[int]]], list[list[list[float]]]]
-"""Sequences -> for each engine, log-probs of all their tokens but the first, on every rank."""
+"""Sequences -> for each engine, log-probs (nats) of all tokens except the first, on every rank."""
 Held = Callable[[], list[Checksums]]
-"""Checksums of what the engines hold, each engine rank's, on every rank."""
+"""Returns the checksums of the weights of every engine rank, on every rank."""
 
 
 class SyncCheck:
-    """The sequences that are scored, and the comparison."""
+    """Keeps the sequences to score, and compares engine and actor on them."""
 
     def __init__(self, model: Model, rollout: RolloutSettings, score: Score, held: Held):
         self.model, self.rollout, self.score, self.held = model, rollout, score, held
         self.sequences: list[tuple[list[int], list[int]]] = []
 
     def remember(self, groups: list[list[Rollout]]) -> None:
-        """The first responses of a batch are scored after the next sync: tokens that this policy does sample."""
+        """Keeps the first responses of a batch for the next check: they are tokens that this policy does sample."""
         chosen = [group[0] for group in groups[:SEQUENCES] if group[0].token_ids]
         self.sequences = [
             (r.prompt.token_ids[-LONGEST // 2 :], r.token_ids[: LONGEST // 2]) for r in chosen
         ] or self.sequences
 
     def compare(self, actor: Policy, policy_version: int) -> dict[str, float]:
-        """Gap metrics. A collective. Raises GapError beyond `rollout.gap_limit`, naming the worst tensor."""
+        """Returns gap metrics (nats). A collective. Raises GapError, naming the worst tensor, above
+        `rollout.gap_limit`."""
         sequences = self.sequences or self._random(policy_version)
         theirs = self._actor(actor, sequences)
         engines = self.score([prompt + response for prompt, response in sequences])
@@ -58,19 +59,20 @@ class SyncCheck:
         mean_exp = float(gaps.clamp(max=20).exp().mean(1).max()) if torch.isfinite(gaps).all() else float("inf")
         if mean_exp > self.rollout.gap_limit:
             raise GapError(
-                f"after the sync of policy version {policy_version} engine and actor disagree: mean exp|log-prob gap| is "
-                f"{mean_exp:.3f}, rollout.gap_limit allows {self.rollout.gap_limit}. {self._blame(actor)}"
+                f"engine and actor disagree after the sync of policy version {policy_version}: mean exp|log-prob gap| "
+                f"is {mean_exp:.3f}, above rollout.gap_limit={self.rollout.gap_limit}. {self._blame(actor)}"
             )
         return {"gap/sync_mean": float(gaps.mean()), "gap/sync_max": float(gaps.max()), "gap/sync_mean_exp": mean_exp}
 
     def _random(self, policy_version: int) -> list[tuple[list[int], list[int]]]:
+        """Makes random sequences, the same on every rank, as (prompt, response)."""
         generator = torch.Generator().manual_seed(policy_version)
         length = max(4, min(FIRST_TOKENS, self.rollout.max_prompt_tokens + self.rollout.max_new_tokens - 1))
         ids = torch.randint(0, self.model.vocab_size, (SEQUENCES, length), generator=generator).tolist()
         return [(row[:2], row[2:]) for row in ids]
 
     def _actor(self, actor: Policy, sequences: list[tuple[list[int], list[int]]]) -> torch.Tensor:
-        """Log-probs of all responses end to end, at temperature 1."""
+        """Computes the actor's log-probs of all responses, packed, at temperature 1."""
         groups = [
             [
                 Rollout(
@@ -88,18 +90,20 @@ class SyncCheck:
         return actor.logprobs(Samples.collect(groups), temperature=1.0)
 
     def _blame(self, actor: Policy) -> str:
-        """Which tensor of the engines lies farthest from the actor's. The actor's come whole through the exporter, which is
-        not the way that the sync takes."""
+        """Says which tensor of the engines differs most from the actor's.
+
+        The actor's tensors come from the exporter, whose code is not that of the sync.
+        """
         holdings = self.held()
         name, difference = worst(holdings, self._whole(actor))
         if name is None:
             return (
-                "Yet every tensor that can be compared is equal: the engine computes otherwise than the actor, or with "
-                "copies of its own (packed or quantised weights)"
+                "Every tensor that can be compared is equal, so the engine computes differently, or uses copies of the "
+                "weights (packed or quantised). Check that dtype and model code of both agree, and report it if they do"
             )
         return (
-            f"The worst tensor is {name}: its checksum in the engine differs by {difference:.3g} of its size from the "
-            "actor's"
+            f"The worst tensor is {name}: its checksum in the engine differs from the actor's by {difference:.3g} of "
+            "its size, so the sync did not write it correctly"
         )
 
     def _whole(self, actor: Policy) -> Iterator[tuple[str, torch.Tensor]]:
@@ -107,7 +111,7 @@ class SyncCheck:
 
 
 def gathered(mine: Any) -> list[Any]:
-    """Every rank's, on every rank."""
+    """Gathers `mine` of every rank to every rank. A collective."""
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine)
     return everyone

@@ -1,4 +1,4 @@
-"""The vLLM rollout engine: colocated with the actor on the ranks of the same torchrun world."""
+"""The colocated vLLM rollout engine: it runs on the actor's ranks, in the same processes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,9 +21,10 @@ MIB = 2**20
 
 
 class VllmEngine:
-    """One vLLM engine on every `layout.rollout_tp` consecutive ranks; engines take shares of the prompts.
+    """One vLLM engine for every `layout.rollout_tp` consecutive ranks; engines split the prompts.
 
-    It has weights of its own, random until the first `sync`. Tensor-parallel ranks of an engine sample the same.
+    An engine has its own copy of the weights, which is random until the first `sync`. All tensor-parallel ranks of an
+    engine have the same results.
     """
 
     independent = False
@@ -32,17 +33,18 @@ class VllmEngine:
         """`folder` holds the model's config.json.
 
         Raises:
-            UsageError: the world cannot be cut into engines, or the model into their ranks.
+            UsageError: the engine's size does not divide the world, or the model's attention heads.
         """
         model, layout, world = policy.model, policy.layout, dist.get_world_size()
         size = layout.rollout_tp or layout.tp
         if world % size:
             raise UsageError(
-                f"layout.rollout_tp={size} does not divide the {world} ranks of this run; take a divisor of {world}"
+                f"layout.rollout_tp={size} does not divide the {world} ranks of this run; set a divisor of {world}"
             )
         if model.num_attention_heads % size:
             raise UsageError(
-                f"layout.rollout_tp={size} does not divide the model's {model.num_attention_heads} attention heads"
+                f"layout.rollout_tp={size} does not divide the model's {model.num_attention_heads} attention heads; "
+                "set a divisor of both"
             )
         index, rank = divmod(dist.get_rank(), size)
         self.replicas = Replicas(world // size, index, size, rank)
@@ -63,19 +65,20 @@ class VllmEngine:
         on_finish: Callable[[Rollout], None] | None = None,
         on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> list[list[Rollout]]:
-        """`len(prompts)` groups of `group_size` rollouts, in order, the same on every rank.
+        """Samples `len(prompts)` groups of `group_size` rollouts, in order, the same on every rank.
 
-        The ranks of an engine take turns in calling `on_finish`.
+        `on_finish` is called once per rollout; the ranks of an engine alternate.
 
         Raises:
             InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
             UsageError: prompt and response exceed the model's context, or there are stop strings and no tokenizer.
+            RuntimeError: `sync` was not called since the start or the last `sleep`.
         """
         check_requests(self.rollout, prompts, sampling, self.limit)
         if self.core.asleep or not self._synced:
             raise RuntimeError("the vLLM engine has no weights: call sync(actor, version) before generate")
         mine, gathering = self.replicas.share(self, prompts, group_size, sampling, on_finish, on_progress)
-        requests = [Request(i, prompts[i].id, prompts[i].token_ids) for i in mine]
+        requests = [Request(i, prompts[i].stream, prompts[i].token_ids) for i in mine]
         reach = gathering.meter.reach
         for response in self.core.generate(requests, group_size, sampling, self.policy_version, reach):
             gathering.add(response)
@@ -84,9 +87,10 @@ class VllmEngine:
         return groups
 
     def sync(self, actor: Policy, policy_version: int) -> dict[str, float]:
-        """Send the actor's weights, bucket by bucket, and compare both on a few sequences.
+        """Sends the actor's weights bucket by bucket, and compares engine and actor on a few sequences.
 
-        Raises GapError, naming the worst tensor, where the two differ by more than `rollout.gap_limit`.
+        Returns seconds, GiB sent and gap metrics. Raises GapError, naming the worst tensor, if the two differ by more
+        than `rollout.gap_limit`.
         """
         timer = Timer()
         self.core.wake("weights")
@@ -102,12 +106,12 @@ class VllmEngine:
         return self.replicas.gather(self.core.score(sequences))
 
     def sleep(self) -> None:
-        """Give the GPU's memory back until the next `sync`."""
+        """Frees the engine's GPU memory until the next `sync`."""
         self.core.sleep()
 
 
 def options_of(model: Model, rollout: RolloutSettings, folder: str, tp: int, has_tokenizer: bool) -> Options:
-    """An engine's options from the settings."""
+    """Makes an engine's options from the settings; `folder` holds the model's config.json."""
     return Options(
         folder=folder,
         tp=tp,

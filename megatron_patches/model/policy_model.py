@@ -24,14 +24,14 @@ if not hasattr(moe_utils, "te_general_gemm"):  # patch `router-gemm`
     moe_utils.te_general_gemm = None
 
 Head = Callable[[torch.Tensor, torch.Tensor], Any]
-"""(hidden [s (/tp under sequence parallel), b, h], output weight [padded vocab / tp, h]) -> whatever the loss takes."""
+"""(hidden [s (/tp under sequence parallel), b, h], output weight [padded vocab / tp, h]) -> what the loss function gets."""
 
 VOCAB_MULTIPLE = 64
 """Vocabularies are padded to this times what tp still needs, so that one checkpoint fits every usual tp."""
 
 
 class PolicyOutputLayer(ColumnParallelLinear):
-    """The output layer, called with the head: it makes no logits of its own.
+    """The output layer, called with the head, which forms the logits that it needs.
 
     It stays a module with its weight, so that checkpoints, weight tying and the parameter all-gather hooks of the
     distributed optimizer work as upstream.
@@ -159,7 +159,7 @@ def block_spec(config: TransformerConfig, vp_stage: int | None = None) -> Transf
 
 
 def stretch_low_frequencies(embedding: RotaryEmbedding, rope: Rope) -> None:
-    """Llama 3.1's scaling by all four of its numbers (patch `rope-scaling`); nothing where `rope.scaling` is none.
+    """Llama 3.1's scaling by all four of its numbers (patch `rope-scaling`). Does nothing if `rope.scaling` is `none`.
 
     Upstream's own switch (models/common/embeddings/rotary_pos_embedding.py:84) passes the factor on and leaves the other
     three at Llama 3.1's values.

@@ -1,7 +1,7 @@
-"""The policy head: per-token log-prob and entropy straight from hidden states and the vocabulary-parallel output
-weight, without ever holding the logits of a micro-batch. See docs/policy-head.md.
+"""The policy head: per-token log-prob and entropy from hidden states and the vocabulary-parallel output weight, without
+holding the logits of a micro-batch. See docs/policy-head.md.
 
-Nothing here imports megatron-core: a head is a hidden state, a weight shard and a process group.
+Nothing here imports megatron-core. The inputs are hidden states, a weight shard and a process group.
 """
 
 from megatron_patches.policy_head.fused import Objective, fused_policy_head

@@ -1,7 +1,7 @@
-"""Fused mode: the gradient of a chunk is formed while its logits are at hand. 6 T H V operations.
+"""Fused mode: the forward computes the gradient of each chunk while its logits are in memory. 6 T H V operations.
 
-It serves losses that are separable by token, `loss = sum_t f_t(logp_t, entropy_t)`, whose every other number (old
-log-probs, advantages, bounds, denominators) is known before the forward.
+It needs a loss that is separable by token, `loss = sum_t f_t(logp_t, entropy_t)`, with every other number (old
+log-probs, advantages, bounds, denominators) known before the forward.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from megatron_patches.policy_head.shard import gather_parts, gather_sequence
 from megatron_patches.policy_head.statistics import RowResult, empty_parts, finish, merge
 
 Objective = Callable[[slice | Tensor, Tensor, Tensor], Tensor]
-"""`objective(where, logp [t], entropy [t])`: the chunk's loss, either `[t]` (a number for each position) or their sum.
+"""`objective(where, logp [t], entropy [t])` returns the chunk's loss: `[t]` (a number for each position) or their sum.
 
-`where` (a slice or a long tensor `[t]`) picks the chunk's positions out of any tensor `[T]` that the objective holds. It
-is called once for each chunk, with gradients enabled. No position's loss may depend on another position's `logp` or
-`entropy`."""
+`where` (a slice or an int64 tensor `[t]`) selects the chunk's positions from a tensor `[T]` that the objective holds.
+It is called once per chunk, with gradients enabled. The loss of a position must not depend on the `logp` or `entropy`
+of another."""
 
 
 def fused_policy_head(
@@ -40,21 +40,27 @@ def fused_policy_head(
     need_entropy: bool = True,
     fp32_sums: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss of a token-separable objective, with its gradient already formed when this returns.
+    """Computes the loss of a token-separable objective, and its gradient at the same time.
 
-    Arguments that `token_logprobs` has too mean the same. `chunk_tokens` positions times this rank's share of the
-    vocabulary are held at once. An entropy gradient is formed where the objective's result depends on the entropy.
-    `fp32_sums=False` adds up the gradient of a bf16 weight in bf16, rounding it once for each chunk. fp16 is refused:
-    its gradients would be rounded before a loss scale reaches them.
+    Args:
+        objective: see `Objective`. The entropy gets a gradient if the result depends on it.
+        chunk_tokens: positions per chunk. `chunk_tokens * V / TP` logits are held at once.
+        fp32_sums: False sums the gradient of a bf16 weight in bf16, with one rounding per chunk.
+        The others are those of `token_logprobs`.
 
     Returns:
-        `(loss, logp [T], entropy [T])` in fp32 (fp64 for fp64 inputs): the sum of the objective over the positions, a
-        scalar that is differentiable in `hidden` and `weight` (once: its backward hands out the stored gradients,
-        multiplied in place by the incoming one), and detached log-probs and entropies, zero where not looked at.
+        `(loss, logp [T], entropy [T])` in fp32 (fp64 for fp64 inputs). The loss is the sum of the objective over the
+        positions, a scalar that is differentiable in `hidden` and `weight`. It can be differentiated once: the backward
+        returns the stored gradients, multiplied in place by the incoming one. Log-probs (nats) and entropies (nats) are
+        detached, and zero at positions that `index` leaves out.
+
+    Raises:
+        ValueError: an argument is wrong, or the objective returns another shape. fp16 is not allowed: its gradients
+            would be rounded before a loss scale reaches them.
 
     Memory beyond inputs and gradients: `chunk_tokens * V / TP` logits; for a bf16 weight also the fp32 sum
-    `[V / TP, H]` of its gradient (not with `fp32_sums=False`). Collectives: one all-gather of four numbers a position
-    for each chunk, and one reduction of the gradient of `hidden`.
+    `[V / TP, H]` of its gradient (not with `fp32_sums=False`). Collectives: per chunk one all-gather of four numbers a
+    position, and once a reduction of the gradient of `hidden`.
     """
     plan = make_plan(
         hidden, weight, targets, tp_group, temperature=temperature, vocab_size=vocab_size, index=index,
@@ -77,15 +83,20 @@ class _FusedHead(torch.autograd.Function):
         fp32_sums: bool,
         grad_enabled: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        # Inside forward() gradients are always off, so the caller passes whether they were on.
         to_hidden, to_weight = (grad_enabled and needed for needed in ctx.needs_input_grad[:2])
         if plan.sequence_parallel:
             hidden = gather_sequence(hidden, plan.shard.group)
+        # Each row of grad_hidden is written once, so it may have the input's dtype. grad_weight is a sum over chunks:
+        # in bf16 every chunk would round it.
         grad_hidden = hidden.new_empty((plan.count, hidden.shape[1])) if to_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=plan.dtype if fp32_sums else None) if to_weight else None
         loss = weight.new_zeros((), dtype=plan.dtype)
         logp = weight.new_empty(plan.count, dtype=plan.dtype)
         entropy = torch.empty_like(logp)
 
+        # One buffer for all chunks. The largest chunk sets its size, and a chunk's gradient overwrites its logits
+        # there.
         chunks = plan.chunks()
         buffer = weight.new_empty(max((hi - lo for lo, hi in chunks), default=0) * plan.shard.rows, dtype=plan.dtype)
         for lo, hi in chunks:
@@ -93,6 +104,8 @@ class _FusedHead(torch.autograd.Function):
             chunk = _Chunk(plan, hidden[where], weight, targets[where], buffer)
             result = chunk.forward()
             logp[lo:hi], entropy[lo:hi] = result.logp, result.entropy
+            # The incoming gradient is not known yet. The loss is linear in it, so the gradient is computed for 1 here
+            # and scaled in the backward.
             chunk_loss, d_logp, d_entropy = _evaluate(objective, where, result, plan.need_entropy)
             loss += chunk_loss
             if to_hidden or to_weight:
@@ -100,6 +113,7 @@ class _FusedHead(torch.autograd.Function):
                 if grad_hidden is not None and grad_rows is not None:
                     grad_hidden[lo:hi] = grad_rows
 
+        # Every rank holds the part of its own vocabulary: one reduction for all chunks instead of one each.
         if grad_hidden is not None:
             grad_hidden = plan.hidden_gradient(grad_hidden)
         if grad_weight is not None:
@@ -116,7 +130,8 @@ class _FusedHead(torch.autograd.Function):
     def backward(ctx: Any, d_loss: Tensor, _logp: Any, _entropy: Any) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError(
-                "the fused head's gradients were handed out already; a second backward needs recompute mode"
+                "the fused head returned its gradients already and can run only one backward; use token_logprobs "
+                "(recompute mode) if you need a second one"
             )
         grad_hidden, grad_weight = ctx.gradients
         ctx.gradients = None  # scaled in place below and then owned by autograd
@@ -127,7 +142,7 @@ class _FusedHead(torch.autograd.Function):
 
 
 class _Chunk:
-    """The logits `[t, V / TP]` of one chunk, tile after tile in one buffer."""
+    """The logits `[t, V / TP]` of one chunk, as tiles in one buffer."""
 
     def __init__(self, plan: Plan, hidden: Tensor, weight: Tensor, targets: Tensor, buffer: Tensor) -> None:
         self.plan, self.weight, self.targets = plan, weight, targets
@@ -139,7 +154,7 @@ class _Chunk:
         ]
 
     def forward(self) -> RowResult:
-        """Fill the buffer with logits; log-prob, entropy and log-sum-exp `[t]` over all ranks' rows."""
+        """Fills the buffer with logits. Returns log-prob, entropy and log-sum-exp `[t]` over the rows of all ranks."""
         plan = self.plan
         parts = empty_parts(max(len(self.tiles), 1), self.targets.shape[0], self.hidden)
         for i, (first, last, logits) in enumerate(self.tiles):
@@ -156,8 +171,10 @@ class _Chunk:
         to_hidden: bool,
         grad_weight: Tensor | None,
     ) -> Tensor | None:
-        """Use the logits up: add to `grad_weight [V / TP, H]`, return this rank's part of the gradient `[t, H]`."""
+        """Adds to `grad_weight [V / TP, H]`, and returns this rank's part of the gradient `[t, H]`. Overwrites the
+        logits."""
         plan = self.plan
+        # With 1 / temperature here, the gradient of the scaled logits is that of hidden @ weight.T.
         d_logp = d_logp * plan.scale
         d_entropy = None if d_entropy is None else d_entropy * plan.scale
         grad_hidden = torch.zeros_like(self.hidden, dtype=plan.dtype) if to_hidden else None
@@ -177,7 +194,8 @@ class _Chunk:
 def _evaluate(
     objective: Objective, where: slice | Tensor, result: RowResult, need_entropy: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The chunk's loss, and its derivatives `[t]` by log-prob and entropy (None where it does not depend on it)."""
+    """Computes the chunk's loss, and its derivatives `[t]` by log-prob and entropy (None if it does not depend on
+    it)."""
     with torch.enable_grad():
         logp = result.logp.detach().requires_grad_()
         entropy = result.entropy.detach().requires_grad_(need_entropy)

@@ -1,4 +1,4 @@
-"""What one call of the head was asked to do, checked once, and how its positions are walked over."""
+"""The plan of one call of the head: its checked arguments, and the chunks of its positions."""
 
 from dataclasses import dataclass
 
@@ -18,18 +18,18 @@ from megatron_patches.policy_head.shard import (
 from megatron_patches.policy_head.statistics import compute_dtype
 
 FUSED_LOGITS_BYTES = 640 << 20
-"""What the logits of one chunk may take in the fused mode on CUDA."""
+"""Limit of the logits of one chunk in fused mode on CUDA, in bytes."""
 
 
 def default_tile(device: torch.device, rows: int, fused: bool) -> tuple[int, int]:
-    """Positions and vocabulary rows of a tile, where the caller leaves them open.
+    """Returns the default size of a tile: positions and vocabulary rows.
 
-    `rows`: of a rank's shard with its padding, the same on all ranks, which must cut the positions alike.
+    `rows`: those of a rank's shard with its padding. All ranks have the same number, and must split positions alike.
 
-    On CPU a tile of fp32 logits beside its rows of the weight has to fit into the last-level cache (8 + 16 MB at
-    H = 1,024), and the positions of a fused chunk do not depend on the number of ranks, so that its memory falls with
-    it. On CUDA every product adds into fp32 sums of the gradients, whose traffic is worth 4 / positions and 4 / rows
-    bytes an operation: both sides have to be long to keep the product bound by arithmetic.
+    On CPU a tile of fp32 logits and its rows of the weight have to fit into the last-level cache (8 + 16 MB at
+    H = 1,024). The positions of a fused chunk do not depend on the number of ranks, so more ranks need less memory
+    each. On CUDA every product adds to fp32 sums of the gradients, whose traffic is 4 / positions and 4 / rows bytes
+    per operation: both sides have to be long to keep the product bound by arithmetic.
     """
     if device.type == "cpu":
         return (256 if fused else 512), 4096
@@ -47,7 +47,7 @@ class Plan:
     dtype: torch.dtype
     """Type of logits, statistics and sums."""
     positions: Tensor | None
-    """Long `[N]` positions to look at; None: all."""
+    """int64 `[N]`: the positions to compute; None: all."""
     total: int
     """T."""
     chunk_tokens: int
@@ -60,27 +60,27 @@ class Plan:
 
     @property
     def count(self) -> int:
-        """N, the number of positions that are looked at."""
+        """N, the number of positions to compute."""
         return self.total if self.positions is None else self.positions.shape[0]
 
     def chunks(self) -> list[tuple[int, int]]:
-        """Ranges of the N positions, of at most `chunk_tokens`."""
+        """Splits the N positions into ranges of at most `chunk_tokens`."""
         return even_ranges(self.count, self.chunk_tokens)
 
     def where(self, lo: int, hi: int) -> slice | Tensor:
-        """What picks positions `lo..hi-1` of the N out of a tensor `[T, ...]`."""
+        """Returns the index of positions `lo..hi-1` of the N in a tensor `[T, ...]`."""
         return slice(lo, hi) if self.positions is None else self.positions[lo:hi]
 
     def spread(self, values: Tensor) -> Tensor:
-        """`[N, ...]` -> `[T, ...]`, zero at positions that were not looked at."""
+        """Expands `[N, ...]` to `[T, ...]`, with zeros at the positions that were not computed."""
         if self.positions is None:
             return values
         full = values.new_zeros((self.total, *values.shape[1:]))
         return full.index_copy_(0, self.positions, values)
 
     def hidden_gradient(self, rows: Tensor) -> Tensor:
-        """This rank's part `[N, H]` of the gradient at the positions looked at -> the gradient of the input
-        `[T, H]`, or `[T / TP, H]` with sequence parallelism. One collective, over the fewest rows that will do."""
+        """Sums the ranks' parts `[N, H]` of the gradient into that of the input, `[T, H]` or, with sequence
+        parallelism, `[T / TP, H]`. One collective, of N rows if possible."""
         if not self.sequence_parallel:
             return self.spread(sum_over_ranks(rows, self.shard.group))
         if self.count == 0:
@@ -88,7 +88,7 @@ class Plan:
         return scatter_sum(self.spread(rows), self.shard.group)
 
     def pick(self, values: Tensor) -> Tensor:
-        """`[T, ...]` -> `[N, ...]`."""
+        """Selects the N positions: `[T, ...]` -> `[N, ...]`."""
         return values if self.positions is None else values.index_select(0, self.positions)
 
 
@@ -108,7 +108,7 @@ def make_plan(
     entropy_grad: bool,
     fused: bool,
 ) -> Plan:
-    """Check shapes, types and numbers; raises ValueError that says which is wrong and what it should be."""
+    """Checks the arguments and makes the plan. Raises ValueError that says what is wrong and what it should be."""
     ranks = group_size(tp_group)
     total = targets.shape[0]
     expected = total // ranks if sequence_parallel else total
@@ -120,14 +120,18 @@ def make_plan(
     if hidden.shape[0] != expected or (sequence_parallel and total % ranks):
         raise ValueError(
             f"hidden has {hidden.shape[0]} rows for {total} targets and {ranks} tensor-parallel ranks "
-            f"(sequence_parallel={sequence_parallel})"
+            f"(sequence_parallel={sequence_parallel}); it needs {expected}, and with sequence_parallel=True the ranks "
+            "must divide the targets"
         )
     if hidden.dtype != weight.dtype:
         raise ValueError(f"hidden is {hidden.dtype} and weight {weight.dtype}; they must be of one type")
     if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be above 0 (greedy choice has no log-prob)")
+        raise ValueError(f"temperature={temperature} must be above 0 (greedy decoding has no log-prob)")
     if fused and hidden.dtype == torch.float16:
-        raise ValueError("fused mode forms fp16 gradients before the loss scale reaches them; use recompute mode")
+        raise ValueError(
+            "fused mode would round fp16 gradients before the loss scale reaches them; use token_logprobs (recompute "
+            "mode), or bf16"
+        )
     if any(size is not None and size < 1 for size in (chunk_tokens, chunk_vocab)):
         raise ValueError(f"chunk_tokens={chunk_tokens} and chunk_vocab={chunk_vocab} must be at least 1")
     if entropy_grad and not need_entropy:
@@ -151,7 +155,7 @@ def make_plan(
 
 
 def _positions(index: Tensor | None, total: int) -> Tensor | None:
-    """Long positions from an index: None, long `[N]` without repeats, or boolean `[T]`."""
+    """Converts an index to int64 positions: None, int64 `[N]` without repeats, or boolean `[T]`."""
     if index is None:
         return None
     if index.ndim != 1 or index.dtype not in (torch.bool, torch.long):

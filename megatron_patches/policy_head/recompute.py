@@ -1,4 +1,4 @@
-"""Recompute mode: keep O(T) numbers in the forward, form the logits again in the backward. 8 T H V operations."""
+"""Recompute mode: the forward keeps O(T) numbers, and the backward computes the logits again. 8 T H V operations."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -28,36 +28,38 @@ def token_logprobs(
     need_entropy: bool = True,
     entropy_grad: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Log-prob of each target and entropy of each position, differentiable in `hidden` and `weight`.
+    """Computes the log-prob of each target and the entropy of each position, differentiable in `hidden` and `weight`.
 
     Args:
         hidden: `[T, H]`, the same on every tensor-parallel rank; with `sequence_parallel` this rank's `[T / TP, H]`.
             fp64, fp32, bf16 or fp16.
-        weight: this rank's rows `[V_padded / TP, H]` of the output weight, of the same type. It may be the tied word
-            embedding: the gradient comes back as an ordinary autograd gradient, summed in fp32 before it is rounded
-            to the weight's type.
-        targets: long `[T]`, global token ids. A target that is no real token has log-prob -inf.
-        tp_group: the tensor-parallel group; None or a group of one: a single process.
-        temperature: logits are divided by it.
-        vocab_size: number of real tokens; the rows above it are padding and take no probability. None: all are real.
-        index: positions that somebody needs, long `[N]` without repeats or boolean `[T]`, the same on every
-            tensor-parallel rank. The others cost nothing; their results and gradients are zero. A boolean index
-            makes CUDA wait for the device; a long one does not.
+        weight: this rank's rows `[V_padded / TP, H]` of the output weight, in the same dtype. It may be the tied word
+            embedding: its gradient is an ordinary autograd gradient, summed in fp32 and then rounded to the weight's
+            dtype.
+        targets: int64 `[T]`, global token ids. A target that is not a real token has log-prob -inf.
+        tp_group: the tensor-parallel group. None or a group of one means a single process.
+        temperature: divides the logits.
+        vocab_size: the number of real tokens. Rows above it are padding and have probability 0. None: all are real.
+        index: the positions to compute: int64 `[N]` without repeats or boolean `[T]`, the same on every tensor-parallel
+            rank. The others cost nothing, and their results and gradients are zero. A boolean index synchronises with a
+            CUDA device; an int64 one does not.
         sequence_parallel: gather `hidden` here and reduce-scatter its gradient. Otherwise the gradient is all-reduced
             over `tp_group`, as ColumnParallelLinear does.
-        chunk_tokens, chunk_vocab: positions and vocabulary rows of a tile of logits, the most that is held at once.
-            None: what suits the device.
-        need_entropy: False saves a pass over the logits; the entropy is then nan.
+        chunk_tokens, chunk_vocab: positions and vocabulary rows of a tile of logits; one tile is held at a time. None:
+            a default for the device.
+        need_entropy: False saves a pass over the logits; the entropy is then NaN.
         entropy_grad: whether the entropy has a gradient.
 
     Returns:
-        `(logp [T], entropy [T])` in fp32 (fp64 for fp64 inputs), bit-equal on all tensor-parallel ranks; entropy in
-        nats.
+        `(logp [T], entropy [T])` in nats, fp32 (fp64 for fp64 inputs), bit-equal on all tensor-parallel ranks.
 
-    Memory beyond inputs and gradients: a tile of logits and O(T) numbers, in forward and backward; for 16-bit inputs
-    also an fp32 sum `[N, H]` and one of `[chunk_vocab, H]` in the backward, and with `sequence_parallel` the gathered
-    hidden states. Collectives: one all-gather of four numbers a position, and one reduction of the gradient of
-    `hidden` (and with `sequence_parallel` one gather).
+    Raises:
+        ValueError: a shape, dtype or number is wrong.
+
+    Memory beyond inputs and gradients: a tile of logits and O(T) numbers, in forward and backward. For 16-bit inputs
+    the backward also holds fp32 sums `[N, H]` and `[chunk_vocab, H]`; with `sequence_parallel` the gathered hidden
+    states are held. Collectives: one all-gather of four numbers per position, and one reduction of the gradient of
+    `hidden` (with `sequence_parallel` also one gather).
     """
     plan = make_plan(
         hidden, weight, targets, tp_group, temperature=temperature, vocab_size=vocab_size, index=index,
@@ -89,9 +91,11 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, targets, *result = ctx.saved_tensors
         plan: Plan = ctx.plan
         to_hidden, to_weight = ctx.needs_input_grad[:2]
-        # Folding the temperature into these makes the gradient of the scaled logits that of hidden @ weight.T.
+        # With 1 / temperature here, the gradient of the scaled logits is that of hidden @ weight.T.
         by_logp = plan.pick(d_logp).to(plan.dtype) * plan.scale
         by_entropy = plan.pick(d_entropy).to(plan.dtype) * plan.scale if plan.entropy_grad else None
+        # Every tile adds to `sums`, so it is fp32. A tile's part of grad_weight is complete after one pass over the
+        # positions, so grad_weight can have the weight's dtype.
         sums = hidden.new_zeros((plan.count, hidden.shape[1]), dtype=plan.dtype) if to_hidden else None
         grad_weight = torch.empty_like(weight) if to_weight else None
         walk = _walk(hidden, weight, targets, plan)
@@ -105,7 +109,7 @@ class _Tile(NamedTuple):
     """Logits of positions `lo..hi-1` of the N and of rows `first..last-1` of this rank's shard."""
 
     number: int
-    """Of the range of rows, counted from 0."""
+    """The number of the range of rows, from 0."""
     first: int
     last: int
     lo: int
@@ -113,17 +117,17 @@ class _Tile(NamedTuple):
     logits: Tensor
     """`[hi - lo, last - first]`, in a buffer that the next tile overwrites."""
     target: Tensor
-    """Column of each position's target in this tile; outside `0..last-first-1` where it is elsewhere."""
+    """Column of each position's target in this tile; outside `0..last-first-1` if it is elsewhere."""
     hidden: Tensor
     rows: Tensor
     """The two operands `[hi - lo, H]` and `[last - first, H]`."""
 
 
 def _walk(hidden: Tensor, weight: Tensor, targets: Tensor, plan: Plan) -> Iterator[_Tile]:
-    """Form every tile of logits in turn.
+    """Computes every tile of logits in turn.
 
-    The vocabulary is the outer loop, so that a tile of the weight's gradient is complete before the next one begins:
-    its fp32 sum is needed for one tile only, also where the weight is bf16.
+    The vocabulary is the outer loop. A tile of the weight's gradient is then complete before the next one begins, so
+    the fp32 sum for a bf16 weight is needed for one tile only.
     """
     backend, chunks, tiles = plan.backend, plan.chunks(), plan.shard.tiles(plan.chunk_vocab)
     longest = [max((hi - lo for lo, hi in ranges), default=0) for ranges in (chunks, tiles)]
@@ -140,7 +144,7 @@ def _walk(hidden: Tensor, weight: Tensor, targets: Tensor, plan: Plan) -> Iterat
 
 
 def _row_results(hidden: Tensor, weight: Tensor, targets: Tensor, plan: Plan) -> RowResult:
-    """Log-prob, entropy and log-sum-exp of all N positions: this rank's tiles, then one gather over the ranks."""
+    """Computes log-prob, entropy and log-sum-exp of all N positions: this rank's tiles, then one gather over ranks."""
     parts = empty_parts(max(len(plan.shard.tiles(plan.chunk_vocab)), 1), plan.count, weight)
     for tile in _walk(hidden, weight, targets, plan):
         plan.backend.statistics(
@@ -158,7 +162,7 @@ def _add_gradients(
     grad_hidden: Tensor | None,
     grad_weight: Tensor | None,
 ) -> None:
-    """Add to `grad_hidden [N, H]` (compute type), fill `grad_weight [V / TP, H]` (the weight's type)."""
+    """Adds to `grad_hidden [N, H]` (compute type) and fills `grad_weight [V / TP, H]` (the weight's dtype)."""
     backend, sums = plan.backend, None
     for tile in walk:
         at = slice(tile.lo, tile.hi)
@@ -169,6 +173,7 @@ def _add_gradients(
         if grad_hidden is not None:
             backend.accumulate(grad_hidden[at], gradient, tile.rows, first=False)
         if grad_weight is not None:
+            # The chunks of one range of rows come one after the other: the first starts its sum, the last rounds it.
             own = grad_weight[tile.first : tile.last]
             if tile.lo == 0:
                 sums = own if own.dtype == plan.dtype else torch.empty_like(own, dtype=plan.dtype)
@@ -177,4 +182,5 @@ def _add_gradients(
             if tile.hi == plan.count and sums.dtype != own.dtype:
                 own.copy_(sums)
     if grad_weight is not None:
+        # No tile covers padding rows, and without positions there is no tile at all: grad_weight was not initialised.
         grad_weight[plan.shard.rows if plan.count else 0 :].zero_()

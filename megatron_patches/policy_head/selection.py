@@ -1,4 +1,4 @@
-"""The one place that chooses a backend of the policy head."""
+"""The choice of a backend for the policy head."""
 
 import logging
 import time
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 
 def select(device: torch.device, dtype: torch.dtype) -> TorchBackend:
-    """The backend for a device and a compute type: the one place that chooses.
+    """Chooses the backend for a device and a compute type.
 
-    CPU and fp64: torch. CUDA: torch or the Triton kernels, whichever measures faster on this device (once a process),
-    and torch where triton is not installed or its results differ.
+    On CPU and for fp64 it is torch. On CUDA it is torch or the Triton kernels, whichever is faster on this device
+    (measured once per process). It is torch if triton is not installed or its results differ.
     """
     if device.type != "cuda" or dtype != torch.float32 or find_spec("triton") is None:
         return TorchBackend()
@@ -26,12 +26,12 @@ def select(device: torch.device, dtype: torch.dtype) -> TorchBackend:
 
 @cache
 def _faster(device: torch.device) -> TorchBackend:
-    """Try both backends on a tile of the usual size on this device.
+    """Measures both backends on a tile of the usual size on this device.
 
-    The ranks of a group may come to different answers: each merges the same gathered statistics, so that log-probs
-    stay bit-equal between them.
+    The ranks of a group may choose differently. Log-probs stay bit-equal between them, because each merges the same
+    gathered statistics.
     """
-    from megatron_patches.policy_head.triton_backend import TritonBackend  # triton is not everywhere
+    from megatron_patches.policy_head.triton_backend import TritonBackend  # triton is optional
 
     plain, kernels = TorchBackend(), TritonBackend()
     tile = torch.randn(2048, 8192, device=device)
@@ -41,8 +41,8 @@ def _faster(device: torch.device) -> TorchBackend:
             torch.allclose(a.float(), b.float(), rtol=1e-2, atol=1e-4)
             for a, b in zip(_both_passes(plain, tile), _both_passes(kernels, tile), strict=True)
         )
-    except Exception as error:  # triton compiles here and now: anything a compiler or driver can raise
-        log.warning("policy head: triton kernels do not run on %s (%s); using torch", device, error)
+    except Exception as error:  # triton compiles here, and a compiler or driver can raise anything
+        log.warning("policy head: triton kernels fail on %s (%s); using torch", device, error)
         return plain
     if not agree:
         log.warning("policy head: triton kernels disagree with torch on %s; using torch", device)
@@ -52,17 +52,18 @@ def _faster(device: torch.device) -> TorchBackend:
 
 
 def _both_passes(backend: TorchBackend, tile: Tensor) -> tuple[Tensor, Tensor]:
-    """Statistics and bf16 gradient of a copy of the tile."""
+    """Computes statistics and bf16 gradient of a copy of the tile."""
     logits, t = tile.clone(), tile.shape[0]
     target = torch.arange(t, device=tile.device)
     found = logits.new_empty((4, t))
     backend.statistics(logits, target, True, found)
-    lse = found[0] + found[1].log()
-    return found, backend.gradient(logits, target, lse, torch.bfloat16, torch.ones_like(lse)).to(torch.bfloat16)
+    lse, entropy = found[0] + found[1].log(), found[1].log() - found[2] / found[1]
+    one = torch.ones_like(lse)
+    return found, backend.gradient(logits, target, lse, torch.bfloat16, one, one, entropy).to(torch.bfloat16)
 
 
 def _seconds(backend: TorchBackend, tile: Tensor) -> float:
-    """Least of five timings of both passes, after one that compiles."""
+    """Returns the least of five timings of both passes, after one that compiles, in seconds."""
     taken = []
     for _ in range(6):
         torch.cuda.synchronize(tile.device)

@@ -1,11 +1,11 @@
 """Triton kernels for the passes over a tile of logits between the matrix products, for CUDA.
 
-The products write and read a tile through the GPU's memory; what a backend adds is the traffic of the element-wise
-passes. Plain torch makes about 80 bytes of it for each logit of forward and backward together (maximum, subtraction,
-exponential, sums, each a kernel of its own); here every logit is read once for its statistics (4 bytes) and once for
-its gradient, which is written in the products' own type (4 + 2 bytes for bf16).
+The matrix products write and read a tile through the GPU's memory. A backend adds the traffic of the element-wise
+passes. For plain torch that is about 80 bytes per logit in forward and backward together: maximum, subtraction,
+exponential and sums are separate kernels. Here every logit is read once for its statistics (4 bytes) and once for its
+gradient, which is written in the dtype of the products (4 + 2 bytes for bf16).
 
-Imported by `selection.select` alone, and only where triton is installed. Set TRITON_INTERPRET=1 to run on CPU tensors.
+Only `selection.select` imports this module, and only if triton is installed. TRITON_INTERPRET=1 runs it on CPU tensors.
 """
 
 from contextlib import nullcontext
@@ -26,7 +26,7 @@ GRADIENT_BLOCK = 2048
 def _statistics_kernel(
     logits, target, out, columns, out_stride, lowest, far_below, ENTROPY: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """One program a row: the online form of the four statistics, one read of the row."""
+    """Computes the four statistics online, with one read of the row. One program per row."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * columns
     top = lowest
@@ -38,7 +38,8 @@ def _statistics_kernel(
         raised = tl.maximum(top, tl.max(x, 0))
         below = tl.maximum(top - raised, far_below)
         scale = tl.exp(below)
-        centred = tl.maximum(x - raised, far_below)
+        # tl.maximum drops a NaN unless told otherwise; torch keeps it, and a row with one must be seen as such.
+        centred = tl.maximum(x - raised, far_below, propagate_nan=tl.PropagateNan.ALL)
         exp = tl.exp(centred)
         if ENTROPY:
             weighted = scale * (weighted + below * total) + tl.sum(exp * centred, 0)
@@ -57,7 +58,7 @@ def _statistics_kernel(
 def _gradient_kernel(
     logits, target, lse, d_logp, d_entropy, entropy, out, columns, far_below, ENTROPY: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """One program a row and block of columns; `out` may be the logits themselves."""
+    """Computes the gradient. One program per row and block of columns; `out` may be the logits."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < columns
@@ -72,7 +73,7 @@ def _gradient_kernel(
 
 
 class TritonBackend(TorchBackend):
-    """TorchBackend with the passes over fp32 tiles as one kernel each."""
+    """TorchBackend with one kernel per pass over fp32 tiles."""
 
     def statistics(self, logits: Tensor, target: Tensor, entropy: bool, out: Tensor) -> None:
         t, v = logits.shape
@@ -105,5 +106,5 @@ class TritonBackend(TorchBackend):
 
 
 def _on(device: torch.device):
-    """Triton launches on the current device, which need not be the tensors' own."""
+    """Makes `device` current: Triton launches on the current device, which may not be that of the tensors."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

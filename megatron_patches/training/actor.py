@@ -5,14 +5,25 @@ from collections.abc import Callable
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
+from megatron_patches.model.finite import anywhere, first_nonfinite, first_on_any_rank, named_weights
 from megatron_patches.model.policy_model import Head
 from megatron_patches.training.batches import MicroBatch
-from megatron_patches.training.optimizer import build_optimizer, build_scheduler
+from megatron_patches.training.optimizer import (
+    LARGEST_NORM,
+    build_optimizer,
+    build_scheduler,
+    gradients_are_usable,
+    named_gradients,
+)
 from megatron_patches.training.policy import Policy
 from megatron_patches.training.policy_loss import MinibatchLoss, Objective, finalize_grads
-from pipeline.common.errors import UsageError
+from pipeline.common.errors import UsageError, UserError
 from pipeline.rl.experience import Experience
 from pipeline.settings import Layout, Model, Rl
+
+
+class DivergenceError(UserError):
+    """Too many optimizer steps in a row had a loss or gradient that is not finite."""
 
 
 class Actor(Policy):
@@ -44,6 +55,9 @@ class Actor(Policy):
         self.scheduler = build_scheduler(self.optimizer, optimizer, total)
         self.config.grad_scale_func = self.optimizer.scale_loss
         self.config.finalize_model_grads_func = finalize_grads
+        self.skipped_in_a_row, self.max_skipped = 0, rl.max_skipped
+        """Optimizer steps since the last one that changed the weights."""
+        self._loss_is_finite = True
 
     def weights_changed(self) -> None:
         """Call after loading weights from outside a checkpoint: copies them into the optimizer's fp32 master weights."""
@@ -53,6 +67,9 @@ class Actor(Policy):
         """One optimizer step on the step's sequences `chosen` [n]: forward and backward of all micro-batches through Megatron's
         schedule, then Adam. Every rank calls it with the same arguments.
 
+        A step whose loss or gradient is not finite on any rank is skipped on every rank: it changes neither weights nor
+        Adam's moments.
+
         Returns the minibatch's loss, which holds this rank's metric sums (`reduce_metrics`), and `optim/*` of the step.
         """
         for chunk in self.chunks:
@@ -60,17 +77,50 @@ class Actor(Policy):
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         minibatch = MinibatchLoss(objective, experience, chosen)
+        losses: list[torch.Tensor] = []
 
         def step(micro: MicroBatch) -> tuple[Head, Callable]:
-            return minibatch.bind(micro, self.head_options(micro))
+            head, finish = minibatch.bind(micro, self.head_options(micro))
+
+            def watched(loss: torch.Tensor):
+                losses.append(loss.detach().float().clone())  # the schedule divides it in place
+                return finish(loss)
+
+            return head, watched
 
         self._run(experience, minibatch.rows.tolist(), step, forward_only=False)
         learning_rate = self.optimizer.param_groups[0]["lr"]
-        succeeded, grad_norm, _ = self.optimizer.step()
+        self._loss_is_finite = not losses or bool(torch.isfinite(torch.stack(losses)).all())
+        # Megatron looks for infinities only where it scales an fp16 loss (megatron-core 0.16.1, optimizer.py:542).
+        usable = not anywhere(not (self._loss_is_finite and gradients_are_usable(self.chunks)))
+        succeeded, grad_norm = False, float("nan")
+        if usable:
+            succeeded, grad_norm, _ = self.optimizer.step()
         if succeeded:
             self.scheduler.step(increment=1)
+        self.skipped_in_a_row = 0 if succeeded else self.skipped_in_a_row + 1
         return minibatch, {
             "optim/grad_norm": float(grad_norm or 0.0),
             "optim/lr": float(learning_rate),
             "optim/skipped": float(not succeeded),
         }
+
+    def check_skipped(self, step: int) -> None:
+        """Raises DivergenceError after `rl.max_skipped` skipped optimizer steps in a row (a collective then), naming the first
+        tensor that is not finite: a weight, otherwise a gradient, otherwise the loss."""
+        if self.skipped_in_a_row < self.max_skipped:
+            return
+        weight = first_on_any_rank(first_nonfinite(named_weights(self.chunks)))
+        gradient = first_on_any_rank(first_nonfinite(named_gradients(self.chunks)))
+        rank, name = (
+            weight
+            or gradient
+            or first_on_any_rank(None if self._loss_is_finite else "the loss")
+            or (0, f"the gradient's norm (above {LARGEST_NORM:g})")
+        )
+        loss = "" if name == "the loss" else " The loss is not finite either." * (not self._loss_is_finite)
+        raise DivergenceError(
+            f"Step {step}: {self.skipped_in_a_row} optimizer steps in a row were skipped (rl.max_skipped), because {name} "
+            f"on rank {rank} is not finite.{loss} The weights are those of the last step that was not skipped, and earlier "
+            "checkpoints are untouched. Use a smaller rl.optimizer.lr in a new run (name=...), or correct the loss."
+        )

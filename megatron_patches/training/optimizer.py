@@ -1,5 +1,7 @@
 """Adam for machines that have neither transformer-engine nor apex (patch `adam`), and the optimizer of the actor."""
 
+from collections.abc import Iterator
+
 import torch
 from megatron.core import optimizer as upstream
 from megatron.core.optimizer import OptimizerConfig, distrib_optimizer, get_megatron_optimizer
@@ -9,6 +11,8 @@ from pipeline.settings import Optimizer
 
 PART_NUMBERS = 2**26
 """Parameters that one pass of Adam updates: 256 MiB for each temporary, where all at once would copy the second moments."""
+LARGEST_NORM = 1e16
+"""A rank's gradient above this makes the square of the whole norm overflow fp32, after which clipping erases the gradient."""
 
 
 class FusedLikeAdam(torch.optim.Optimizer):
@@ -102,6 +106,33 @@ def build_optimizer(chunks: list, settings: Optimizer, params_dtype: torch.dtype
         ),
         chunks,
     )
+
+
+def gradients_are_usable(chunks: list) -> bool:
+    """Whether the gradient buffers of this rank's DDP chunks are finite, in one pass over them.
+
+    With the distributed optimizer a buffer holds this rank's reduced shard and its own parts of the others', so a number
+    that is not finite is seen where it came from and where it was reduced to.
+    """
+    for buffer in _buffers(chunks):
+        norm = torch.linalg.vector_norm(buffer.grad_data, dtype=torch.float32)
+        if not bool(norm < LARGEST_NORM):  # NaN is below nothing
+            return False
+    return True
+
+
+def _buffers(chunks: list) -> Iterator:
+    for chunk in chunks:
+        yield from chunk.buffers
+        yield from chunk.expert_parallel_buffers
+
+
+def named_gradients(chunks: list) -> Iterator[tuple[str, torch.Tensor]]:
+    """The gradients of this rank's DDP chunks by the names of their weights."""
+    for chunk in chunks:
+        for name, parameter in chunk.named_parameters():
+            if getattr(parameter, "main_grad", None) is not None:
+                yield f"the gradient of {name.removeprefix('module.').removeprefix('module.')}", parameter.main_grad
 
 
 def build_scheduler(optimizer, settings: Optimizer, total_steps: int) -> OptimizerParamScheduler:

@@ -7,7 +7,7 @@ functions that Megatron calls: the head, in the model's forward, and the loss fu
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,8 @@ from pipeline.objectives.metrics.token import left_out
 from pipeline.rl.experience import Experience
 from pipeline.settings import Algo, Rl, Rollout
 
+OldLogprobs = Literal["actor", "engine", "none"]
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -35,6 +37,9 @@ class Objective:
     """The policy head forms each chunk's gradient while its logits are at hand; for losses that are separable by token."""
     length_norm: float
     """Greatest response length, by which `seq-mean-token-sum-norm` divides."""
+    old_logprobs: OldLogprobs = "actor"
+    """Where old log-probs come from: a pass of the actor before the update, the rollout engine, or nowhere (`none`): if the
+    update is one optimizer step, the policy that it starts from is the one that is trained, and all ratios are 1."""
 
     @property
     def everything(self) -> bool:
@@ -52,7 +57,8 @@ class Objective:
         `algo.is_weight=auto` means on.
 
         Raises:
-            UsageError: `rl.token_head=fused` for a loss that mixes the tokens of a sequence.
+            UsageError: `rl.token_head=fused` for a loss that mixes the tokens of a sequence, or `rl.old_logprobs=engine`
+                where the engine's log-probs are not those of the policy.
         """
         if sampled_elsewhere and algo.is_weight == "auto":
             algo = algo.model_copy(update={"is_weight": "on"})
@@ -62,7 +68,13 @@ class Objective:
             raise UsageError(
                 f"rl.token_head=fused: {losses.of(algo).name} mixes the tokens of a sequence. Use rl.token_head=recompute."
             )
-        return cls(algo, fused, rollout.max_new_tokens)
+        if rl.old_logprobs == "engine" and (rollout.top_p < 1 or rollout.top_k):
+            raise UsageError(
+                "rl.old_logprobs=engine: with rollout.top_p or rollout.top_k the engine's log-probs are those of a cut"
+                " distribution. Use rl.old_logprobs=actor, or rollout.top_p=1 rollout.top_k=0."
+            )
+        old: OldLogprobs = "none" if rl.minibatches * rl.epochs == 1 else "actor"
+        return cls(algo, fused, rollout.max_new_tokens, old if rl.old_logprobs == "auto" else rl.old_logprobs)
 
 
 class MinibatchLoss:
@@ -133,7 +145,7 @@ class MinibatchLoss:
 
         return PolicyLossInputs(
             logp=None,
-            old_logp=by_token(experience.old_logp),
+            old_logp=None if experience.old_logp is None else by_token(experience.old_logp),
             rollout_logp=by_token(experience.rollout_logp),
             ref_logp=None if experience.ref_logp is None else by_token(experience.ref_logp),
             advantages=by_sequence(experience.advantages),

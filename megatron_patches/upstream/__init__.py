@@ -1,1 +1,1 @@
-"""What is changed in megatron-core, checked against its source."""
+"""The changes to megatron-core, checked against its source."""

@@ -1,6 +1,6 @@
-"""Every change that this project makes to megatron-core, in one list: what upstream does, why it is wrong for us, when it
-can go. `install()` applies what a process needs and refuses a megatron-core whose source no longer matches, before
-anything of it is changed; `report()` is what `stage=doctor` prints.
+"""The list of every change that this project makes to megatron-core: what upstream does, why that is wrong for us, and
+when the change can go. `install()` checks all of them against the installed source first, and changes nothing if one
+does not match. `report()` makes the table of `stage=doctor`.
 """
 
 import importlib.metadata
@@ -20,11 +20,11 @@ PINNED = "0.16.1"
 
 @dataclass(frozen=True)
 class Replacement:
-    """A part of megatron-core for which this project has its own.
+    """A part of megatron-core that this project replaces.
 
-    `expects` are pieces of the upstream file that must still stand there: the first is the reason for the replacement,
-    stands on one line of its own, and is what `report` points at; others are seams that it uses. `elsewhere` are seams in
-    other modules, `(module, piece)`.
+    `expects` are pieces of text that the upstream file must contain. The first is the reason for the replacement, is
+    within one line, and is the line that `report` shows. The others are code that the replacement relies on.
+    `elsewhere` is such code in other modules, as `(module, piece)`.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Replacement:
     elsewhere: tuple[tuple[str, str], ...] = ()
 
     def pieces(self) -> list[tuple[str, str]]:
-        """Everything that must stand upstream, `(module, piece)`."""
+        """Lists all text that upstream must contain, as `(module, piece)`."""
         return [(self.module, piece) for piece in self.expects] + list(self.elsewhere)
 
 
@@ -45,23 +45,23 @@ REPLACEMENTS = (
         module="megatron.core.models.gpt.gpt_model",
         expects=("        logits, _ = self.output_layer(", "    def _postprocess("),
         ours="megatron_patches.model.policy_model.PolicyModel",
-        reason="the last stage makes the logits of every position, V numbers each, before a loss can choose; ours hands "
-        "the hidden states and the output weight to the policy head, which never holds them",
+        reason="the last stage computes the logits of every position, V numbers each, before a loss can choose; ours "
+        "passes hidden states and output weight to the policy head, which never holds all logits",
     ),
     Replacement(
         name="core-attention",
         module="megatron.core.transformer.dot_product_attention",
         expects=("Context parallelism is only supported by TEDotProductAttention!", "Packed sequence is not supported"),
         ours="megatron_patches.model.attention.SdpaCoreAttention",
-        reason="the local attention refuses packed rows and context parallelism; ours does both with torch's "
-        "scaled_dot_product_attention. Goes when transformer-engine runs everywhere",
+        reason="the local attention rejects packed rows and context parallelism; ours does both with torch's "
+        "scaled_dot_product_attention. Can go when transformer-engine runs everywhere",
     ),
     Replacement(
         name="rms-norm",
         module="megatron.core.transformer.torch_norm",
         expects=("assert not config.sequence_parallel",),
         ours="megatron_patches.model.norm.RMSNorm",
-        reason="the torch norm refuses sequence parallelism, whose only need is a mark on the weight",
+        reason="the torch norm rejects sequence parallelism, which needs only an attribute on the weight",
     ),
     Replacement(
         name="rope-scaling",
@@ -71,7 +71,7 @@ REPLACEMENTS = (
             "        original_max_position_embeddings=8192,",
         ),
         ours="megatron_patches.model.policy_model.stretch_low_frequencies",
-        reason="of Llama 3.1's four numbers upstream takes the factor alone; ours takes all of them from model.rope",
+        reason="of Llama 3.1's four numbers upstream uses only the factor; ours reads all of them from model.rope",
     ),
     Replacement(
         name="adam",
@@ -80,14 +80,14 @@ REPLACEMENTS = (
         elsewhere=(("megatron.core.optimizer", "USING_PYTORCH_OPTIMIZER = True"),),
         ours="megatron_patches.training.optimizer.FusedLikeAdam",
         reason="the distributed optimizer's checkpoints need an Adam that keeps `step` in the param group, as apex and "
-        "transformer-engine do; torch's AdamW breaks them, in bf16 silently on resume. Only where neither is installed",
+        "transformer-engine do; torch's AdamW breaks them, in bf16 silently on resume. Only if neither is installed",
     ),
     Replacement(
         name="router-gemm",
         module="megatron.core.transformer.moe.moe_utils",
         expects=("if te_general_gemm is not None and router_dtype != torch.float64:",),
         ours="megatron_patches.model.policy_model (te_general_gemm = None)",
-        reason="without transformer-engine the name is never bound, and the router's first forward is a NameError",
+        reason="without transformer-engine the name is never defined, and the router's first forward is a NameError",
     ),
     Replacement(
         name="results-queue",
@@ -95,7 +95,26 @@ REPLACEMENTS = (
         expects=("_results_queue = ctx.Manager().Queue()", 'ctx = mp.get_context("spawn")'),
         ours="megatron_patches.model.checkpoint.save",
         reason="the queue of a synchronous save starts a spawned manager process that imports the entry script again: "
-        "seconds at the first save, and a hang when that script has no __main__ guard",
+        "seconds at the first save, and a hang if that script has no __main__ guard",
+    ),
+    Replacement(
+        name="safe-reading",
+        module="megatron.core.dist_checkpointing.strategies.torch",
+        expects=(
+            "        fsr = _get_filesystem_reader(checkpoint_dir, cache_metadata=True)",
+            "            planner=MCoreLoadPlanner(",
+            "        fs_reader = _get_filesystem_reader(checkpoint_dir)",
+        ),
+        elsewhere=(
+            ("megatron.core.dist_checkpointing.strategies.common", "    def load_common(self, checkpoint_dir"),
+            (
+                "megatron.core.dist_checkpointing.strategies.cached_metadata_filesystem_reader",
+                "    def read_metadata(self) -> Metadata:",
+            ),
+        ),
+        ours="megatron_patches.model.safe_reading.SafeReader",
+        reason="torch unpickles a checkpoint's .metadata and object entries without limits, so a folder from elsewhere "
+        "runs commands as it is read; ours knows only the classes that such files need and refuses any other by name",
     ),
     Replacement(
         name="global-loss",
@@ -106,36 +125,41 @@ REPLACEMENTS = (
             ("megatron.core.distributed.finalize_model_grads", "if num_tokens is not None:"),
         ),
         ours="megatron_patches.training.policy_loss.finalize_grads",
-        reason="upstream averages over micro-batches and ranks; the policy loss carries its global denominator already, so "
-        "gradients are summed: calculate_per_token_loss is on and finalize_model_grads divides by nothing",
+        reason="upstream averages over micro-batches and ranks; the policy loss is already divided by its global "
+        "denominator, so gradients are summed: calculate_per_token_loss is on and finalize_model_grads does not divide",
     ),
 )
 
 
 def upstream_source(module: str) -> str:
-    """Text of a megatron-core module, found without importing it or its parents."""
+    """Reads the text of a megatron-core module, without importing the module.
+
+    Raises ImportError if megatron-core is not installed.
+    """
     root = importlib.util.find_spec("megatron.core")
     if root is None or root.origin is None:
-        raise ImportError("megatron-core is not installed; run `bash run.sh` once, it makes the environment")
+        raise ImportError("megatron-core is not installed; run `bash run.sh` once, which makes the environment")
     path = Path(root.origin).parent / module.removeprefix("megatron.core.").replace(".", "/")
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     return path.read_text(encoding="utf-8")
 
 
 def check(source: Callable[[str], str] = upstream_source) -> None:
-    """Compare every patch with megatron-core's source, changing nothing.
+    """Compares every patch with megatron-core's source, and changes nothing.
 
-    Raises ImportError naming the first patch that does not match. `source` gives the text of a module.
+    Raises ImportError that names the first patch that does not match. `source` returns the text of a module.
     """
     version = importlib.metadata.version("megatron-core")
     if version != PINNED:
-        raise ImportError(f"megatron-core {version} is installed, the patches are for {PINNED} (requirements/)")
+        raise ImportError(
+            f"megatron-core {version} is installed, the patches are for {PINNED}; install that version (requirements/)"
+        )
     for replacement in REPLACEMENTS:
         for module, piece in replacement.pieces():
             if piece not in source(module):
                 raise ImportError(
-                    f"patch {replacement.name}: {module} no longer holds {piece.strip()!r}; this megatron-core is not the "
-                    "pinned one (requirements/), reinstall it"
+                    f"patch {replacement.name}: {module} no longer contains {piece.strip()!r}; this megatron-core is "
+                    f"not the pinned {PINNED}, reinstall it (requirements/)"
                 )
     if needs_cpu():
         for module in hook.patched_modules():
@@ -143,13 +167,17 @@ def check(source: Callable[[str], str] = upstream_source) -> None:
 
 
 def needs_cpu() -> bool:
+    """Whether this process needs the CPU patches: there is no CUDA device."""
     return not torch.cuda.is_available()
 
 
 def install() -> None:
-    """Check every patch, then put the import hook in place where there is no CUDA. Idempotent."""
-    # Upstream says at every import and checkpoint which extensions are missing and which torch calls are deprecated, on
-    # every rank; none of it is for the person who runs a stage.
+    """Checks every patch, then installs the import hook if there is no CUDA. Calling it again does nothing.
+
+    Raises ImportError if a patch does not match the installed megatron-core.
+    """
+    # Upstream warns at every import and checkpoint, on every rank, about missing extensions and deprecated torch calls.
+    # The person who runs a stage cannot act on that.
     for origin in (r"megatron\.", r"torch\.distributed\."):
         warnings.filterwarnings("ignore", module=origin)
     check()
@@ -158,13 +186,13 @@ def install() -> None:
 
 
 def line_of(replacement: Replacement) -> int:
-    """Number of the installed line that is the reason for the replacement."""
+    """Finds the line number, in the installed file, of the reason for the replacement."""
     text = upstream_source(replacement.module)
     return text[: text.index(replacement.expects[0])].count("\n") + 1
 
 
 def report() -> list[dict[str, str]]:
-    """One row a patch: name, upstream (file and line of the installed source), version, reason, status."""
+    """Makes one row per patch: name, upstream (file and line of the installed source), version, reason, status."""
     rows = [
         {
             "name": r.name,
@@ -175,7 +203,7 @@ def report() -> list[dict[str, str]]:
         }
         for r in REPLACEMENTS
     ]
-    status = "applied" if needs_cpu() else "not needed: CUDA is here"
+    status = "applied" if needs_cpu() else "not needed: CUDA is available"
     for module in hook.patched_modules():
         lines = upstream_source(module).splitlines()
         spellings = [s for idiom in IDIOM_COUNTS.get(module, {}) for s in idiom.spellings]

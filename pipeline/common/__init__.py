@@ -1,1 +1,1 @@
-"""What every room may use and that uses none of them: errors, files, processes, waiting."""
+"""Modules that every room may import and that import none: errors, files, processes, waiting."""

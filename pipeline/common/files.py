@@ -1,8 +1,8 @@
-"""Files that survive a crash: atomic whole-file writes, and JSON lines whose torn last line is recognised and healed.
+"""Files that survive a crash: atomic whole-file writes, and JSON lines whose torn last line is recognised and repaired.
 
-Every JSONL file of a run goes through this module, so that whatever byte a crash came at, `read_jsonl` yields every
-row that was completely written and nothing else. Knows nothing of torch: numbers of other libraries are converted by
-their `.item()` or `.tolist()`.
+Every JSONL file of a run goes through this module. Wherever in a write a crash comes, `read_jsonl` then yields every row that
+was completely written and nothing else. Nothing of torch is imported: numbers of other libraries are converted by their
+`.item()` or `.tolist()`.
 """
 
 import json
@@ -63,21 +63,32 @@ def write_bytes(path: StrPath, chunks: Iterable[bytes]) -> None:
     _sync_folder(path.parent)
 
 
-def append_jsonl(path: StrPath, rows: Iterable[dict[str, Any]]) -> None:
-    """Append the rows, each one line, in one write. A line that an earlier crash tore is healed first: completed if
-    only its newline is missing, cut off otherwise. For one writing process at a time."""
+def follow_umask(path: StrPath) -> None:
+    """Give a file that a library made for its owner alone the permissions of any other new file."""
+    os.chmod(path, 0o666 & ~_umask())
+
+
+def append_jsonl(path: StrPath, rows: Iterable[dict[str, Any]], durable: bool = False) -> None:
+    """Append the rows, each one line, in one write. A line that an earlier crash tore is repaired first: completed
+    if only its newline is missing, cut off otherwise. Only one process may write at a time. `durable`: return when the rows
+    are on the disk, where they survive a crash of the machine."""
     data = b"".join(_line(row) for row in rows)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
     with open(path, "a+b", buffering=0) as file:
         _heal(file)
         view = memoryview(data)
         while view:
             view = view[file.write(view) :]
+        if durable:
+            os.fsync(file.fileno())
+    if durable and is_new:
+        _sync_folder(path.parent)
 
 
 def read_jsonl(path: StrPath) -> Iterator[dict[str, Any]]:
-    """Yields the rows. A last line without its newline that does not parse was torn by a crash and is skipped.
+    """Yield the rows. A last line without its newline that does not parse was torn by a crash and is skipped.
 
     Raises:
         InputError: the file is missing or unreadable, or any other line is not a JSON object (names file and line).
@@ -92,7 +103,7 @@ def read_jsonl(path: StrPath) -> Iterator[dict[str, Any]]:
                 except (UnicodeDecodeError, json.JSONDecodeError) as error:
                     if not line.endswith(b"\n"):
                         return
-                    raise InputError(f"{path}, line {number}: not JSON ({error}). Mend or remove that line.") from error
+                    raise InputError(f"{path}, line {number}: not JSON ({error}). Fix or delete that line.") from error
                 if not isinstance(row, dict):
                     raise InputError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
                 yield row
@@ -119,7 +130,7 @@ def _line(row: dict[str, Any]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """numpy and torch numbers and arrays, sets and paths as what JSON has for them."""
+    """Convert numpy and torch numbers and arrays, sets and paths to JSON types."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         return value.item()
     if hasattr(value, "tolist"):
@@ -157,7 +168,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; file systems that refuse to sync a folder keep renames in order anyway."""
+    """Make the rename itself durable; file systems that cannot sync a folder keep renames in order anyway."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -1,4 +1,4 @@
-"""Processes that leave no orphans: children die with their parent, and a whole tree can be stopped."""
+"""Processes that leave no orphans: children end with their parent, and a whole tree can be stopped."""
 
 import ctypes
 import os
@@ -14,8 +14,8 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent(parent: int | None = None) -> None:
     """Ask the kernel to kill this process when the thread that started it ends (Linux; elsewhere nothing happens).
 
-    `parent` is the process id that the caller knows its parent to have: if that parent ended before this call, the
-    request came too late, and the process ends at once. Call it first thing in a child, from the main thread.
+    `parent` is the expected process id of the parent. If that parent ended before this call, this process ends at once. Call it
+    first in a child, from the main thread.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -25,7 +25,7 @@ def die_with_parent(parent: int | None = None) -> None:
 
 
 def descendants(pid: int) -> list[psutil.Process]:
-    """All living processes below `pid`, whatever session or group they moved to."""
+    """All living processes below `pid`, also those that moved to another session or group."""
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -33,7 +33,7 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 def stop_tree(pid: int, grace_s: float = 2.0, include_root: bool = True) -> None:
-    """Terminate `pid` and all below it, and kill what still lives after `grace_s` seconds."""
+    """Terminate `pid` and all below it, and kill what is still alive after `grace_s` seconds."""
     processes = descendants(pid)
     if include_root:
         with suppress(psutil.NoSuchProcess):

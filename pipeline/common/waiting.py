@@ -1,8 +1,8 @@
-"""Waits that Ctrl-C ends, whenever it comes.
+"""Waits that Ctrl-C always interrupts.
 
-Python sees a signal when the system call that waits is broken off by it. One that comes in the microseconds before
-that call begins breaks nothing off, and the wait goes on until what it waits for has happened: about one Ctrl-C in a
-thousand that meets a program on its way into a wait. So these waits begin anew after a while.
+Python handles a signal when it interrupts the system call that waits. A signal that comes in the microseconds before that
+call starts interrupts nothing, and the wait goes on until its event happens; about one Ctrl-C in a thousand is lost this
+way. So these waits time out and start again.
 """
 
 import subprocess
@@ -23,7 +23,7 @@ def result_of(future: Future[T]) -> T:
 
 
 def exit_code_of(process: subprocess.Popen[Any]) -> int:
-    """`process.wait()`: what it ended with, a signal as its negative number."""
+    """`process.wait()`: the exit code; a signal as its negative number."""
     while True:
         try:
             return process.wait(INTERVAL_SECONDS)

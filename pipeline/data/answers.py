@@ -1,9 +1,10 @@
-r"""Answers and solutions as people's files hold them, and as the pipeline wants them.
+r"""Answers and solutions as people's files hold them, and as the pipeline needs them.
 
-An answer is bare text for the verifier: `\boxed{x}` is unwrapped, of `... #### x` the end is taken, numbers become text. A
-solution becomes a response that ends in a box, which is what the instruction asks a model for.
+An answer is bare text for the verifier: `\boxed{x}` is unwrapped, `... #### x` becomes x, `["x"]` becomes x, numbers become
+text. A solution becomes a response that ends in a box, which is what the instruction asks a model for.
 """
 
+import json
 import math
 import re
 from decimal import Decimal
@@ -13,11 +14,20 @@ from pipeline.data.text import clean
 from pipeline.verify import grade
 from pipeline.verify.reading.boxes import find_boxes
 from pipeline.verify.reading.extract import extract
-from pipeline.verify.reading.golds import alternatives, is_no_answer
+from pipeline.verify.reading.golds import alternatives
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, key
 
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
 _MARK = "####"
+_PLACEHOLDERS = frozenset(
+    {
+        "none", "null", "nan", "n/a", "na", "nil", "proof", "notfound", "not found", "not available", "unknown", "tbd", "todo",
+        "see solution", "no answer", "empty", "error", "-", "--", "?", "...", "[]", "{}", "()",
+    }
+)  # fmt: skip
+"""What stands in answer columns where there is no answer, in small letters. A problem of which it is the answer is lost."""
+_ONE_QUOTED = re.compile(r"\[\s*(['\"])((?:(?!\1).)*)\1\s*\]", re.S)
+_LIST_OF_TEXTS = re.compile(r"\[\s*['\"].*['\"]\s*\]", re.S)
 _IN_DOLLARS = re.compile(r"\$+([^$]+)\$+|\\\(((?:(?!\\\)).)+)\\\)", re.S)
 
 
@@ -30,18 +40,17 @@ class RowError(Exception):
 
 
 def as_text(value: Any, what: str) -> str | None:
-    """Text of a cell, cleaned: numbers as text, a list of one as that one; None where it is missing or NaN.
+    """Text of a cell, cleaned: numbers as text, a list of one as its element; None where it is missing or NaN.
 
-    Raises RowError for anything else.
+    Raises RowError for several values, and for anything else that is not text or a number.
     """
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
+    value = _single(value, what)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise RowError("wrong type", f"{what} is of type {type(value).__name__}, wanted is text or a number")
+        raise RowError("wrong type", f"{what} is of type {type(value).__name__}; text or a number is wanted")
     if isinstance(value, float) and (value.is_integer() or math.isinf(value)):
         if math.isinf(value):
             raise RowError("wrong type", f"{what} is infinite")
@@ -49,10 +58,31 @@ def as_text(value: Any, what: str) -> str | None:
     return format(value, "f") if isinstance(value, Decimal) else str(value)
 
 
-def tidy(answer: str) -> tuple[str, str | None]:
-    """The bare answer, and the solution that stood before it (GSM8K's own answers are `<solution> #### <answer>`).
+def _single(value: Any, what: str) -> Any:
+    """The one element of a list; also of a list that is written as text (`["7"]`, as in Skywork-OR1)."""
+    if isinstance(value, str):
+        text = value.strip()
+        if not (text.startswith("[") and _LIST_OF_TEXTS.fullmatch(text)):
+            return value
+        one = _ONE_QUOTED.fullmatch(text)
+        if one:  # taken as it is written: as JSON, the \\f of "\\frac" would be a form feed
+            return one[2].replace("\\\\", "\\")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return text
+    if not isinstance(value, list):
+        return value
+    held = [one for one in value if one is not None and one != ""]
+    if len(held) > 1 and any(one != held[0] for one in held):
+        raise RowError("several values", f"{what} has {len(held)} values; one is wanted")
+    return _single(held[0], what) if held else None
 
-    Raises RowError where nothing is left, or it is too long to be graded.
+
+def tidy(answer: str) -> tuple[str, str | None]:
+    """The bare answer, and the solution in front of it (GSM8K's own answers are `<solution> #### <answer>`).
+
+    Raises RowError where nothing is left, only a placeholder (`proof`, `None`), or more than the verifier reads.
     """
     solution = None
     if _MARK in answer:
@@ -68,8 +98,8 @@ def tidy(answer: str) -> tuple[str, str | None]:
         answer = (whole.group(1) or whole.group(2)).strip()
     if not answer:
         raise RowError("empty answer")
-    if is_no_answer(answer):
-        raise RowError("no answer", f"{answer!r} says that the problem has none that could be compared")
+    if answer.strip(".").lower() in _PLACEHOLDERS or answer.lower() in _PLACEHOLDERS:
+        raise RowError("placeholder answer", f"{answer!r} stands for a missing answer")
     if len(answer) > LONGEST_ANSWER:
         raise RowError("answer too long", f"{len(answer)} characters; the verifier reads at most {LONGEST_ANSWER}")
     return answer, solution

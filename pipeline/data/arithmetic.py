@@ -1,15 +1,15 @@
 """The embedded problems: chains of one-digit terms whose running total stays in 0..19, and worked examples of them.
 
 A problem reads `3+5-2+4=`. A response either works it out, `3+5=8;8-2=6;6+4=10;\\boxed{10}`, or answers at once,
-`\\boxed{10}`. A small model learns the steps easily and the direct answer hardly, which is what RL then finds out.
+`\\boxed{10}`. A small model learns the steps easily and the direct answer hardly at all; RL then learns to prefer the steps.
 """
 
 import random
 from dataclasses import dataclass
 
 from pipeline.settings import Arithmetic
+from pipeline.settings.data import LARGEST_TOTAL
 
-LARGEST_TOTAL = 19
 Row = dict[str, str]
 
 
@@ -72,7 +72,7 @@ def direct_text(answer: int) -> str:
 
 
 def _distinct(settings: Arithmetic, rng: random.Random, count: int) -> list[list[int]]:
-    """`count` different chains, lengths as even as short chains allow (there are only 145 of two terms)."""
+    """`count` different chains, lengths as even as short chains allow (only 135 have two terms)."""
     found: dict[str, list[int]] = {}
     misses = 0
     while len(found) < count:
@@ -81,8 +81,8 @@ def _distinct(settings: Arithmetic, rng: random.Random, count: int) -> list[list
         misses = misses + 1 if text in found else 0
         if misses > 10_000:
             raise ValueError(
-                f"data.arithmetic: there are hardly more than {len(found)} different problems of {settings.min_terms} to "
-                f"{settings.max_terms} terms, {count} are wanted; raise max_terms or lower train"
+                f"data.arithmetic: there are few more than {len(found)} different problems of {settings.min_terms} to "
+                f"{settings.max_terms} terms, and {count} are wanted. Raise max_terms or lower train"
             )
         found[text] = chain
     return list(found.values())

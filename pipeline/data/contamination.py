@@ -1,10 +1,10 @@
 """Training problems that are also in an evaluation set.
 
-A training problem is dropped where it is typed like an evaluation problem, or shares a run of `ngram` words with one. But
+A training problem is dropped if it is typed like an evaluation problem, or shares a run of `ngram` words with one. But
 competition problems are full of set phrases ("can be written as m/n, where m and n are relatively prime positive integers.
-Find m+n"), which say nothing about where a problem comes from. So a shared run is evidence only where half a run of it stands
+Find m+n"), which say nothing about where a problem comes from. So a shared run is evidence only if half a run of it occurs
 in few problems, training and evaluation together; or where shared runs cover most of an evaluation problem. Drawings in
-Asymptote are left out of the words: their code is alike everywhere.
+Asymptote are left out of the words: their code is the same everywhere.
 """
 
 import re
@@ -17,9 +17,9 @@ from pipeline.data.rows import Problem
 from pipeline.data.text import words
 
 COVERED = 0.6
-"""Share of an evaluation problem's words from which shared runs count however common they are."""
+"""Share of an evaluation problem's words from which on shared runs count, even common ones."""
 SHORTEST_HALF = 4
-"""Fewer words are common whatever they are."""
+"""Fewer words in a row are common in any text."""
 _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.S | re.I)
 
 Run = tuple[str, ...]
@@ -27,7 +27,7 @@ Run = tuple[str, ...]
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a run of words stands: which evaluation problem, and its first word."""
+    """The place of a run of words: which evaluation problem, and its first word."""
 
     number: int
     start: int
@@ -52,7 +52,7 @@ class EvaluationIndex:
     ) -> list[Drop]:
         """The problems to drop, each with the evaluation problem that it matched.
 
-        Half a run that stands in more than `common` problems is a phrase; with `common` 0 none is, and every shared run counts.
+        Half a run that occurs in more than `common` problems is a phrase. With `common` 0 every shared run counts.
         """
         texts = [spoken(problem.problem) for problem in problems]
         shared: dict[int, list[Run]] = {}
@@ -73,7 +73,7 @@ class EvaluationIndex:
         return drops
 
     def _spread(self, texts: list[list[str]], found: set[Run]) -> Counter[Run]:
-        """In how many problems each half of the `found` runs stands."""
+        """In how many problems each half of the `found` runs occurs."""
         wanted = {half for run in found for half in runs(run, self.half)}
         spread: Counter[Run] = Counter()
         for text in (*texts, *self.spoken):

@@ -1,8 +1,8 @@
-"""Problems that occur more than once: typed alike, or nearly alike.
+"""Problems that occur more than once: equal except for typing, or nearly equal.
 
 Two problems are near duplicates where the Jaccard similarity of their shingles (runs of three tokens) reaches the threshold,
 their numbers and operators are the same, and so are their answers: a changed number makes a new problem, and two texts
-with different answers ask different things, however alike they look. The similarity is exact, not estimated: of each problem
+with different answers ask different things, even if they look alike. The similarity is exact, not estimated: of each problem
 only its rarest shingles are looked up in an index, and the filter is lossless (Bayardo et al. 2007, "Scaling up all pairs
 similarity search": sets of size n whose similarity is at least t share one of their n - ceil(t n) + 1 rarest elements).
 """
@@ -37,7 +37,7 @@ class Drop:
 
 
 def repeated(problems: list[Problem]) -> list[Drop]:
-    """Every copy but the first of problems that are typed alike.
+    """Every copy but the first of problems that are equal except for typing.
 
     Where their answers differ, those of more than half of the copies are believed and the others dropped; without such a
     majority all are, since nobody knows which is right. A kept copy without a solution takes over a dropped one's.
@@ -80,7 +80,7 @@ def _settle(problems: list[Problem], members: list[int]) -> Iterator[Drop]:
 
 
 def repeated_examples(examples: list[Problem]) -> list[Drop]:
-    """Warm-up rows that are there already: the same problem with the same solution. Several solutions of one may stay."""
+    """Repeated warm-up rows: the same problem with the same solution. Several solutions of one may stay."""
     first: dict[tuple[str, str], Problem] = {}
     drops = []
     for i, example in enumerate(examples):

@@ -1,4 +1,4 @@
-"""Which files a path stands for: itself, or what a Hugging Face dataset folder holds of one split.
+"""The data files that a path names: itself, or those of one split of a Hugging Face dataset folder.
 
 Two kinds of folder are known: what `Dataset.save_to_disk` leaves (`state.json`, one folder a split beside
 `dataset_dict.json`), and a download from the hub (data files whose name or folder says their split, or a README that does).
@@ -12,7 +12,19 @@ import yaml
 
 from pipeline.common.errors import InputError
 
-ENDINGS = (".jsonl", ".json", ".parquet", ".arrow", ".jsonl.gz", ".json.gz", ".ndjson")
+ENDINGS = (
+    ".jsonl",
+    ".json",
+    ".parquet",
+    ".arrow",
+    ".csv",
+    ".tsv",
+    ".jsonl.gz",
+    ".json.gz",
+    ".csv.gz",
+    ".tsv.gz",
+    ".ndjson",
+)
 NOT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "config.json"})
 ALIASES = {"dev": "validation", "valid": "validation", "val": "validation", "eval": "test", "training": "train"}
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|training|test|eval|validation|valid|val|dev)(?:[^a-z]|$)")
@@ -33,14 +45,14 @@ def files_of(path: Path, split: str) -> list[Path]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: its dataset description cannot be understood ({error}); name its files instead"
+            f"{path}: its dataset description cannot be understood ({error}). Name its files instead"
         ) from error
     if not splits:
-        raise InputError(f"{path} holds no data files ({', '.join(ENDINGS[:4])})")
+        raise InputError(f"{path} holds no data files ({', '.join(ENDINGS[:6])})")
     chosen = splits[next(iter(splits))] if len(splits) == 1 else splits.get(split)
     if chosen is None:
         raise InputError(
-            f"{path} has the splits {', '.join(sorted(splits))}, and none is called {split}; set data.split (training) or "
+            f"{path} has the splits {', '.join(sorted(splits))}, but not {split}. Set data.split (training) or "
             "data.eval_split (evaluation), or name the files"
         )
     missing = next((file for file in chosen if not file.is_file()), None)

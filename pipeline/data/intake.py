@@ -1,4 +1,4 @@
-"""The user's files through all of cleaning, with a record of what happened to every row.
+"""Reads and cleans the user's files, with a record of what happened to every row.
 
 Rows that are broken go into quarantine; good rows that are not wanted (copies, conflicting answers, problems of an
 evaluation set) are dropped, with what they matched. Neither ends the run: only files that cannot be read, or nothing left, do.
@@ -13,8 +13,9 @@ from typing import Any
 from pipeline.common.errors import InputError
 from pipeline.data.answers import RowError
 from pipeline.data.duplicates import Drop
+from pipeline.data.raw import RawRow
 from pipeline.data.rows import Problem, parse, unique_ids
-from pipeline.data.sources import RawRow, Source
+from pipeline.data.sources import Source
 from pipeline.data.templates import encode_prompt
 from pipeline.settings import Data
 from pipeline.tracking.progress import Progress, is_terminal
@@ -41,11 +42,11 @@ class Intake:
         self.quarantined: Counter[str] = Counter()
         """By entry: how many of these are in quarantine."""
         self.names: dict[str, str] = {}
-        """Entry -> the path it stands for."""
+        """Entry -> its path."""
         self._ids: set[str] = set()
 
     def train(self) -> list[Problem]:
-        """The problems of `data.path`, cleaned, each with an id of its own."""
+        """The problems of `data.path`, cleaned, each with a unique id."""
         problems = [p for path in self.data.path for p in self._read(path, self.data.split, self._name(path))]
         unique_ids(problems, self._ids)
         return problems
@@ -67,7 +68,7 @@ class Intake:
         return problems
 
     def _name(self, path: str, kind: str = "") -> str:
-        """A short name of its own for a path: `gsm8k_train`, or `sft/gsm8k_train`."""
+        """A short, unique name for a path: `gsm8k_train`, or `sft/gsm8k_train`."""
         given = Path(path)
         stem = given.name if given.is_dir() else given.name.removesuffix(".gz").rpartition(".")[0] or given.name
         prefix = f"{kind}/" if kind else ""
@@ -81,7 +82,7 @@ class Intake:
         return name
 
     def _read(self, path: str, split: str, name: str, needs: str = "answer") -> list[Problem]:
-        source, count = Source(path, split), self.counts.setdefault(name, Counter())
+        source, count = Source(path, split, self.data), self.counts.setdefault(name, Counter())
         # An evaluation set is read whole and as it is: it decides what is dropped from training.
         measured = name.startswith("eval/")
         most = None if measured else self.data.limit
@@ -92,9 +93,9 @@ class Intake:
             for raw in source:
                 count["read"] += 1
                 try:
-                    problem = parse(raw, name, self.data.columns, needs)
+                    problem = parse(raw, name, self.data.columns, needs, self.data.clean.strip_instructions)
                     if chars is not None and len(problem.problem) > chars:
-                        text = f"{len(problem.problem):,} characters, data.clean.max_problem_chars allows {chars:,}"
+                        text = f"{len(problem.problem):,} characters, and data.clean.max_problem_chars allows {chars:,}"
                         raise RowError("problem too long", text)
                     problems.append(problem)
                 except RowError as error:
@@ -131,7 +132,11 @@ class Intake:
         return (
             f"{path}: none of its {self.counts[name]['read']:,} rows can be used. {number:,} of them: {reason}"
             + (f" ({first['detail']})" if first["detail"] else "")
-            + ". Columns are named by data.columns.problem=, data.columns.answer= and data.columns.solution="
+            + (
+                ". Name the columns: data.columns.problem=, data.columns.answer= or data.columns.solution="
+                if reason in ("no problem", "no answer", "no solution")
+                else ""
+            )
         )
 
     def drop(self, problems: list[Problem], drops: Iterable[Drop]) -> list[Problem]:
@@ -159,7 +164,7 @@ class Intake:
                 kept.append(problem)
                 longest = max(longest, length)
             else:
-                detail = f"{length:,} tokens with its template, rollout.max_prompt_tokens allows {most:,}"
+                detail = f"{length:,} tokens with its template, and rollout.max_prompt_tokens allows {most:,}"
                 raw = RawRow(problem.file, problem.line, problem.problem)
                 self._put_aside(problem.source, raw, RowError("prompt too long", detail))
         return kept, longest

@@ -1,4 +1,4 @@
-"""What came of the user's files, as a table for people and as numbers for the manifest."""
+"""Results of reading the user's files, as a table for people and as numbers for the manifest."""
 
 from collections import Counter
 from typing import Any
@@ -42,7 +42,7 @@ def notes(intake: Intake) -> list[str]:
         if name.startswith("eval/") and intake.left_out(name):
             lines.append(
                 f"WARNING: {name[5:]} lacks {intake.left_out(name):,} of its {count['read']:,} problems (preprocess/"
-                "quarantine.jsonl says why), so its score is not comparable with others'"
+                "quarantine.jsonl says why), so its score cannot be compared with others'"
             )
     return lines
 

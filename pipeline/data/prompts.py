@@ -20,7 +20,7 @@ def read_prompts(file: Path, run: StageRun, tokenizer: Any, limit: int | None = 
         ids = encode_prompt(row["problem"], run.settings.data, tokenizer)
         prompts.append(Prompt(id=str(row["id"]), token_ids=ids, gold=str(row["answer"]), text=row["problem"]))
     if not prompts:
-        raise InputError(f"{file} holds no problems; make it again: {run.command('preprocess')}")
+        raise InputError(f"{file} holds no problems. Make it again: {run.command('preprocess')}")
     return prompts
 
 
@@ -64,15 +64,15 @@ def read_pass_rates(run: StageRun, prompts: list[Prompt]) -> list[float]:
     folder = run.root / "rollout"
     path, again = folder / "pass_rates.jsonl", f"Measure them: {run.command('rollout')}"
     if not path.exists() or not (folder / "plan.json").exists():
-        raise InputError(f"rl.min_pass_rate and rl.max_pass_rate need {path}, which is not there. {again}")
+        raise InputError(f"rl.min_pass_rate and rl.max_pass_rate need {path}, which does not exist. {again}")
     rates: dict[str, float] = {
         row["id"]: row["pass_rate"] for row in read_jsonl(path) if {"id", "pass_rate"} <= row.keys()
     }
     missing = [prompt.id for prompt in prompts if prompt.id not in rates]
     if missing:
         raise InputError(
-            f"{path} has no pass rate for {len(missing)} of {len(prompts)} training prompts ({missing[0]!r} is one): it is of "
-            f"another data set, or of an evaluation set (rollout.offline_split). {again} force=true"
+            f"{path} has no pass rate for {len(missing)} of {len(prompts)} training prompts ({missing[0]!r} is one): it "
+            f"belongs to another data set, or to an evaluation set (rollout.offline_split). {again} force=true"
         )
     if read_json(folder / "plan.json").get("prompts") != prompts_digest(prompts):
         raise InputError(
@@ -83,11 +83,11 @@ def read_pass_rates(run: StageRun, prompts: list[Prompt]) -> list[float]:
 
 
 def load_eval_prompts(run: StageRun, tokenizer: Any, limit: int | None = None) -> dict[str, list[Prompt]]:
-    """Every evaluation set by name. Raises InputError where there is none."""
+    """Every evaluation set by name. Raises InputError if there are none."""
     files = sorted((run.root / "preprocess" / "eval").glob("*.jsonl"))
     if not files:
         raise InputError(
-            f"{run.root / 'preprocess' / 'eval'} holds no evaluation set; give one as data.eval_path.<name>=<file> and run "
+            f"{run.root / 'preprocess' / 'eval'} holds no evaluation set. Give one as data.eval_path.<name>=<file> and run "
             f"{run.command('preprocess')}"
         )
     return {file.stem: read_prompts(file, run, tokenizer, limit) for file in files}

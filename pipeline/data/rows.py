@@ -1,15 +1,20 @@
 """From a raw row to a problem, or to the reason why not."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.data import messages
 from pipeline.data.answers import RowError, as_text, from_solution, tidy
-from pipeline.data.sources import RawRow
+from pipeline.data.columns import ABSENT, cell, normal
+from pipeline.data.raw import RawRow
 from pipeline.data.text import canonical, clean, tokens
+from pipeline.data.wrappers import chat_marker, unwrapped
 from pipeline.settings import Columns
 
-ABSENT = object()
+CHOICES = frozenset({"choices", "options"})
+_CHOICE = re.compile(r"\(?[A-Ja-j0-9]\)?")
 
 
 @dataclass(slots=True)
@@ -28,6 +33,8 @@ class Problem:
     line: int
     derived: bool = False
     """The answer was taken from the solution."""
+    stripped: bool = False
+    """An answer-format instruction was removed from the problem."""
     key: str = field(default="", repr=False)
     """Canonical text: equal for two ways of typing one problem."""
 
@@ -36,50 +43,37 @@ class Problem:
 
     @property
     def place(self) -> dict[str, Any]:
-        """Where it stands, as records name it."""
+        """Its id and place, as records name them."""
         return {"id": self.id, "file": self.file, "line": self.line}
 
 
-def cell(row: dict[str, Any], names: str) -> Any:
-    """The first of the comma-separated columns that the row has; a dot reaches into it (`reward_model.ground_truth`,
-    `prompt.0.content`). ABSENT if none."""
-    for name in names.split(","):
-        value: Any = row
-        for part in [name.strip()] if name.strip() in row else name.strip().split("."):
-            if isinstance(value, dict) and part in value:
-                value = value[part]
-            elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
-                value = value[int(part)]
-            else:
-                value = ABSENT
-                break
-        if value is not ABSENT:
-            return value
-    return ABSENT
-
-
-def parse(raw: RawRow, source: str, columns: Columns, needs: str = "answer") -> Problem:
-    """The problem in `raw`; `needs` is `answer`, or `solution` for warm-up rows.
+def parse(raw: RawRow, source: str, columns: Columns, needs: str = "answer", strip: bool = True) -> Problem:
+    """The problem in `raw`; `needs` is `answer`, or `solution` for warm-up rows. With `strip`, known answer-format
+    instructions are removed from the problem.
 
     Raises RowError: the row is broken, or lacks its problem, or what is needed.
     """
     if raw.fault is not None:
-        raise RowError(raw.fault.partition(" (")[0], raw.fault)
-    row = raw.value
+        reason, _, detail = raw.fault.partition(" (")
+        raise RowError(reason, detail.removesuffix(")"))
+    row = {"messages": raw.value} if messages.is_chat(raw.value) else raw.value
     if not isinstance(row, dict):
-        raise RowError("not an object", f"a row is a JSON object, this is of type {type(row).__name__}")
-    problem = _required(row, columns.problem, "problem")
-    solution = _solution(row, columns.solution, needed=needs == "solution")
-    answer, before, fault = _answer(row, columns.answer)
+        raise RowError("not an object", f"a row is a JSON object, and this is of type {type(row).__name__}")
+    given, reply, gold = _problem(row, columns.problem)
+    solution = _solution(row, columns.solution, needed=needs == "solution" and reply is None) or reply
+    answer, before, fault = _answer(row, columns.answer, gold)
     solution = solution or before
     derived = False
     if answer is None and solution is not None and (found := from_solution(solution)) is not None:
         answer, derived = tidy(found)[0], True
     if answer is None and needs == "answer":
         raise RowError(fault.reason, fault.detail or ("and the solution states none" if solution else ""))
+    problem = clean(unwrapped(given)) if strip else given
+    _check_choices(row, problem, answer)
     name = cell(row, columns.id)
     name = str(name).strip() if isinstance(name, str | int) and not isinstance(name, bool) else ""
-    return Problem(name or None, problem, answer, solution, source, raw.file, raw.line, derived)
+    place = (source, raw.file, raw.line)
+    return Problem(name or None, problem, answer, solution, *place, derived, stripped=problem != given)
 
 
 def unique_ids(problems: list[Problem], taken: set[str]) -> None:
@@ -105,7 +99,7 @@ def _candidates(given: str | None, source: str, stem: str) -> Iterator[str]:
 
 
 def _solution(row: dict[str, Any], names: str, needed: bool) -> str | None:
-    """The worked solution. One of a type that cannot be used counts as missing: the problem is good without it."""
+    """The worked solution. One of an unusable type counts as missing, because the problem can be used without it."""
     value = cell(row, names)
     try:
         text = None if value is ABSENT else as_text(value, "the solution")
@@ -118,33 +112,64 @@ def _solution(row: dict[str, Any], names: str, needed: bool) -> str | None:
     return text or None
 
 
-def _answer(row: dict[str, Any], names: str) -> tuple[str | None, str | None, RowError]:
-    """(answer, the solution that it holds too, what to say where there is none)."""
+def _answer(row: dict[str, Any], names: str, gold: Any) -> tuple[str | None, str | None, RowError]:
+    """(answer, the solution that it also holds, the reason if there is no answer); `gold` is that of a chat's own reply."""
     value = cell(row, names)
+    if value is ABSENT and gold is not None:
+        value = gold
     if value is ABSENT:
         return None, None, RowError("no answer", _columns_of(row, names))
     text = as_text(value, "the answer")
     try:
         answer, before = tidy(text or "")
     except RowError as error:
-        if error.reason != "empty answer":
+        if error.reason not in ("empty answer", "placeholder answer"):
             raise
         return None, None, error
     return answer, before, RowError("empty answer")
 
 
-def _required(row: dict[str, Any], names: str, what: str) -> str:
-    value = cell(row, names)
+def _problem(row: dict[str, Any], names: str) -> tuple[str, str | None, Any]:
+    """(the problem, a chat's reply, the answer that the reply carries)."""
+    value = messages.from_text(cell(row, names))
+    reply: str | None = None
+    gold: Any = None
     if value is ABSENT:
-        raise RowError(f"no {what}", _columns_of(row, names))
+        raise RowError("no problem", _columns_of(row, names))
+    if messages.is_chat(value):
+        value, reply, gold = messages.read_chat(value)
+        reply = clean(reply) or None if reply else None
+    elif messages.is_parts(value):
+        value = messages.text_of(value)
     if value is not None and not isinstance(value, str):
-        raise RowError("wrong type", f"the {what} is of type {type(value).__name__}, wanted is text")
+        raise RowError(
+            "wrong type", f"the problem is of type {type(value).__name__}; text or a list of messages is wanted"
+        )
     text = clean(value or "")
     if not text:
-        raise RowError(f"empty {what}")
-    return text
+        raise RowError("empty problem")
+    marker = chat_marker(text)
+    if marker is not None:
+        raise RowError(
+            "rendered prompt", f"the problem holds {marker}, a chat template's marker; give the bare problem"
+        )
+    return text, reply, gold
+
+
+def _check_choices(row: dict[str, Any], problem: str, answer: str | None) -> None:
+    """Raises RowError where the answer is the number or letter of an option that the problem does not show."""
+    options = next(
+        (value for key, value in row.items() if isinstance(key, str) and normal(key) in CHOICES and value), None
+    )
+    if not isinstance(options, list) or len(options) < 2 or answer is None or not _CHOICE.fullmatch(answer):
+        return
+    texts = [option for option in options if isinstance(option, str)]
+    if texts and not all(option.strip() in problem for option in texts):
+        raise RowError(
+            "multiple choice", f"{answer} is one of {len(options)} options, which are not in the problem's text"
+        )
 
 
 def _columns_of(row: dict[str, Any], wanted: str) -> str:
     has = ", ".join(map(str, list(row)[:12])) or "none"
-    return f"no column {wanted.replace(',', ' or ')}; the row has {has}"
+    return f"looked for the columns {wanted.replace(',', ', ')}; the row has {has}"

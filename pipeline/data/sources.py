@@ -1,35 +1,24 @@
-"""Rows of the user's files: JSON lines, JSON arrays, parquet and Arrow, each also gzipped where that is text; streamed.
+"""Rows of the user's files, streamed: parquet, Arrow, and all forms of text.
 
-What a file is is told by its first bytes, not by its name. A line that is no row is yielded with what is wrong about it;
+The file type is detected from content, not from the name. A line that is not a row is yielded with what is wrong with it;
 only a file that cannot be read at all is an error.
 """
 
-import gzip
-import json
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from lzma import LZMAError
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from pipeline.common.errors import InputError
+from pipeline.data.columns import known_names
 from pipeline.data.folders import files_of
+from pipeline.data.raw import RawRow
+from pipeline.data.text_files import text_rows
+from pipeline.settings import Data
 
-LONGEST_LINE = 64 << 20
-"""A longer line is no row but a file of another kind; reading it on would fill the memory."""
 BATCH = 1024
 """Rows of a columnar file that are in memory at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class RawRow:
-    """One row as it stands in its file."""
-
-    file: str
-    line: int
-    """Line of a text file, row of a columnar one or of a JSON array; from 1."""
-    value: Any
-    fault: str | None = None
-    """Why `value` is no row (and then holds the beginning of the text)."""
 
 
 class Source:
@@ -38,8 +27,10 @@ class Source:
     Raises InputError where there is nothing, or it cannot be read.
     """
 
-    def __init__(self, path: str, split: str) -> None:
-        self.path = path
+    def __init__(self, path: str, split: str, data: Data | None = None) -> None:
+        self.path, self.split = path, split
+        data = data or Data()
+        self._encoding, self._known = data.encoding, known_names(data.columns)
         self.files = files_of(Path(path), split)
         self.size = sum(file.stat().st_size for file in self.files)
         """Bytes in all."""
@@ -51,11 +42,11 @@ class Source:
         for file in self.files:
             try:
                 yield from self._rows(file, before)
-            except (OSError, EOFError, ValueError) as error:  # pyarrow's errors are among these
+            except (OSError, EOFError, ValueError, LZMAError, zlib.error) as error:  # pyarrow's errors are among these
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise InputError(
-                    f"{file} cannot be read ({reason}). Give JSON lines, parquet or a Hugging Face dataset folder; if it is "
-                    "one, it may be incomplete: copy it again"
+                    f"{file} cannot be read ({reason}). It may be incomplete: copy it again. Otherwise give JSON lines, CSV, "
+                    "parquet or a Hugging Face dataset folder"
                 ) from error
             before += file.stat().st_size
             self.position = before
@@ -68,9 +59,12 @@ class Source:
         elif head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
             yield from self._arrow(file, head.startswith(b"ARROW1"), before)
         elif file.suffix in (".parquet", ".arrow"):
-            raise ValueError(f"named {file.suffix}, and does not begin as such a file does")
+            raise ValueError(f"its name ends in {file.suffix}, and its content is something else")
         else:
-            yield from self._text(file, head.startswith(b"\x1f\x8b"), before)
+            yield from text_rows(file, self._encoding, self._known, self.split, lambda at: self._reach(before + at))
+
+    def _reach(self, position: int) -> None:
+        self.position = position
 
     def _parquet(self, file: Path, before: int) -> Iterator[RawRow]:
         import pyarrow.parquet as pq
@@ -99,46 +93,3 @@ class Source:
                         line += 1
                         yield RawRow(str(file), line, value)
                 self.position = before + opened.tell()
-
-    def _text(self, file: Path, zipped: bool, before: int) -> Iterator[RawRow]:
-        with open(file, "rb") as raw, gzip.open(raw) if zipped else raw as binary:
-            opened = cast(IO[bytes], binary)
-            if _starts_with(opened, b"["):
-                rows = _array(opened)
-                if rows is not None:
-                    yield from (RawRow(str(file), number, value) for number, value in enumerate(rows, 1))
-                    return
-            opened.seek(0)
-            number = 0
-            while line := opened.readline(LONGEST_LINE + 1):
-                number += 1
-                self.position = before + raw.tell()
-                if len(line) > LONGEST_LINE:
-                    raise ValueError(f"line {number} has more than {LONGEST_LINE >> 20} MiB")
-                if line.strip():
-                    yield _parse(str(file), number, line)
-
-
-def _starts_with(opened: IO[bytes], sign: bytes) -> bool:
-    return opened.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(sign)
-
-
-def _array(opened: IO[bytes]) -> list[Any] | None:
-    """The rows of a file that is one JSON array; None where it is not."""
-    opened.seek(0)
-    try:
-        rows = json.loads(opened.read().decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return None
-    return rows if all(isinstance(row, dict) for row in rows) else None
-
-
-def _parse(file: str, number: int, line: bytes) -> RawRow:
-    try:
-        text = line.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        return RawRow(file, number, line[:200].decode("utf-8", "replace"), f"not UTF-8 ({error.reason})")
-    try:
-        return RawRow(file, number, json.loads(text))
-    except (ValueError, RecursionError) as error:
-        return RawRow(file, number, text[:200].rstrip("\n"), f"not JSON ({error})")

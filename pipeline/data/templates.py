@@ -8,28 +8,42 @@ from pipeline.settings import Data
 
 
 def template_of(data: Data, tokenizer: Any) -> str:
-    """`plain`, `chat` or `bare`: what `auto` comes to for this tokenizer.
+    """`plain`, `chat` or `bare`: what `auto` means for this tokenizer.
 
-    Raises UsageError where `chat` is asked for and the tokenizer has no chat template.
+    Raises UsageError where `chat` is set and the tokenizer has no chat template, or `bare` with a system prompt.
     """
     has_chat = bool(getattr(tokenizer, "chat_template", None))
     if data.template == "chat" and not has_chat:
-        raise UsageError("data.template=chat, but the tokenizer has no chat template; take data.template=plain")
-    if data.template == "auto":
-        return "chat" if has_chat else "plain"
-    return data.template
+        raise UsageError("data.template=chat, but the tokenizer has no chat template. Set data.template=plain")
+    template = ("chat" if has_chat else "plain") if data.template == "auto" else data.template
+    if template == "bare" and data.system_prompt:
+        raise UsageError(
+            "data.system_prompt is set, and data.template=bare shows the problem alone. Set data.template=plain"
+        )
+    return template
 
 
 def render(problem: str, data: Data, tokenizer: Any) -> str:
-    """The prompt as text, up to where the response begins."""
+    """The prompt as text, up to where the response begins.
+
+    Raises UsageError where the tokenizer's chat template fails, or data.template cannot show data.system_prompt.
+    """
     template = template_of(data, tokenizer)
     if template == "bare":
         return problem
     question = f"{problem}\n{data.instruction}" if data.instruction else problem
     if template == "plain":
-        return f"Question: {question}\nAnswer:"
+        opening = f"{data.system_prompt}\n\n" if data.system_prompt else ""
+        return f"{opening}Question: {question}\nAnswer:"
     messages = [{"role": "user", "content": question}]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    if data.system_prompt:
+        messages.insert(0, {"role": "system", "content": data.system_prompt})
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program of the model's author, and may raise anything
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        remedy = " or remove data.system_prompt" if data.system_prompt else ""
+        raise UsageError(f"the tokenizer's chat template fails: {said}. Set data.template=plain{remedy}") from error
 
 
 def encode_prompt(problem: str, data: Data, tokenizer: Any) -> list[int]:
@@ -44,13 +58,13 @@ def encode_prompt(problem: str, data: Data, tokenizer: Any) -> list[int]:
     text = render(problem, data, tokenizer)
     if template_of(data, tokenizer) != "chat":
         return _opening(tokenizer) + _as_text(text, tokenizer)
-    if not any(special in problem for special in _special(tokenizer)):
+    if problem in text and not any(special in problem for special in _special(tokenizer)):
         return tokenizer.encode(text, add_special_tokens=False)
     mark = "\u241f"  # a symbol that no template and no problem has
     halves = render(mark, data, tokenizer).split(mark)
     if len(halves) != 2:
         raise UsageError(
-            f"the tokenizer's chat template shows a message {len(halves) - 1} times, so problems cannot be put into it; take "
+            f"the tokenizer's chat template shows a message {len(halves) - 1} times, so problems cannot be put into it. Set "
             "data.template=plain"
         )
     ids = tokenizer.encode(halves[0], add_special_tokens=False)

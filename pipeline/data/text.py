@@ -7,6 +7,11 @@ import re
 import unicodedata
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff\ufffe\uffff\ud800-\udfff]")
+_EATEN = re.compile(
+    r"\x0c(?=rac|lat|loor|orall)|\x08(?=oxed|inom|egin|eta|ar|igl?|m?od|ot|ullet|oldsymbol)|\t(?=imes|ext|heta|frac|riangle|au\b|an\b)|\r(?=ight|ho\b|angle|ceil|floor)"
+)
+"""The control characters that JSON makes of the first letters of LaTeX commands whose backslash was not doubled."""
+_EATEN_LETTER = {"\x0c": "\\f", "\x08": "\\b", "\t": "\\t", "\r": "\\r"}
 _LINE_SPACE = re.compile(r"[^\S\n]+")
 _LINE_END = re.compile(r" ?\n ?")
 _BLANK_LINES = re.compile(r"\n{3,}")
@@ -52,7 +57,11 @@ _OPERATORS = frozenset(
 
 
 def clean(text: str) -> str:
-    """Unicode NFC; control and zero-width characters gone; line ends `\\n`; runs of spaces one; at most one empty line."""
+    """Unicode NFC; no control or zero-width characters; line ends `\\n`; single spaces; at most one empty line.
+
+    LaTeX whose backslash JSON read as an escape (`"\\frac"` with one backslash is a form feed and `rac`) is restored.
+    """
+    text = _EATEN.sub(lambda match: _EATEN_LETTER[match[0]], text)
     text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     text = unicodedata.normalize("NFC", text)  # last of the two: a control character can keep an accent from its letter
     text = _LINE_END.sub("\n", _LINE_SPACE.sub(" ", text))
@@ -60,7 +69,7 @@ def clean(text: str) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """Words, numbers, LaTeX commands and symbols in the order in which they stand, spelled alike.
+    """Words, numbers, LaTeX commands and symbols in their order, in one spelling.
 
     Dollar signs, spacing commands, braces around one sign and the punctuation of prose are left out. Capitals at a word's
     start are made small where others follow; `A` and `a`, or `AB` and `ab`, remain different names.
@@ -91,7 +100,7 @@ def canonical(tokens: list[str]) -> str:
 def quantities(tokens: list[str]) -> tuple[str, ...]:
     """The numbers (also as words) in their order, and the operators and one-letter names, sorted.
 
-    Where these differ, two problems are different problems, however alike their words.
+    Where these differ, two problems are different, even if their words are the same.
     """
     numbers = [_NUMBER_WORDS.get(token, token) for token in tokens if _is_number(token)]
     return (*numbers, *sorted(token for token in tokens if _is_sign(token)))

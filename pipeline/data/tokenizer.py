@@ -21,12 +21,12 @@ WORD_PIECES = ["\\boxed{", "\n"]
 
 
 def load(folder: Path | str) -> Any:
-    """The tokenizer in `folder`, by transformers. Raises InputError where there is none or it cannot be read."""
+    """The tokenizer in `folder`, by transformers. Raises InputError if there is none or it cannot be read."""
     from transformers import AutoTokenizer
 
     if not Path(folder).is_dir():
         raise InputError(
-            f"{folder}: no such folder; a tokenizer is made by the preprocess stage, or comes with model.path"
+            f"{folder}: there is no such folder. The preprocess stage makes a tokenizer, or model.path has one"
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
@@ -53,7 +53,7 @@ def prepare(settings: Settings, texts: Iterable[str], folder: Path) -> Any:
         name = settings.model.published_as or "a Hugging Face model"
         raise UsageError(
             f"model.path is not set: download {name} and give its folder as model.path=..., "
-            "or take data.tokenizer=sentencepiece to train a tokenizer"
+            "or set data.tokenizer=sentencepiece to train a tokenizer"
         )
     source = Path(settings.model.path)
     tokenizer = load(source)
@@ -76,7 +76,7 @@ def train(texts: Iterable[str], folder: Path, largest: int) -> None:
 def train_words(texts: Iterable[str], folder: Path, largest: int) -> None:
     """Train SentencePiece on texts of any kind and write it to `folder` in both forms. At most `largest` pieces.
 
-    Byte pairs over words, every digit a piece of its own so that numbers are spelled alike wherever they stand, and bytes
+    Byte pairs over words, every digit one piece, so that a number is spelled the same everywhere, and bytes
     for characters that are too rare for a piece: no text has unknown tokens.
     """
     lines = (line for text in texts for line in text.split("\n") if line)

@@ -1,33 +1,18 @@
 """Hugging Face model folders: made with random weights for a preset that has none, and checked where the user brings one."""
 
 import json
+import math
 import shutil
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import InputError, UsageError
-from pipeline.models.tensors import TensorFolder
+from pipeline.models.tensors import TensorFolder, readable
 from pipeline.settings import Model
+from pipeline.settings.config_json import CLASSES, key_of, read_config, shape_of
+from pipeline.settings.published import EMBEDDING, HEAD, tensor_shapes
 from pipeline.stage import StageRun
-
-CLASSES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama", "qwen3_moe": "Qwen3Moe"}
-MODEL_TYPES = {family: family for family in CLASSES}
-CHECKED = {
-    "num_hidden_layers": "num_layers",
-    "hidden_size": "hidden_size",
-    "intermediate_size": "ffn_hidden_size",
-    "num_attention_heads": "num_attention_heads",
-    "num_key_value_heads": "num_query_groups",
-    "head_dim": "head_dim",
-    "rms_norm_eps": "norm_eps",
-    "tie_word_embeddings": "tie_word_embeddings",
-    "num_experts": "experts.count",
-    "num_experts_per_tok": "experts.per_token",
-    "moe_intermediate_size": "experts.ffn_hidden_size",
-    "norm_topk_prob": "experts.normalize_top_k",
-}
-"""config.json's key -> ours: what must agree between a user's folder and the preset."""
 
 
 def config_of(model: Model, vocab_size: int | None = None, special: dict[str, int] | None = None) -> Any:
@@ -81,44 +66,94 @@ def special_tokens(tokenizer: Any) -> dict[str, int]:
 
 
 def check_folder(folder: Path, model: Model) -> None:
-    """Raises InputError where `folder` is no complete model of the preset's architecture and shape, saying what differs."""
-    config = folder / "config.json"
-    if not folder.is_dir():
-        raise InputError(f"model.path={folder}: no such folder")
-    if not config.is_file():
-        raise InputError(f"model.path={folder} has no config.json; give the folder of a Hugging Face model")
-    try:
-        found = json.loads(config.read_text())
-    except ValueError as error:
-        raise InputError(f"{config} is not JSON ({error}); download the model again") from error
-    kind = found.get("model_type")
-    if kind != MODEL_TYPES[model.family]:
-        raise InputError(
-            f"{config} is of architecture {kind!r}, the preset's is {MODEL_TYPES[model.family]!r}; take the model= preset "
-            "that belongs to these weights"
+    """Raises InputError where `folder` is not a complete model that computes what the preset says, naming what differs.
+
+    A preset may allow a shorter context than the folder, and the embedding's size is the folder's own.
+    """
+    config, where = read_config(folder), str(folder / "config.json")
+    found = _flat(shape_of(config, where, model.ignore_keys))
+    for ours, value in found.items():
+        want, theirs = attrgetter(ours)(model), key_of(ours, value, config)
+        if (
+            ours == "vocab_size"
+            or _agree(ours, value, want)
+            or (ours.startswith("experts.") and not model.experts.count)
+        ):
+            continue
+        said = f"{theirs} is {value}"
+        if theirs == "model_type":
+            said = f"model_type is {config['model_type']!r}, which means model.{ours}={_text(value)}"
+        remedy = (
+            f"Use the model= preset that belongs to these weights, or model={folder}, which derives it from config.json"
         )
-    moe = model.experts.count > 0
-    said = [(theirs, found.get(theirs), ours) for theirs, ours in CHECKED.items() if moe or "experts" not in ours]
-    for theirs, value, ours in [*said, *_rope_of(found)]:
-        want = attrgetter(ours)(model)
-        if value is not None and value != want:
-            raise InputError(
-                f"{config}: {theirs} is {value}, the preset says model.{ours}={want}; take the model= preset that belongs to "
-                f"these weights, or set model.{ours}={value} if you know that it is right"
-            )
-    check_tensors(folder, model, int(found.get("vocab_size", model.vocab_size)))
-
-
-def check_tensors(folder: Path, model: Model, vocab_size: int) -> None:
-    """Raises InputError where weights are missing, a file is truncated, or the embedding is not of the stated size."""
-    tensors = TensorFolder(folder)
-    tensors.check()
-    embedding = "model.embed_tokens.weight"
-    want = (vocab_size, model.hidden_size)
-    if embedding in tensors.names() and tensors.shape(embedding) != want:
+        if ours == "max_position_embeddings":
+            remedy = f"Set model.{ours}={value}; longer sequences would be computed differently"
+        raise InputError(f"{where}: {said}, and the preset says model.{ours}={_text(want)}. {remedy}")
+    if model.experts.count and "experts.count" not in found:
         raise InputError(
-            f"{folder}: {embedding} has shape {tensors.shape(embedding)}, and its config.json means {want}: weights and "
-            "config.json belong to different models; download the model again"
+            f"{where}: the model has no experts, and the preset says model.experts.count={model.experts.count}"
+        )
+    check_tensors(folder, model.model_copy(update={"vocab_size": found["vocab_size"]}))
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted key."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
+
+
+def _agree(ours: str, found: Any, wanted: Any) -> bool:
+    if ours == "max_position_embeddings":
+        return wanted <= found
+    if isinstance(found, float):  # a file may hold fp32's nearest number to 1e-5
+        return math.isclose(found, wanted, rel_tol=1e-6)
+    return found == wanted
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def check_tensors(folder: Path, model: Model) -> None:
+    """Raises InputError where the folder's tensors are not exactly those of `model`: one is missing, has another shape, or
+    has no place in the model, so that ignoring it would change the function. Reads headers only.
+
+    Two kinds of further tensors are known: the rotary frequencies, which follow from config.json, and a tied output layer
+    that equals the embedding.
+    """
+    tensors, wanted = TensorFolder(folder), tensor_shapes(model)
+    tensors.check()
+    names = set(tensors.names())
+    for name, shape in wanted.items():
+        if name not in names:
+            raise InputError(
+                f"{folder} has no tensor {name!r}, which its config.json implies; download the model again"
+            )
+        if tensors.shape(name) != shape:
+            raise InputError(
+                f"{folder}: {name} has shape {tensors.shape(name)}, and its config.json means {shape}: weights and config.json "
+                "belong to different models; download the model again"
+            )
+        if tensors.dtype(name) not in ("F32", "BF16", "F16", "F64"):
+            raise InputError(
+                f"{folder}: {name} is of type {tensors.dtype(name)}: the weights are quantized. Give the folder of "
+                "the original, unquantized weights"
+            )
+    for name in sorted(names - wanted.keys()):
+        if name.endswith(".rotary_emb.inv_freq"):
+            continue
+        if name == HEAD:
+            if tensors.read(HEAD).equal(tensors.read(EMBEDDING)):
+                continue
+            raise InputError(
+                f"{folder}: tie_word_embeddings is true, and {HEAD} differs from {EMBEDDING}. If the output layer is its own, "
+                "set tie_word_embeddings to false in config.json and model.tie_word_embeddings=false"
+            )
+        raise InputError(
+            f"{folder}: the tensor {name} has no place in the model that config.json describes ({model.family}, "
+            f"num_hidden_layers={model.num_layers}), and without it another function would be trained. Check config.json"
         )
 
 
@@ -128,24 +163,14 @@ def check_vocabulary(folder: Path, tokenizer: Any) -> None:
     if len(tokenizer) > size:
         raise InputError(
             f"the tokenizer has {len(tokenizer)} pieces, the model in {folder} only {size} embeddings: they do not belong "
-            "together; give both from one folder (model.path=...) and run stage=preprocess again"
+            "together. Give both from one folder (model.path=...) and run stage=preprocess again"
         )
-
-
-def _rope_of(config: dict[str, Any]) -> list[tuple[str, Any, str]]:
-    """(its key, its value, our key) of the rotary embedding, in the older (`rope_theta`) or the newer spelling."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    return [
-        ("rope_theta", rope.get("rope_theta", config.get("rope_theta")), "rope.theta"),
-        ("rope_type", "none" if kind == "default" else kind, "rope.scaling"),
-    ]
 
 
 def start_folder(run: StageRun) -> Path:
     """The model that RL starts from: the warm-up's result, or the base itself where `sft.enabled` is off.
 
-    A base of the user's is used where it lies, never copied. A preset without weights gets a folder of random ones.
+    A base of the user's is used in place, never copied. A preset without weights gets a folder of random ones.
 
     Raises InputError where the warm-up has not run, or the user's folder is not what the preset says.
     """
@@ -153,7 +178,8 @@ def start_folder(run: StageRun) -> Path:
     if settings.sft.enabled:
         folder = run.root / "sft" / "hf"
         if not (folder / "config.json").exists():
-            raise InputError(f"{folder} is not there; make it: {run.command('sft')}")
+            raise InputError(f"{folder} is missing. Make it: {run.command('sft')}")
+        check_folder(folder, settings.model)
         return folder
     return base_folder(run)
 
@@ -168,11 +194,11 @@ def base_folder(run: StageRun) -> Path:
         return folder
     if settings.data.tokenizer != "sentencepiece":
         raise UsageError(
-            f"model.path is not set: download {settings.model.published_as or 'the model'} and give its folder as "
+            f"model.path is not set: download {settings.model.published_as or 'the model'}, and give its folder as "
             "model.path=..."
         )
     folder = run.root / "base" / "hf"
-    if run.is_main:  # always anew: what lies there may be of another seed, shape or tokenizer
+    if run.is_main:  # always again: the old one may have another seed, shape or tokenizer
         write_random(run, folder)
     return folder
 
@@ -188,6 +214,7 @@ def write_random(run: StageRun, folder: Path) -> None:
     model = random_model(run.settings.model, len(tokenizer), special_tokens(tokenizer), run.settings.seed)
     model.save_pretrained(str(temporary))
     copy_tokenizer(source, temporary)
+    readable(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pipeline.common.errors import InputError
-from pipeline.common.files import write_json
+from pipeline.common.files import follow_umask, write_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -49,8 +49,8 @@ class TensorFolder:
         return list(self._files)
 
     def check(self) -> None:
-        """Open every file, which notices truncated ones. Raises InputError naming the first bad one, or a tensor that the
-        index promises and its file does not hold."""
+        """Open every file, which finds truncated ones. Raises InputError naming the first bad file, or a tensor that the
+        index lists and its file does not hold."""
         for file in sorted(set(self._files.values())):
             held = set(self._handle(file).keys())
             absent = [name for name, place in self._files.items() if place == file and name not in held]
@@ -60,15 +60,19 @@ class TensorFolder:
                 )
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, from its file's header. Raises KeyError when it is not there."""
+        """Shape of a tensor, from its file's header. Raises KeyError if it is missing."""
         return tuple(self._handle(self._files[name]).get_slice(name).get_shape())
 
+    def dtype(self, name: str) -> str:
+        """Data type of a tensor as safetensors calls it (`BF16`), from its file's header."""
+        return str(self._handle(self._files[name]).get_slice(name).get_dtype())
+
     def read(self, name: str) -> torch.Tensor:
-        """The whole tensor on the CPU. Raises InputError when it is not there."""
+        """The whole tensor on the CPU. Raises InputError if it is missing."""
         if name not in self._files:
             raise InputError(
-                f"{self.folder} has no tensor {name!r}: its architecture is not the preset's. Take the model= preset that "
-                "this folder belongs to"
+                f"{self.folder} has no tensor {name!r}: its architecture is not the preset's. Use the model= preset that "
+                "belongs to this folder"
             )
         return self._handle(self._files[name]).get_tensor(name)  # type: ignore[attr-defined]
 
@@ -81,12 +85,19 @@ class TensorFolder:
         return self._open[file]
 
 
+def readable(folder: Path) -> None:
+    """Let all files of `folder`, which transformers wrote, follow the umask."""
+    for file in folder.iterdir():
+        if file.is_file():
+            follow_umask(file)
+
+
 def write_folder(
     folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], sources: Path, shard_bytes: int = 4 << 30
 ) -> list[str]:
     """Write `tensors` to `folder` as safetensors, beside `sources`' config and tokenizer files; returns the file names.
 
-    Shards of `shard_bytes` each have their final names only when all are written. Raises OSError when the disk is full.
+    Shards of `shard_bytes` each have their final names only when all are written. Raises OSError if the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob("*.safetensors"), *folder.glob(".shard-*"), folder / INDEX):
@@ -102,6 +113,7 @@ def write_folder(
         nonlocal pending, size
         path = folder / f".shard-{len(written):05d}"
         save_file(pending, path, metadata={"format": "pt"})
+        follow_umask(path)  # safetensors makes files that only their owner can read
         written.append((path, list(pending)))
         pending, size = {}, 0
 

@@ -4,9 +4,10 @@
     eps_low, eps_high    = clip_bounds(advantages, variance, lengths, algo)     # once for the whole rollout batch
     loss, metrics        = policy_loss(PolicyLossInputs(...), algo)             # every micro-batch
 
-A trainer whose log-probs come chunk by chunk calls `prepared = prepare(inputs, algo)` with `logp=None`, and then
-`policy_loss(prepared.tokens(logp, entropy, where), algo, metrics=False)` for each chunk if `losses.of(algo).separable`
-(for the whole otherwise). Every loss is `sum_t weight_t * token_loss_t`, so the chunks add up. See docs/objective.md.
+A trainer that computes log-probs chunk by chunk calls `prepared = prepare(inputs, algo)` with `logp=None`. It then
+calls `policy_loss(prepared.tokens(logp, entropy, where), algo, metrics=False)` for each chunk, or once for all tokens
+if the loss is not separable (`losses.of(algo).separable`). Every loss is `sum_t weight_t * token_loss_t`, so the chunks
+add up. See docs/objective.md.
 """
 
 from pipeline.objectives import losses

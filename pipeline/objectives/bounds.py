@@ -1,7 +1,7 @@
-"""Elastic clip bounds: how far one response's token ratios may move, from its advantage and its group's variance.
+"""Elastic clip bounds: how far a response's token ratios may move, from its advantage and its group's variance.
 
-These functional forms are ours (docs/objective.md says what is known about the paper's), so each is a named entry of a
-table, and further ones are one line.
+The idea is from ETR (arXiv 2601.03723). The functional forms are ours: docs/objective.md says what is known about the
+paper's. Each form is a named entry of a table, so a further one is one line.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,11 @@ MACRO: dict[str, Callable[[Tensor], Tensor]] = {
     "std": lambda v: 2 * v.sqrt() - 1,
     "none": torch.zeros_like,
 }
-"""2 k(v) - 1 of the group's variance relative to the greatest possible one; 0 is no macro term."""
+"""2 k(v) - 1, where v is the group's variance divided by the greatest possible one. 0 means no macro term."""
 
 
 def bound_scale(advantages: Tensor, variance: Tensor, config: Any = None) -> Tensor:
-    """s_i, by which a response's clip bounds are stretched; 1 is the static region.
+    """Computes s_i, the factor on a response's clip bounds; 1 is the static region.
 
         micro_i = 1 + alpha * (h(|A_i|) - h(1))
         v_g     = clip(var_g / var_max, 0, 1)              var_max = ((r_max - r_min) / 2)^2
@@ -39,6 +39,9 @@ def bound_scale(advantages: Tensor, variance: Tensor, config: Any = None) -> Ten
 
     Returns:
         fp64, the shape of `advantages`. All ones for a loss whose region is static (grpo, dapo, dr_grpo).
+
+    Raises:
+        ValueError: the shape of `variance` fits neither groups nor responses.
     """
     config = as_config(config)
     magnitude = advantages.detach().double().abs()
@@ -53,47 +56,54 @@ def bound_scale(advantages: Tensor, variance: Tensor, config: Any = None) -> Ten
 
 
 def static_bounds(config: Any = None) -> tuple[float, float]:
-    """`(eps_low, eps_high)` of the algorithm before any elasticity: GSPO and CISPO have scales of their own."""
+    """Reads `(eps_low, eps_high)` of the algorithm before elasticity; GSPO and CISPO have settings of their own."""
     config = as_config(config)
     base = losses.of(config).base_bounds
     return float(getattr(config, base[0])), float(getattr(config, base[1]))
 
 
 def elastic_bounds(advantages: Tensor, variance: Tensor, config: Any = None) -> tuple[Tensor, Tensor]:
-    """Clip bounds of every response.
+    """Computes the clip bounds of every response.
 
         eps_low_i  = min(eps_low * s_i, eps_low_max)       so that 1 - eps_low_i stays positive
         eps_high_i = eps_high * s_i
 
     With alpha = beta = 0, s_i is exactly 1 and these are GRPO's (or DAPO's) static bounds to the last bit.
 
-    Args: as `bound_scale`; also `eps_low eps_high eps_low_max` (for gspo and cispo, theirs) of `config`.
+    Args: as `bound_scale`; also `eps_low eps_high eps_low_max` of `config` (gspo and cispo: their own eps settings).
 
     Returns:
-        `(eps_low, eps_high)`, each of the shape and floating dtype of `advantages`. For `grpo_matched`, these are the
-        bounds of the ETR that it is matched to; `clip_bounds` takes their mean.
+        `(eps_low, eps_high)`, each of the shape and floating dtype of `advantages`. For `grpo_matched` these are the
+        bounds of the ETR that it is matched to; `clip_bounds` averages them.
+
+    Raises:
+        ValueError: as `bound_scale`.
     """
     config = as_config(config)
     low, high = static_bounds(config)
     scale = bound_scale(advantages, variance, config)
     dtype = advantages.dtype if advantages.is_floating_point() else torch.float32
-    # A static eps_low is never lowered: whoever sets 0.95 without elasticity gets GRPO with 0.95.
+    # The limit never lowers a static eps_low: eps_low=0.95 without elasticity is GRPO with 0.95.
     limit = max(config.eps_low_max, low)
     return (low * scale).clamp(max=limit).to(dtype), (high * scale).to(dtype)
 
 
 def clip_bounds(advantages: Tensor, variance: Tensor, lengths: Tensor, config: Any = None) -> tuple[Tensor, Tensor]:
-    """The bounds that the configured algorithm trains with: what a loop calls, once for a whole rollout batch.
+    """Computes the bounds that the configured algorithm trains with. A loop calls it once for a whole rollout batch.
 
-    Those of `elastic_bounds`, but for `grpo_matched` one static pair: their mean over the response tokens of groups
-    with variance, so that the control has the same average region and differs in elasticity alone.
+    They are those of `elastic_bounds`, except for `grpo_matched`, which gets one static pair: the mean over the
+    response tokens of groups with variance. The control then has the same average region and differs in elasticity
+    alone.
 
     Args:
         advantages, variance, config: as `elastic_bounds`.
-        lengths: response tokens of each response, the shape of `advantages`; all of the batch, over all ranks.
+        lengths: response tokens of each response, the shape of `advantages`, for the whole batch over all ranks.
 
     Returns:
         `(eps_low, eps_high)`, the shape and dtype of `advantages`.
+
+    Raises:
+        ValueError: as `bound_scale`.
     """
     config = as_config(config)
     low, high = elastic_bounds(advantages, variance, config)
@@ -105,22 +115,22 @@ def clip_bounds(advantages: Tensor, variance: Tensor, lengths: Tensor, config: A
 
 
 def matched(eps: Tensor, tokens: Tensor) -> Tensor:
-    """`eps` replaced everywhere by its mean with weights `tokens` (same shape); unchanged where all weights are 0."""
+    """Replaces `eps` by its mean with weights `tokens` (same shape); returns it unchanged if all weights are 0."""
     total = tokens.double().sum()
     mean = (eps.double() * tokens).sum() / total.clamp(min=1)
     return torch.where(total > 0, mean, eps.double()).to(eps.dtype)
 
 
 def _per_sample(variance: Tensor, advantages: Tensor) -> Tensor:
-    """`variance`, given by group or by sample, in the shape of `advantages`."""
+    """Expands `variance`, given by group or by response, to the shape of `advantages`."""
     if variance.dim() == advantages.dim() - 1:
         variance = variance[..., None]
     if variance.dim() != advantages.dim() or any(
         have not in (1, want) for have, want in zip(variance.shape, advantages.shape, strict=True)
     ):
         raise ValueError(
-            f"variance {list(variance.shape)} fits no group of advantages {list(advantages.shape)}: give one a prompt "
-            "or one a response"
+            f"variance {list(variance.shape)} does not fit advantages {list(advantages.shape)}: give one number per "
+            "prompt or one per response"
         )
     return variance.expand(advantages.shape)
 

@@ -1,4 +1,4 @@
-"""What every function here takes as `config`: the `algo` section, or anything that looks like part of it."""
+"""The `config` argument of every function here: the `algo` section, or an object with some of its fields."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -10,10 +10,10 @@ _DEFAULTS = Algo()
 
 
 def as_config(config: Any = None) -> Any:
-    """`config` with every field of `pipeline.settings.Algo`.
+    """Completes `config` to every field of `pipeline.settings.Algo`.
 
-    An Algo is returned as it is; a mapping is checked like one (unknown keys are errors); of any other object, missing
-    attributes take Algo's defaults; None is all defaults.
+    An Algo is returned unchanged. A mapping becomes an Algo, so unknown keys are errors (pydantic's ValidationError, a
+    ValueError). Any other object gets Algo's defaults for the attributes that it lacks. None means all defaults.
     """
     if config is None:
         return _DEFAULTS

@@ -1,4 +1,4 @@
-"""From inputs to tokens: brings a micro-batch to one shape and dtype, before and after its log-probs are known."""
+"""From inputs to tokens: converts a micro-batch to one shape and dtype, before and after its log-probs are known."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,47 +16,61 @@ from pipeline.objectives.terms import importance_cap, importance_weight
 from pipeline.objectives.tokens import LOG_RATIO_LIMIT, Tokens
 
 Where = slice | Tensor
-"""Picks some tokens of `[T]`: a slice, or a long tensor of indices."""
+"""Selects some tokens of `[T]`: a slice, or an int64 tensor of indices."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedTokens:
-    """The tokens of a micro-batch before the model has run: everything but log-probs and entropies.
+    """The tokens of a micro-batch before the forward: everything except log-probs and entropies.
 
-    Fields as in `Tokens`, all of one shape, fp64. `tokens` adds the model's part, for all of them or chunk by chunk.
+    Fields as in `Tokens`, all of one shape, fp64. `tokens` adds the model's outputs, for all tokens or chunk by chunk.
     """
 
     config: Any
     mask: Tensor
     usable: Tensor
-    """Response tokens whose numbers here are all finite."""
+    """bool: response tokens whose numbers here are all finite."""
     weight: Tensor
-    old_logp: Tensor
+    old_logp: Tensor | None
+    """None: the policy itself, so that every ratio is 1."""
     advantages: Tensor
     eps_low: Tensor
     eps_high: Tensor
     ref_logp: Tensor | None
     importance: Tensor | None
     gap: Tensor | None
+    rollout_logp: Tensor | None
+    """Kept if `old_logp` is None: gap and importance weight are then known after the forward only."""
     pass_rate: Tensor | None
     sequence: Sequences | None
 
     def tokens(self, logp: Tensor, entropy: Tensor | None = None, where: Where | None = None) -> Tokens:
-        """The tokens that `where` picks (all, by default) with their log-probs and entropies, of the picked shape.
+        """Adds log-probs and entropies to the tokens that `where` selects (all, by default).
 
-        Gradients flow into `logp` and `entropy`, and are exactly 0 at tokens that are masked or dropped.
+        `logp` and `entropy` have the selected shape and any floating dtype. Gradients flow into both, and are exactly 0
+        at tokens that are masked or dropped. A token whose `logp` is NaN or infinite is dropped, and so is one whose
+        `entropy` is, if `entropy_coef` is set.
+
+        Raises ValueError if `entropy_coef` is set and `entropy` is None.
         """
         part = self if where is None else self._part(where)
         logp = logp.double()
         finite = torch.isfinite(logp)
         if self.config.entropy_coef:
             if entropy is None:
-                raise ValueError("entropy_coef is set: PolicyLossInputs needs `entropy`")
+                raise ValueError(
+                    "entropy_coef is set and needs `entropy`: set PolicyLossInputs.entropy, or algo.entropy_coef=0"
+                )
             finite = finite & torch.isfinite(entropy)
+        gap, importance, old_logp = part.gap, part.importance, part.old_logp
+        if old_logp is None:
+            old_logp = logp.detach()
+            gap, importance = _compare(old_logp, part.rollout_logp, importance_cap(self.config))
+            finite = finite if importance is None else finite & ~importance.isnan()
         keep = part.usable & finite
         # torch.where, never a product with the mask: 0 * NaN is NaN, in the value and in the gradient.
         logp = torch.where(keep, logp, 0.0)
-        old_logp = torch.where(keep, part.old_logp, 0.0)
+        old_logp = torch.where(keep, old_logp, 0.0)
         if entropy is not None:
             entropy = entropy.double()
             entropy = torch.where(keep & torch.isfinite(entropy), entropy, 0.0)
@@ -71,46 +85,58 @@ class PreparedTokens:
             eps_low=part.eps_low,
             eps_high=part.eps_high,
             ref_logp=part.ref_logp,
-            importance=part.importance,
-            gap=part.gap,
+            importance=importance if importance is None else torch.where(keep, importance, 0.0),
+            gap=gap,
             entropy=entropy,
             pass_rate=part.pass_rate,
             sequence=part.sequence,
         )
 
     def _part(self, where: Where) -> "PreparedTokens":
-        """These tokens alone; they no longer know their sequences."""
+        """Selects tokens. The result has no sequences, since a selection may hold part of one."""
         tensors = {name: value[where] for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors, sequence=None)
 
 
 def prepare(inputs: PolicyLossInputs, config: Any = None) -> PreparedTokens:
-    """Bring everything but `logp` and `entropy` to one shape and dtype, work out the weights, and clean what is masked.
+    """Converts everything except `logp` and `entropy` to one shape and to fp64, and computes the tokens' weights.
 
-    For `grpo_matched` the bounds become their mean over the live tokens at hand; where they are that of the whole batch
-    already (`clip_bounds`), this changes nothing.
+    Entries outside the mask, and response tokens with a NaN or infinity, become 0. For `grpo_matched` the bounds become
+    their mean over the live tokens given here; bounds from `clip_bounds` are that mean already and do not change.
+
+    Args:
+        inputs: the tokens, [T] or [B, T], any floating dtype; `logp` and `entropy` may be None.
+        config: `pipeline.settings.Algo`, or anything that `as_config` accepts.
 
     Raises:
-        ValueError: shapes that do not fit, or something that the configured loss needs is missing.
+        ValueError: shapes do not fit, or something that the configured loss needs is missing.
+        UsageError: there is no such loss.
     """
     config = as_config(config)
-    old_logp = inputs.old_logp.detach().double()
-    mask = torch.ones_like(old_logp, dtype=torch.bool) if inputs.mask is None else inputs.mask.bool()
-    shape = old_logp.shape
+    first = next((name for name in ("old_logp", "logp", "mask") if getattr(inputs, name) is not None), None)
+    if first is None:
+        raise ValueError("without old_logp the tokens' shape is not known: set PolicyLossInputs.logp or mask")
+    like = getattr(inputs, first)
+    old_logp = None if inputs.old_logp is None else inputs.old_logp.detach().double()
+    mask = torch.ones_like(like, dtype=torch.bool) if inputs.mask is None else inputs.mask.bool()
+    shape = like.shape
     for name in ("logp", "mask", "ref_logp", "rollout_logp", "entropy", "sequence"):
         value = getattr(inputs, name)
         if value is not None and value.shape != shape:
-            raise ValueError(f"{name} is {list(value.shape)}, but old_logp {list(shape)}")
+            raise ValueError(f"{name} has shape {list(value.shape)}, but {first} has {list(shape)}; they must be equal")
     if len(shape) not in (1, 2):
-        raise ValueError(f"tokens lie in [T] or [B, T], not {list(shape)}")
+        raise ValueError(f"{first} must be [T] or [B, T], not {list(shape)}")
 
     def per_token(value: PerSample, name: str) -> Tensor:
-        if not isinstance(value, Tensor):  # in the dtype that a tensor of bounds has, so that both are the same number
-            dtype = torch.promote_types(inputs.old_logp.dtype, torch.float32)
-            value = torch.full((), value, dtype=dtype, device=old_logp.device)
-        return _per_token(value, name, old_logp, inputs.sequence)
+        if not isinstance(value, Tensor):
+            # In the dtype that a tensor of bounds has: 0.2 and a tensor of 0.2 must give the same loss to the bit.
+            dtype = torch.promote_types(like.dtype, torch.float32)
+            value = torch.full((), value, dtype=dtype, device=like.device)
+        return _per_token(value, name, like, inputs.sequence)
 
-    usable = mask & torch.isfinite(old_logp)
+    # A token is usable if every number that its loss reads is finite. Numbers that are only logged do not count: a NaN
+    # in ref_logp with kl_coef = 0 must not drop the token.
+    usable = mask if old_logp is None else mask & torch.isfinite(old_logp)
     advantages = per_token(inputs.advantages, "advantages")
     low, high = static_bounds(config)
     eps_low = per_token(low if inputs.eps_low is None else inputs.eps_low, "eps_low")
@@ -120,22 +146,25 @@ def prepare(inputs: PolicyLossInputs, config: Any = None) -> PreparedTokens:
     if ref_logp is not None and config.kl_coef:
         usable = usable & torch.isfinite(ref_logp)
     gap = importance = None
-    if inputs.rollout_logp is not None:
-        gap = old_logp - inputs.rollout_logp.detach().double()
     cap = importance_cap(config)
-    if cap is not None:
-        if gap is None:
-            raise ValueError("the importance weight is on: PolicyLossInputs needs `rollout_logp`")
-        usable = usable & ~gap.isnan()
-        importance = importance_weight(gap, cap)
+    if cap is not None and inputs.rollout_logp is None:
+        raise ValueError(
+            "the importance weight is on and needs `rollout_logp`: set PolicyLossInputs.rollout_logp, or "
+            "algo.is_weight=off"
+        )
+    if old_logp is not None:
+        gap, importance = _compare(old_logp, inputs.rollout_logp, cap)
+        usable = usable if importance is None else usable & ~importance.isnan()
 
     def clean(value: Tensor | None) -> Tensor | None:
         return None if value is None else torch.where(usable, value, 0.0)
 
+    # Sequences and weights count the mask, not `usable`: the global denominator is fixed before any token is dropped.
     sequences = _sequences(inputs, mask)
     advantages = torch.where(usable, advantages, 0.0)
     eps_low, eps_high = torch.where(usable, eps_low, 0.0), torch.where(usable, eps_high, 0.0)
     if losses.of(config).matched:
+        # After the cleaning, so that a dropped token (advantage 0 now) has no part in the mean.
         live = (advantages != 0).double()
         eps_low, eps_high = matched(eps_low, live), matched(eps_high, live)
     return PreparedTokens(
@@ -143,20 +172,33 @@ def prepare(inputs: PolicyLossInputs, config: Any = None) -> PreparedTokens:
         mask=mask,
         usable=usable,
         weight=token_weights(inputs, mask, sequences, config),
-        old_logp=torch.where(usable, old_logp, 0.0),
+        old_logp=clean(old_logp),
         advantages=advantages,
         eps_low=eps_low,
         eps_high=eps_high,
         ref_logp=clean(ref_logp),
         importance=clean(importance),
         gap=gap,
+        rollout_logp=inputs.rollout_logp if old_logp is None else None,
         pass_rate=None if inputs.pass_rate is None else per_token(inputs.pass_rate, "pass_rate"),
         sequence=sequences,
     )
 
 
+def _compare(old_logp: Tensor, rollout_logp: Tensor | None, cap: float | None) -> tuple[Tensor | None, Tensor | None]:
+    """Gap and importance weight (None if it is off).
+
+    The gap is never cleaned: its NaN and infinities are counted by the metrics. An infinite gap still has a weight (0 or
+    the cap); only a NaN has none.
+    """
+    if rollout_logp is None:
+        return None, None
+    gap = old_logp - rollout_logp.detach().double()
+    return gap, None if cap is None else importance_weight(gap, cap)
+
+
 def _per_token(value: Tensor, name: str, like: Tensor, sequence: Tensor | None) -> Tensor:
-    """`value` in the shape of `like`, fp64."""
+    """Expands `value` to the shape of `like`, in fp64."""
     value = value.detach().to(like.device, torch.float64)
     if value.shape == like.shape or value.dim() == 0:
         return value.expand(like.shape)
@@ -171,12 +213,13 @@ def _per_token(value: Tensor, name: str, like: Tensor, sequence: Tensor | None) 
         if column.shape == (like.shape[0], 1):
             return column.expand(like.shape)
     raise ValueError(
-        f"{name} is {list(value.shape)}, but tokens are {list(like.shape)}: give one number a token, or one a sequence "
-        "as [B] or [B, 1] beside rows [B, T], or as [N, 1] beside `sequence` ids"
+        f"{name} has shape {list(value.shape)}, but tokens have {list(like.shape)}: give one number per token, or one "
+        "per sequence as [B] or [B, 1] for rows [B, T], or as [N, 1] with `sequence` ids"
     )
 
 
 def _sequences(inputs: PolicyLossInputs, mask: Tensor) -> Sequences | None:
+    """Finds each token's sequence; None for packed tokens without ids."""
     ids = inputs.sequence
     if ids is None:
         if mask.dim() == 1:
@@ -184,10 +227,10 @@ def _sequences(inputs: PolicyLossInputs, mask: Tensor) -> Sequences | None:
         ids = torch.arange(mask.shape[0], device=mask.device)[:, None].expand(mask.shape)
         count = mask.shape[0]
         if inputs.lengths is not None and inputs.lengths.numel() != count:
-            raise ValueError(f"lengths has {inputs.lengths.numel()} entries for {count} rows")
+            raise ValueError(f"lengths has {inputs.lengths.numel()} entries for {count} rows; give one per row")
     elif inputs.lengths is not None:
-        count = max(inputs.lengths.numel(), 1)  # a micro-batch of padding alone still points at a sequence 0
-    else:  # waits for the device; a caller that minds gives `lengths`
+        count = max(inputs.lengths.numel(), 1)  # a micro-batch of padding alone still refers to sequence 0
+    else:  # synchronises with the device; pass `lengths` to avoid that
         count = int(ids.max()) + 1 if ids.numel() else 0
     lengths = None
     if inputs.lengths is not None:

@@ -1,4 +1,4 @@
-"""The terms beside the policy gradient: KL to a reference, and the importance weight of another engine's samples."""
+"""The other terms of the loss: KL to a reference, and the importance weight for samples of another engine."""
 
 import math
 from typing import Any
@@ -9,33 +9,48 @@ from torch import Tensor
 from pipeline.objectives.tokens import LOG_RATIO_LIMIT
 
 DEFAULT_CAP = 2.0
-"""C of the truncated importance weight where `is_cap` is not set."""
+"""C of the truncated importance weight if `is_cap` is not set."""
 
 
-def kl(logp: Tensor, ref_logp: Tensor, kind: str) -> Tensor:
-    """Estimates of KL(policy || reference) from the policy's own tokens (Schulman, "Approximating KL divergence").
+def kl(logp: Tensor, ref_logp: Tensor, kind: str, limit: float | None = None) -> Tensor:
+    """Estimates KL(policy || reference) from the policy's own tokens (Schulman, "Approximating KL divergence", 2020).
 
-    d  = clamp(logp - ref_logp, -20, 20)
-    k1 = d                       unbiased, may be negative
-    k2 = d^2 / 2                 biased, its gradient is the right one
-    k3 = exp(-d) + d - 1         unbiased, never negative
+        d  = clamp(logp - ref_logp, -20, 20)
+        k1 = d                       unbiased, may be negative
+        k2 = d^2 / 2                 biased, its gradient is the right one
+        k3 = exp(-d) + d - 1         unbiased, never negative
+
+    Args:
+        logp, ref_logp: one shape, any floating dtype, in nats. The gradient flows into `logp` alone if `ref_logp` is
+            detached, as `prepare` does.
+        kind: k1, k2 or k3.
+        limit: clamps each estimate to [-limit, limit]; beyond it the gradient is 0. None: no clamp, and k3 reaches
+            exp(20) - 21 = 4.9e8.
+
+    Returns:
+        One estimate a token, of the shape of `logp`.
+
+    Raises:
+        ValueError: an unknown `kind`.
     """
     d = torch.clamp(logp - ref_logp, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     if kind == "k1":
-        return d
-    if kind == "k2":
-        return d.square() / 2
-    if kind == "k3":
+        estimate = d
+    elif kind == "k2":
+        estimate = d.square() / 2
+    elif kind == "k3":
         # expm1 keeps the digits that exp(-d) - 1 loses near d = 0, where nearly all tokens are.
-        return torch.expm1(-d) + d
-    raise ValueError(f"kl must be k1, k2 or k3, not {kind!r}")
+        estimate = torch.expm1(-d) + d
+    else:
+        raise ValueError(f"kl must be k1, k2 or k3, not {kind!r}")
+    return estimate if limit is None else estimate.clamp(-limit, limit)
 
 
 def importance_cap(config: Any, sampled_elsewhere: bool = False) -> float | None:
-    """C of the truncated importance weight, or None where it is off.
+    """Returns C of the truncated importance weight, or None if the weight is off.
 
-    `sampled_elsewhere`: the tokens came from another engine than the actor, or from older weights; what
-    `is_weight=auto` waits for. A loop that knows it passes `config.model_copy(update={"is_weight": "on"})` on.
+    `sampled_elsewhere`: the tokens came from another engine than the actor, or from older weights. `is_weight=auto`
+    then turns the weight on. A loop that knows this passes `config.model_copy(update={"is_weight": "on"})` to the loss.
     """
     if config.is_weight == "off" or (config.is_weight == "auto" and config.is_cap is None and not sampled_elsewhere):
         return None
@@ -43,8 +58,10 @@ def importance_cap(config: Any, sampled_elsewhere: bool = False) -> float | None
 
 
 def importance_weight(gap: Tensor, cap: float) -> Tensor:
-    """min(exp(old_logp - rollout_logp), C) from `gap = old_logp - rollout_logp`; detached.
+    """Computes min(exp(gap), C) of `gap = old_logp - rollout_logp`, in its shape and dtype; detached.
 
-    A token that the engine gave no probability at all (gap +inf) weighs C.
+    This is truncated importance sampling (Ionides 2008). A token to which the engine gave probability 0 (gap +inf) gets
+    C.
     """
+    # The first clamp keeps exp from overflowing; the second makes the greatest weight exactly C.
     return gap.detach().clamp(max=math.log(cap)).exp().clamp(max=cap)

@@ -1,4 +1,4 @@
-"""Accuracy before and after training: headline figures, a table with intervals, and a chart of the same."""
+"""Accuracy before and after training: a table with intervals, and a chart of the same figures."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Axes of charts: which range, which ticks, and how numbers are written."""
+"""The axes of charts: range, ticks, and the format of numbers."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from pipeline.tracking.progress import shown
 Form = Literal["number", "share", "seconds"]
 """How values are written: as they are, as per cent, or as seconds."""
 FLAT = 1e-5
-"""Curves that vary by less than this share of their size are drawn flat: their ticks could not be told apart."""
+"""Curves that vary by less than this share of their size are drawn flat, because their ticks would read alike."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def fit(values: Iterable[float], log: bool = False, zero: bool = False, ticks: i
     if zero and low >= 0:
         low = 0.0
     if high - low <= FLAT * max(abs(low), abs(high)):
-        # As good as one value: room around it, upwards alone where the axis starts at 0.
+        # One value in effect: leave room around it, but only above it where the axis starts at 0.
         low, high = (
             (0.0, high or 1.0) if zero and low >= 0 else (low - (abs(low) / 10 or 1.0), high + (abs(high) / 10 or 1.0))
         )

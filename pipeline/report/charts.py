@@ -1,7 +1,7 @@
 """Charts as inline SVG: lines over training steps, stacked areas, and heatmaps of histograms.
 
-Colours and fonts are the page's (CSS variables), so that one file serves light and dark; `hover.js` reads the numbers
-from `data-chart` and shows those of the step under the pointer in the legend.
+Colours and fonts are CSS variables, so that one file serves light and dark mode; `hover.js` reads the numbers
+from `data-chart` and shows the values at the step under the pointer in the legend.
 """
 
 import json
@@ -15,9 +15,9 @@ WIDTH, HEIGHT = 560, 210
 LEFT, RIGHT, TOP, BOTTOM = 50, 10, 8, 24
 INNER_WIDTH, INNER_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 MOST_POINTS = 300
-"""Longer runs are drawn as means of neighbouring steps: more points than pixels show nothing more."""
+"""Longer runs are drawn as means of neighbouring steps, because more points than pixels add nothing."""
 SMOOTH_FROM = 40
-"""Lines of at least this many points are drawn faint, with their moving average on top, where asked for."""
+"""With `smooth`, curves of at least this many values are drawn faint, with their moving average on top."""
 
 Values = Sequence[float | None]
 
@@ -29,7 +29,6 @@ class Line:
     label: str
     values: Values
     color: int = 0
-    dashed: bool = False
 
 
 def line_chart(
@@ -59,12 +58,12 @@ def line_chart(
     if edges:
         body.append(_band(xs, edges[0], edges[1], x_axis, y_axis))
     for line, values in zip(lines, curves, strict=True):
-        style = f'stroke="var(--c{line.color})"' + (' stroke-dasharray="5 4"' if line.dashed else "")
-        if smooth and len(xs) >= SMOOTH_FROM:
+        style = f'stroke="var(--c{line.color})"'
+        if smooth and sum(value is not None for value in values) >= SMOOTH_FROM:
             body.append(_curve(xs, values, x_axis, y_axis, style, "raw"))
             values = averaged(values)
         body.append(_curve(xs, values, x_axis, y_axis, style))
-    legend = [(line.label, line.color, line.dashed) for line in lines]
+    legend = [(line.label, line.color) for line in lines]
     return _figure(xs, legend, curves, form, "".join(body))
 
 
@@ -83,7 +82,7 @@ def stacked_chart(steps: Sequence[float], lines: Sequence[Line], *, form: Form =
         points += reversed([_at(x, y, x_axis, y_axis) for x, y in zip(shape, lower, strict=True)])
         body.append(f'<path d="M{"L".join(points)}Z" fill="var(--c{line.color})" class="layer"/>')
         floor = top
-    return _figure(xs, [(line.label, line.color, False) for line in lines], filled, form, "".join(body))
+    return _figure(xs, [(line.label, line.color) for line in lines], filled, form, "".join(body))
 
 
 def heatmap(
@@ -94,7 +93,7 @@ def heatmap(
     Args:
         steps: [n].
         counts: [n][bins].
-        edges: [bins + 1]; bins are drawn equally high, whatever their width.
+        edges: [bins + 1]; all bins are drawn equally high.
         mean: [n], drawn as a curve over it.
     """
     bins = range(len(edges) - 1)
@@ -121,7 +120,7 @@ def heatmap(
     for i in range(0, count + 1, max(1, round(count / 5))):
         y = TOP + INNER_HEIGHT - i * height
         body.append(_label(LEFT - 6, y + 4, f"{edges[first + i]:.3g}", "end"))
-    body.append(_step_labels(xs, width))
+    body += [_label(LEFT - 6, HEIGHT - 6, "step", "end"), _step_labels(xs, width)]
     body.append(f'<rect x="{LEFT}" y="{TOP}" width="{INNER_WIDTH}" height="{INNER_HEIGHT}" class="box"/>')
     legend = ""
     if mean is not None:
@@ -133,14 +132,14 @@ def heatmap(
         ]
         if len(points) > 1:
             body.append(f'<path d="M{"L".join(points)}" class="curve" stroke="var(--c1)"/>')
-            legend = _legend([("mean", 1, False)], [line], "number")
+            legend = _legend([("mean", 1)], [line], "number")
     return f'{legend}<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(body)}</svg>'
 
 
 def thinned(
     steps: Sequence[float], columns: Sequence[Values], most: int = MOST_POINTS
 ) -> tuple[list[float], list[list[float | None]]]:
-    """At most `most` points: means over neighbouring steps, at the middle one; None where none of them has a value."""
+    """At most `most` points: means over neighbouring steps, at the middle one; None if all are missing."""
     size = -(-len(steps) // most)
     if size <= 1:
         return list(steps), [list(column) for column in columns]
@@ -150,8 +149,8 @@ def thinned(
 
 
 def averaged(values: Values, reach: float = 0.06) -> list[float | None]:
-    """Moving average, centred so that it does not lag behind: nearer steps weigh more, none farther off than `reach` of
-    the curve weighs anything. Gaps stay gaps."""
+    """Centred moving average with triangular weights, which reach `reach` of the curve's length to either side. Gaps stay
+    gaps."""
     width = max(2, round(reach * len(values)))
     smooth: list[float | None] = []
     for i, here in enumerate(values):
@@ -171,8 +170,8 @@ def _at(x: float, y: float, x_axis: Axis, y_axis: Axis) -> str:
 
 
 def _curve(xs: Sequence[float], values: Values, x_axis: Axis, y_axis: Axis, style: str, kind: str = "curve") -> str:
-    """A path that is broken at gaps; values that stand alone become dots. A curve that has a value at fewer than half
-    of the steps was measured now and then: its values are joined."""
+    """A path that is broken at gaps; single values become dots. A curve with values at fewer than half of the steps was
+    measured now and then: its values are dots, joined by a line."""
     runs: list[list[str]] = [[]]
     sparse = sum(value is not None for value in values) * 2 < len(values)
     for x, value in zip(xs, values, strict=True):
@@ -183,7 +182,9 @@ def _curve(xs: Sequence[float], values: Values, x_axis: Axis, y_axis: Axis, styl
     line = "".join(f"M{'L'.join(run)}" for run in runs if len(run) > 1)
     dots = "".join(f"M{point}h0" for run in runs for point in run if sparse or len(run) == 1)
     return "".join(
-        f'<path d="{path}" class="{name}" {style}/>' for path, name in ((line, kind), (dots, "dots")) if path
+        f'<path d="{path}" class="{name}" {style}/>'
+        for path, name in ((line, "joined" if sparse else kind), (dots, "dots"))
+        if path
     )
 
 
@@ -200,6 +201,7 @@ def _frame(x_axis: Axis, y_axis: Axis, form: Form) -> str:
         y = TOP + INNER_HEIGHT * (1 - y_axis.place(value))
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" class="grid"/>')
         parts.append(_label(LEFT - 6, y + 4, tick(value, y_axis, form), "end"))
+    parts.append(_label(LEFT - 6, HEIGHT - 6, "step", "end"))
     for value in x_axis.ticks:
         parts.append(_label(LEFT + INNER_WIDTH * x_axis.place(value), HEIGHT - 6, f"{value:.0f}", "middle"))
     return "".join(parts)
@@ -227,20 +229,19 @@ def _bin_place(value: float, edges: Sequence[float]) -> float:
     return -1.0
 
 
-def _legend(entries: Sequence[tuple[str, int, bool]], columns: Sequence[Values], form: Form) -> str:
+def _legend(entries: Sequence[tuple[str, int]], columns: Sequence[Values], form: Form) -> str:
     items = []
-    for (label, color, dashed), values in zip(entries, columns, strict=True):
+    for (label, color), values in zip(entries, columns, strict=True):
         last = next((value for value in reversed(values) if value is not None), None)
         figure = "–" if last is None else written(last, form)
-        mark = "dash" if dashed else "mark"
         items.append(
-            f'<span><i class="{mark}" style="--c:var(--c{color})"></i>{escape(label)} <b>{escape(figure)}</b></span>'
+            f'<span><i class="mark" style="--c:var(--c{color})"></i>{escape(label)} <b>{escape(figure)}</b></span>'
         )
     return f'<div class="legend">{"".join(items)}</div>'
 
 
 def _figure(
-    xs: Sequence[float], entries: Sequence[tuple[str, int, bool]], columns: Sequence[Values], form: Form, body: str
+    xs: Sequence[float], entries: Sequence[tuple[str, int]], columns: Sequence[Values], form: Form, body: str
 ) -> str:
     short = [[None if value is None else float(f"{value:.5g}") for value in column] for column in columns]
     data = escape(json.dumps({"x": list(xs), "y": short, "form": form}, separators=(",", ":")))

@@ -1,4 +1,4 @@
-"""The page: headline, accuracy, solutions, charts, cost, configuration and environment in one file."""
+"""The page: headline, accuracy, solutions, charts, cost, configuration and environment in one HTML file."""
 
 import base64
 import datetime
@@ -29,7 +29,7 @@ FACTS = (
 
 
 def render(data: RunData) -> str:
-    """The whole file as text; UTF-8 can hold all of it, whatever the run's files held."""
+    """The whole page as text that UTF-8 can encode, also where the run's files hold lone surrogates."""
     metrics = Metrics(data.metrics)
     parts = [_head(data), _missing(data), _tiles(data, metrics)]
     contents: list[tuple[str, str]] = []
@@ -62,12 +62,13 @@ def render(data: RunData) -> str:
     add("Set-up", _environment(data) + _text_block("config.yaml", data.config))
     links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title in contents)
     parts.insert(1, f"<nav>{links}</nav>")
-    return _document(data.name, "".join(parts))
+    return document(data.name, "".join(parts))
 
 
-def _document(title: str, body: str) -> str:
+def document(title: str, body: str) -> str:
+    """One HTML file that loads nothing: the page's style and script around `body`."""
     style, script = (HERE / "style.css").read_text("utf-8"), (HERE / "hover.js").read_text("utf-8")
-    # Nothing is ever loaded, and no script runs but ours: even text that escaped its escaping could do nothing.
+    # The page may load nothing and run no script but ours, should a text ever get past the escaping.
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"
     return (
@@ -103,7 +104,7 @@ def _missing(data: RunData) -> str:
 
 
 def _tiles(data: RunData, metrics: Metrics) -> str:
-    """Headline figures: accuracy of the first set, what answers look like, how long it took."""
+    """Headline figures: accuracy on the first set, shape of the answers, duration."""
     tiles = []
     for name in sets_of(data)[:1]:
         before, after = entry_of(data, "before", name), entry_of(data, "after", name)
@@ -119,7 +120,9 @@ def _tiles(data: RunData, metrics: Metrics) -> str:
     direct = [number(shape.get("direct_share")) for shape in shapes]
     tiles.append(
         _tile(
-            "direct answers", [None if v is None else written(v, "share") for v in direct], "nothing but the final box"
+            "direct answers",
+            [None if v is None else written(v, "share") for v in direct],
+            "only the final box, no steps",
         )
     )
     in_tokens = all("response_tokens" in shape for shape in shapes if shape)
@@ -133,7 +136,7 @@ def _tiles(data: RunData, metrics: Metrics) -> str:
 
 
 def _tile(label: str, values: list[str | None], note: str) -> str:
-    """`before → after`, or the one of them that is known; no tile for neither."""
+    """`before → after`, or the one that is known; empty if neither is."""
     old, new = values
     if old is None and new is None:
         return ""
@@ -146,7 +149,7 @@ def _tile(label: str, values: list[str | None], note: str) -> str:
 
 
 def _shape(data: RunData, when: str) -> dict[str, Any]:
-    """Length and directness of responses: as evaluate measured over all of them, else of the samples it kept."""
+    """Length and directness of the responses: measured by evaluate over all of them, or else over the kept samples."""
     shape: dict[str, Any] = shape_of(sampled(data.evaluation_samples.get(when, [])))
     for name in sets_of(data)[:1]:
         shape |= entry_of(data, when, name)
@@ -159,7 +162,7 @@ def _solutions(data: RunData) -> str:
     parts = (
         (
             "Before and after",
-            "held-out problems in the order of their file; none was chosen for what it shows",
+            "the first held-out problems of the file, not a selection",
             held_out,
         ),
         ("Early and late in training", note, training),
@@ -172,7 +175,7 @@ def _direct_chart(data: RunData) -> list[str]:
     if not steps:
         return []
     chart = line_chart(steps, [Line("only the final box", shares)], form="share", zero=True, smooth=True)
-    return [figure("Direct answers", "share of the sampled rollouts that are nothing but the final box", chart)]
+    return [figure("Direct answers", "share of the rollouts in samples.jsonl that hold only the final box", chart)]
 
 
 def _cost(data: RunData) -> str:

@@ -1,5 +1,6 @@
-"""Which metrics stand in which chart. Names are those of `pipeline.objectives.metrics`, the tracker and stages/rl.py; a
-metric that no panel knows gets a small chart of its own at the end."""
+"""Which metrics each chart shows. A metric that no panel names, such as a plug-in's, gets a small chart at the end of the
+page; `WITHOUT_PANEL` lists those that deliberately have none. tests/report/test_panels.py checks that every metric that
+the code writes is in one of the two, and that nothing here is a name that nobody writes."""
 
 from dataclasses import dataclass
 
@@ -12,9 +13,9 @@ class Panel:
 
     title: str
     note: str = ""
-    """One line below the title: what one sees."""
+    """One line below the title: what the numbers are."""
     lines: tuple[tuple[str, str], ...] = ()
-    """(metric or pattern with one `*`, label); a pattern's label is what the star stands for. `a+b` is a sum."""
+    """(metric or pattern with one `*`, label); a pattern's label is what the star matched. `a+b` is a sum."""
     form: Form = "number"
     log: bool = False
     """Logarithmic, where the values are positive and span more than a factor of 8."""
@@ -24,7 +25,7 @@ class Panel:
     band: tuple[str, str] | None = None
     """Metrics of the lower and upper edge of a shaded area."""
     histogram: str = ""
-    """A metric of the form {"edges", "counts"}: the panel is its heatmap, `lines[0]` the curve over it."""
+    """A metric of the form {"edges", "counts"}: the panel is its heatmap, with `lines[0]` as a curve on top."""
     stacked: bool = False
 
 
@@ -44,17 +45,25 @@ GROUPS = (
         (
             Panel(
                 title="Reward",
-                note="mean over the step's responses",
-                lines=(("reward/mean", "reward"), ("reward/accuracy", "accuracy"), ("reward/pass@1", "pass@1"),
-                       ("reward/pass@group", "any of the group right")),
+                note="means over the responses of the step",
+                lines=(
+                    ("reward/mean", "reward"),
+                    ("reward/pass@1", "right answers"),
+                    ("reward/pass@group", "groups with a right answer"),
+                ),
                 smooth=True,
             ),
-            Panel(title="Held-out accuracy", note="measured during training", lines=(("eval/*", ""),), form="share"),
             Panel(
-                title="Groups without a signal",
-                note="all responses right, or all wrong: their advantage is zero",
+                title="Held-out accuracy",
+                note="measured every rl.eval_every steps",
+                lines=(("eval/*", ""),),
+                form="share",
+            ),
+            Panel(
+                title="Groups without a learning signal",
+                note="all rewards equal, so every advantage is zero",
                 lines=(
-                    ("reward/zero_variance_groups", "all"),
+                    ("reward/zero_variance_groups", "all such groups"),
                     ("reward/all_right_groups", "all right"),
                     ("reward/all_wrong_groups", "all wrong"),
                 ),
@@ -63,7 +72,7 @@ GROUPS = (
             ),
             Panel(
                 title="Policy entropy",
-                note="nats a token",
+                note="nats per token",
                 lines=(("policy/entropy", "entropy"),),
                 zero=True,
                 smooth=True,
@@ -72,73 +81,77 @@ GROUPS = (
     ),
     Group(
         "Elastic trust region",
-        "Each response has a clip range of its own: wider where its advantage is large and its group's outcome open.",
+        "The clip range differs by response: it is wider where the advantage is large and the group's rewards differ.",
         (
             Panel(
-                title="Tokens cut by the region",
-                note="share of all response tokens",
-                lines=(("clip/low", "at the low bound"), ("clip/high", "at the high bound"), ("clip/dual", "dual clip")),
-                form="share",
-                zero=True,
-                smooth=True,
-            ),
-            Panel(
-                title="Against a static region",
-                note="what fixed bounds would have cut of the same tokens",
+                title="Clipped tokens",
+                note="share of the response tokens",
                 lines=(
-                    ("clip/low+clip/high", "as trained"),
-                    ("clip/static_low+clip/static_high", "static bounds"),
-                    ("clip/differs_from_static", "tokens on which they differ"),
+                    ("clip/low", "at the low bound"),
+                    ("clip/high", "at the high bound"),
+                    ("clip/dual", "by dual clip"),
                 ),
                 form="share",
                 zero=True,
                 smooth=True,
             ),
             Panel(
-                title="Cut at the low bound, by pass rate of the group",
+                title="Compared with static bounds",
+                note="share of the same tokens that fixed bounds would have clipped",
+                lines=(
+                    ("clip/low+clip/high", "as trained"),
+                    ("clip/static_low+clip/static_high", "static bounds"),
+                    ("clip/differs_from_static", "the two disagree"),
+                ),
+                form="share",
+                zero=True,
+                smooth=True,
+            ),
+            Panel(
+                title="Clipped at the low bound, by pass rate of the group",
                 lines=(("clip/low_pass_rate_*", ""),),
                 form="share",
                 zero=True,
                 smooth=True,
             ),
             Panel(
-                title="Cut at the high bound, by pass rate of the group",
+                title="Clipped at the high bound, by pass rate of the group",
                 lines=(("clip/high_pass_rate_*", ""),),
                 form="share",
                 zero=True,
                 smooth=True,
             ),
             Panel(
-                title="Elastic scale over training",
-                note="factor on both bounds; the darker, the more responses",
+                title="Distribution of the elastic scale",
+                note="factor on both bounds; a darker cell holds more responses",
                 histogram="hist/scale",
                 lines=(("bounds/scale_mean", "mean"),),
             ),
             Panel(
                 title="Elastic scale",
-                note="mean, and the range from smallest to largest",
+                note="mean, and the range from smallest to largest, over responses",
                 lines=(("bounds/scale_mean", "mean"),),
                 band=("bounds/scale_min", "bounds/scale_max"),
                 zero=True,
             ),
             Panel(
                 title="Low bound",
-                note="largest allowed fall of a token's probability ratio",
+                note="how far a token's probability ratio may fall below 1",
                 lines=(
-                    ("bounds/eps_low_mean", "mean of responses"),
-                    ("bounds/eps_low_token_mean", "mean of tokens"),
-                    ("bounds/eps_low_live_mean", "mean of live tokens"),
+                    ("bounds/eps_low_mean", "mean over responses"),
+                    ("bounds/eps_low_token_mean", "mean over tokens"),
+                    ("bounds/eps_low_live_mean", "mean over live tokens"),
                 ),
                 band=("bounds/eps_low_min", "bounds/eps_low_max"),
                 zero=True,
             ),
             Panel(
                 title="High bound",
-                note="largest allowed rise of a token's probability ratio",
+                note="how far a token's probability ratio may rise above 1",
                 lines=(
-                    ("bounds/eps_high_mean", "mean of responses"),
-                    ("bounds/eps_high_token_mean", "mean of tokens"),
-                    ("bounds/eps_high_live_mean", "mean of live tokens"),
+                    ("bounds/eps_high_mean", "mean over responses"),
+                    ("bounds/eps_high_token_mean", "mean over tokens"),
+                    ("bounds/eps_high_live_mean", "mean over live tokens"),
                 ),
                 band=("bounds/eps_high_min", "bounds/eps_high_max"),
                 zero=True,
@@ -157,7 +170,7 @@ GROUPS = (
         (
             Panel(
                 title="KL to the policy before the step",
-                note="nats a token; k3 is the low-variance estimate",
+                note="nats per token; k3 is the low-variance estimate",
                 lines=(
                     ("policy/kl_old_k3", "k3, mean"),
                     ("policy/kl_old_k3_median", "k3, median"),
@@ -166,12 +179,12 @@ GROUPS = (
             ),
             Panel(
                 title="KL to the policy before the step, k1",
-                note="nats a token; unbiased, noisy, may be negative",
+                note="nats per token; unbiased, noisy, may be negative",
                 lines=(("policy/kl_old_k1", "k1"),),
             ),
             Panel(
                 title="KL to the reference",
-                note="nats a token",
+                note="nats per token",
                 lines=(("policy/kl_ref_k3", "k3"), ("policy/kl_ref_k1", "k1")),
             ),
             Panel(
@@ -181,37 +194,69 @@ GROUPS = (
             ),
             Panel(
                 title="Extreme ratios",
-                note="single tokens can move far",
+                note="of single tokens",
                 lines=(("policy/ratio_max", "largest"), ("policy/ratio_min", "smallest")),
                 log=True,
             ),
             Panel(
                 title="Gap between engine and trainer",
-                note="|log-prob of the rollout engine − of the trainer|, same weights",
-                lines=(
-                    ("gap/max", "largest"),
-                    ("gap/mean", "mean"),
-                    ("gap/raw_max", "largest at temperature 1"),
-                    ("gap/raw_mean", "mean at temperature 1"),
-                ),
+                note="absolute difference of their log-probs of the sampled tokens",
+                lines=(("gap/max", "largest"), ("gap/mean", "mean")),
+                log=True,
+            ),
+            Panel(
+                title="Gap after the weight sync",
+                note="the same for a few sequences that both score with the new weights",
+                lines=(("gap/sync_max", "largest"), ("gap/sync_mean", "mean")),
                 log=True,
             ),
             Panel(
                 title="Gap as a factor",
-                note="mean exp|gap|; 1 is no gap",
+                note="mean of exp(gap); 1 is no gap",
                 lines=(
-                    ("gap/mean_exp", "mean exp"),
-                    ("gap/raw_mean_exp", "mean exp at temperature 1"),
-                    ("gap/is_weight", "importance weight"),
+                    ("gap/checked_mean_exp", "checked against rollout.gap_limit"),
+                    ("gap/mean_exp", "of the trained tokens"),
+                    ("gap/sync_mean_exp", "after the weight sync"),
                 ),
             ),
             Panel(
-                title="Gradient norm", note="before clipping", lines=(("optim/grad_norm", "norm"),), zero=True, smooth=True
+                title="Importance weight",
+                note="mean over tokens; corrects for sampling from another policy than the trainer's",
+                lines=(("gap/is_weight", "weight"),),
+            ),
+            Panel(
+                title="Gradient norm",
+                note="before clipping",
+                lines=(("optim/grad_norm", "norm"),),
+                zero=True,
+                smooth=True,
             ),
             Panel(title="Learning rate", lines=(("optim/lr", "rate"),), zero=True),
             Panel(title="Loss", lines=(("policy/loss", "loss"),), smooth=True),
-            Panel(title="Live tokens", note="tokens whose advantage is not zero", lines=(("policy/live_tokens", "live"),),
-                  form="share", zero=True),
+            Panel(
+                title="Live tokens",
+                note="share of tokens whose advantage is not zero",
+                lines=(("policy/live_tokens", "live"),),
+                form="share",
+                zero=True,
+            ),
+            Panel(
+                title="Skipped updates",
+                note="share of the step's optimizer steps; skipped where a gradient is not finite",
+                lines=(("optim/skipped", "skipped"),),
+                form="share",
+                zero=True,
+            ),
+            Panel(
+                title="Tokens with NaN, infinite or extreme log-probs",
+                note="number in the step",
+                lines=(
+                    ("policy/nonfinite_tokens", "left out of the loss"),
+                    ("policy/clamped_tokens", "log-ratio clamped"),
+                    ("gap/nonfinite_tokens", "left out of the gap"),
+                ),
+                zero=True,
+            ),
         ),
     ),
     Group(
@@ -232,20 +277,56 @@ GROUPS = (
                 zero=True,
             ),
             Panel(
-                title="Verifier: what went wrong",
-                note="answers since the stage was started",
+                title="Sampled groups",
+                note="groups to learn from, and the rounds of sampling that gave them",
+                lines=(("rollout/groups", "groups"), ("rollout/rounds", "rounds")),
+                zero=True,
+            ),
+            Panel(
+                title="Age of the sampling policy",
+                note="steps between the weights that sampled and the weights that are trained",
+                lines=(("rollout/version_lag_mean", "mean"), ("rollout/version_lag_max", "largest")),
+                zero=True,
+            ),
+        ),
+    ),
+    Group(
+        "Verifier",
+        "Counts of single steps, over all ranks.",
+        (
+            Panel(
+                title="Graded answers",
+                note="all answers, and those whose grade was already known",
+                lines=(("verify/graded", "graded"), ("verify/cache_hits", "from the cache")),
+                zero=True,
+            ),
+            Panel(
+                title="Layer that decided",
+                note="newly graded answers, by the layer that reached the verdict",
+                lines=(("verify/layer_*", ""),),
+                zero=True,
+            ),
+            Panel(
+                title="Answers that could not be read",
+                note="by the layer that could not read the answer or the gold answer",
+                lines=(("verify/unread_*", ""),),
+                zero=True,
+            ),
+            Panel(
+                title="Failures",
+                note="time-outs, workers that died, and workers that were replaced",
                 lines=(
                     ("verify/timeouts", "time-outs"),
-                    ("verify/parse_failures", "not parsed"),
                     ("verify/deaths", "workers died"),
                     ("verify/respawns", "workers replaced"),
                 ),
                 zero=True,
             ),
             Panel(
-                title="Verifier: work",
-                note="answers since the stage was started",
-                lines=(("verify/graded", "graded"), ("verify/cache_hits", "known from before")),
+                title="Working time",
+                note="seconds, added up over all workers",
+                lines=(("verify/seconds", "all workers"),),
+                form="seconds",
                 zero=True,
             ),
         ),
@@ -254,11 +335,31 @@ GROUPS = (
         "Speed",
         "",
         (
+            Panel(title="Seconds per step, by phase", lines=(("seconds/*", ""),), form="seconds", stacked=True),
             Panel(
-                title="Seconds a step, by phase", lines=(("seconds/*", ""),), form="seconds", stacked=True
+                title="Tokens per second",
+                note="response tokens, by the time of the whole step and by that of the sampling alone",
+                lines=(("speed/tokens_per_s", "whole step"), ("speed/rollout_tokens_per_s", "sampling")),
+                zero=True,
             ),
-            Panel(title="Tokens a second", lines=(("speed/*tokens_per_s", ""),), zero=True),
-            Panel(title="Share of the hardware's peak", lines=(("speed/*mfu", ""),), form="share", zero=True),
+            Panel(
+                title="Response tokens",
+                note="number in the step",
+                lines=(("speed/generated_tokens", "tokens"),),
+                zero=True,
+            ),
+            Panel(
+                title="Weights sent to the engine",
+                note="GiB per sync",
+                lines=(("sync/gib", "sent"),),
+                zero=True,
+            ),
         ),
     ),
-)  # fmt: skip
+)
+
+WITHOUT_PANEL = {
+    "hist/eps_low": "the scale's histogram times a constant; the panel `Low bound` shows mean and range",
+    "hist/eps_high": "the scale's histogram times a constant; the panel `High bound` shows mean and range",
+}
+"""Metrics that are in metrics.jsonl and deliberately not on the page -> why."""

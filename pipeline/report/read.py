@@ -1,4 +1,4 @@
-"""Reads what a run has left, whole or cut short, and says what is missing."""
+"""Reads the files of a finished or interrupted run, and lists what is missing."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ class RunData:
     """As text: YAML."""
     environment: Row = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
-    """What is not there, or not readable, in words."""
+    """One sentence for each thing that is absent or unreadable."""
 
 
 def read_run(root: Path, command: str = "bash run.sh stage=all model=tiny") -> RunData:
@@ -36,16 +36,16 @@ def read_run(root: Path, command: str = "bash run.sh stage=all model=tiny") -> R
 
     Args:
         root: `runs/<name>`.
-        command: what makes such a run, for the error.
+        command: the command that makes such a run, for the error message.
 
     Raises:
         InputError: there is nothing to report on yet.
     """
     data = RunData(name=root.name)
     if not root.is_dir():
-        raise InputError(f"There is no run {root}. Make it: {command}")
-    data.metrics = _steps(_rows(root / "metrics.jsonl", "the RL stage has not written a step yet", data))
-    data.samples = _rows(root / "samples.jsonl", "sample rollouts of the training", data)
+        raise InputError(f"There is no run at {root}. Make one: {command}")
+    data.metrics = _steps(_rows(root / "metrics.jsonl", "training metrics: the RL stage has not finished a step", data))
+    data.samples = _rows(root / "samples.jsonl", "sampled rollouts of the training", data)
     data.sft = _rows(root / "sft" / "metrics.jsonl", None, data)
     folder = root / "evaluate"
     for path in sorted(folder.glob("*.json")):
@@ -75,7 +75,7 @@ def read_run(root: Path, command: str = "bash run.sh stage=all model=tiny") -> R
 
 
 def _rows(path: Path, what: str | None, data: RunData) -> list[Row]:
-    """Rows up to the first bad line, which is told under `missing`; `what` is told where there is no file."""
+    """Rows up to the first bad line, which is noted under `missing`; so is `what` if there is no file."""
     if not path.exists():
         if what:
             data.missing.append(f"{what} ({path.name})")
@@ -84,7 +84,7 @@ def _rows(path: Path, what: str | None, data: RunData) -> list[Row]:
     try:
         rows.extend(read_jsonl(path))
     except InputError as error:
-        data.missing.append(f"what follows a damaged line: {error}")
+        data.missing.append(f"all rows after a damaged line: {error}")
     return rows
 
 

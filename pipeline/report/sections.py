@@ -1,16 +1,16 @@
-"""The charts of one run: each panel filled with what the run logged, and what no panel knows."""
+"""The charts of one run: each panel with the metrics that the run logged, then the metrics that no panel names."""
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from pipeline.report.charts import Line, heatmap, line_chart, stacked_chart
-from pipeline.report.panels import GROUPS, Panel
+from pipeline.report.panels import GROUPS, WITHOUT_PANEL, Panel
 from pipeline.report.read import Row
 from pipeline.report.text import escape
 from pipeline.tracking.values import is_histogram, number
 
 COLORS = 8
-"""Of the page's palette; a chart has no more curves than that."""
+"""Colours in the page's palette, and the most curves of one chart."""
 
 Column = list[float | None]
 
@@ -49,7 +49,7 @@ class Metrics:
 
 def sections(metrics: Metrics, extra: dict[str, list[str]] | None = None) -> Iterable[tuple[str, str, list[str]]]:
     """Yields (title, note, charts) of every group that has a chart; `extra` charts are added to groups by title."""
-    used: set[str] = set()
+    used = set(WITHOUT_PANEL)
     for group in GROUPS:
         charts = [chart for panel in group.panels if (chart := _panel(panel, metrics, used))]
         charts += (extra or {}).get(group.title, [])
@@ -86,7 +86,7 @@ def _panel(panel: Panel, metrics: Metrics, used: set[str]) -> str | None:
             if column is None or len(lines) == COLORS:
                 continue
             used |= set(name.split("+"))
-            if len(set(column)) == 1 or column not in [line.values for line in lines]:  # one curve hides its twin
+            if len(set(column)) == 1 or column not in [line.values for line in lines]:  # equal curves would overlap
                 lines.append(Line(label or _star(expression, name), column, len(lines)))
     if not lines:
         return None
@@ -103,7 +103,7 @@ def _panel(panel: Panel, metrics: Metrics, used: set[str]) -> str | None:
 
 
 def _seconds(panel: Panel, metrics: Metrics, used: set[str]) -> str | None:
-    """Phases by their share of the time, largest first; what they leave of the whole step is `other`."""
+    """Phases by their share of the time, largest first; the rest of the step is `other`."""
     names = metrics.matching(panel.lines[0][0])
     if not names:
         return None
@@ -120,7 +120,7 @@ def _seconds(panel: Panel, metrics: Metrics, used: set[str]) -> str | None:
 
 
 def _histogram(name: str, title: str, note: str, metrics: Metrics, mean: Column | None) -> str:
-    """Rows with the last row's edges; histograms of other edges cannot stand on the same axis."""
+    """A heatmap of the rows that have the last row's edges; other edges do not fit its axis."""
     found = [(i, row[name]) for i, row in enumerate(metrics.rows) if is_histogram(row.get(name))]
     edges = found[-1][1]["edges"]
     found = [(i, value) for i, value in found if value["edges"] == edges]
@@ -134,6 +134,6 @@ def _single(name: str, metrics: Metrics) -> str:
 
 
 def _star(pattern: str, name: str) -> str:
-    """What the pattern's star stands for in the name."""
+    """The part of the name that the pattern's star matched."""
     before, _, after = pattern.partition("*")
     return name.removeprefix(before).removesuffix(after).strip("_/").replace("_", " ") or "all"

@@ -1,4 +1,4 @@
-"""What the model wrote: the same problems before and after, early and late in training."""
+"""Responses of the model: the same problems before and after training, and early and late in it."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from pipeline.tracking.statistics import is_direct, response_shape
 from pipeline.tracking.values import number
 
 SHOWN = 3
-"""Problems shown at once; further ones fold out."""
+"""Problems shown at once; the others are folded."""
 MOST = 24
 RESPONSES = 2
 """Responses shown of each problem and time."""
@@ -39,8 +39,8 @@ class Sampled:
 
 
 def sampled(rows: list[Row]) -> list[Sampled]:
-    """Rows of samples.jsonl or of an evaluation's samples, whatever they lack. Rows with a `response` or `text` of
-    their own are gathered by problem and step."""
+    """Rows of samples.jsonl or of an evaluation's samples; every field may be missing. Rows that hold one `response` or
+    `text` each are gathered by problem and step."""
     found: dict[tuple[str, object], Sampled] = {}
     for row in rows:
         problem = str(row.get("problem", ""))
@@ -74,7 +74,7 @@ def direct_by_step(rows: list[Row]) -> tuple[list[float], list[float | None]]:
 
 
 def before_and_after(before: list[Row], after: list[Row]) -> str:
-    """Held-out problems side by side, in the order of the file: none was chosen for what it shows."""
+    """The first held-out problems of the file, before and after training side by side."""
     late = {entry.key: entry for entry in sampled(after)}
     early = sampled(before)
     pairs = [(entry, late.get(entry.key)) for entry in early if entry.key in late] or [(entry, None) for entry in early]
@@ -85,8 +85,8 @@ def before_and_after(before: list[Row], after: list[Row]) -> str:
 
 
 def through_training(rows: list[Row]) -> tuple[str, str]:
-    """Problems that were sampled early and late, side by side; otherwise the longest problem of five steps. Returns what
-    they were chosen by, and their cards."""
+    """Problems that were sampled at several steps, side by side; if there are none, the longest problem of each of five
+    steps. Returns how they were chosen, and their cards."""
     entries = [entry for entry in sampled(rows) if entry.step is not None]
     by_key: dict[str, list[Sampled]] = defaultdict(list)
     for entry in entries:
@@ -94,7 +94,7 @@ def through_training(rows: list[Row]) -> tuple[str, str]:
     again = [sorted(found, key=_step) for found in by_key.values() if len(found) > 1]
     again.sort(key=lambda found: _step(found[0]) - _step(found[-1]))  # furthest apart first
     if again:
-        note = "problems that were sampled more than once, furthest apart first"
+        note = "kept problems that were sampled more than once, furthest apart first"
         return note, _folded(
             [
                 _card(found[0], [(f"Step {entry.step}", entry) for entry in (found[0], found[-1])])
@@ -107,7 +107,7 @@ def through_training(rows: list[Row]) -> tuple[str, str]:
         max((entry for entry in entries if entry.step == step), key=lambda entry: len(entry.problem))
         for step in dict.fromkeys(wanted)
     ]
-    note = "no problem was sampled twice; of five steps the longest sampled problem of each"
+    note = "no kept problem was sampled twice; shown is the longest problem of each of five steps"
     return note, "".join(_card(entry, [(f"Step {entry.step}", entry)]) for entry in chosen)
 
 

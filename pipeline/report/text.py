@@ -1,4 +1,4 @@
-"""Text that others wrote (models, users, files), made safe to show in a page."""
+"""Makes text of models, users and files safe to show in a page."""
 
 import html
 import unicodedata
@@ -11,14 +11,14 @@ LIMIT = 1600
 def escape(value: Any) -> str:
     """HTML of any value's text, for element content and quoted attributes.
 
-    What a browser would not show, or would obey, is made visible: control characters as their pictures (NUL as ␀),
-    lone surrogates, marks that turn the direction of writing and other invisible characters as `\\u202e`.
+    Characters that a browser hides or obeys are made visible: control characters as their pictures (NUL as ␀), lone
+    surrogates, direction marks and other invisible characters as `\\u202e`.
     """
     return html.escape("".join(map(_visible, str(value))), quote=True)
 
 
 def shortened(value: Any, limit: int = LIMIT) -> str:
-    """`escape`, with what lies beyond `limit` characters left out from the middle and counted: ends hold the answer."""
+    """`escape` of a text of at most `limit` characters; more are cut from the middle, because the answer is at the end."""
     text = str(value)
     if len(text) <= limit:
         return escape(text)

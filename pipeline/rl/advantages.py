@@ -16,7 +16,7 @@ def advantages_of(algo: Algo, lengths: torch.Tensor, rewards: torch.Tensor) -> t
         lengths: int64 [N], response tokens of N = prompts * group sequences, group by group.
         rewards: fp64 [prompts, group].
     """
-    advantages, variance = group_advantages(rewards, algo.normalize)
+    advantages, variance = group_advantages(rewards, algo.normalize, std_ddof=algo.std_ddof)
     lengths = lengths.view(advantages.shape)
     bounds = clip_bounds(advantages, variance, lengths, algo)
     rate = (rewards.mean(1, keepdim=True) - algo.reward_min) / (algo.reward_max - algo.reward_min)

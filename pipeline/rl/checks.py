@@ -1,6 +1,9 @@
 """What to log of a step's rollouts."""
 
-from typing import Any
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 
@@ -54,8 +57,45 @@ def entropy_metric(entropy: torch.Tensor, weights: torch.Tensor) -> dict[str, fl
 
 
 def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each metric over a step's optimizer steps; the rows have the same names."""
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    """The mean of each metric over a step's optimizer steps, those left out where it is NaN (a skipped step has no
+    gradient norm); the rows have the same names."""
+    means = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows if not math.isnan(row[name])]
+        means[name] = sum(values) / len(values) if values else math.nan
+    return means
+
+
+@dataclass
+class CollapseWatch:
+    """Says once that the policy seems to have collapsed: after `STEPS` steps in a row of one sign."""
+
+    vocab_size: int
+    reward_min: float
+    STEPS: ClassVar[int] = 10
+    LITTLE: ClassVar[float] = 1e-3
+    """Entropy (nats) below which a response is certain in advance."""
+    _rows: dict[str, int] = field(default_factory=dict)
+
+    def see(self, metrics: Mapping[str, Any]) -> list[str]:
+        """The warnings that this step's metrics bring, mostly none."""
+        entropy, reward = metrics.get("policy/entropy"), metrics.get("reward/mean")
+        highest = math.log(self.vocab_size)
+        signs = {
+            "policy/entropy is about zero: every response is certain in advance": entropy is not None
+            and entropy < self.LITTLE,
+            f"policy/entropy is at its maximum of {highest:.2f}: every token is equally likely": entropy is not None
+            and entropy > 0.99 * highest,
+            f"reward/mean is at its minimum of {self.reward_min:g}": reward is not None
+            and reward <= self.reward_min + 1e-6,
+        }
+        for text, holds in signs.items():
+            self._rows[text] = self._rows.get(text, 0) + 1 if holds or self._rows.get(text, 0) >= self.STEPS else 0
+        return [
+            f"WARNING: for {self.STEPS} steps {text}. The policy may have collapsed; look at samples.jsonl. Shown once."
+            for text in signs
+            if self._rows[text] == self.STEPS
+        ]
 
 
 def is_due(step: int, every: int) -> bool:

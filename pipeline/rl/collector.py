@@ -1,9 +1,10 @@
-"""Where a step's batch comes from: prompts sampled into groups, graded, and with `rl.async_depth=1` sampled a step ahead.
+"""The batch of a step: responses are sampled in groups and graded. With `rl.async_depth=1` they are sampled a step
+ahead.
 
-Looking ahead, batch n+1 is sampled from the weights that batch n is trained from, so it is one step off-policy when its
-turn comes; each rollout says which weights sampled it, and the truncated importance weight corrects the difference. An
-engine with devices of its own (`RolloutEngine.independent`) samples in a thread while the actor trains; one that works on
-the actor's devices samples first, and what overlaps is the grading.
+Then batch n+1 is sampled from the weights that batch n starts from, so it is one step off-policy when it is used. Each
+rollout carries the version of its weights, and the truncated importance weight corrects the difference. An engine with
+its own devices (`RolloutEngine.independent`) samples in a thread while the actor trains. An engine on the actor's
+devices samples first, and only the grading overlaps with training.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,7 +35,7 @@ class StepBatch:
         return len(self.groups)
 
     def select(self, chosen: list[int]) -> "StepBatch":
-        """The chosen groups alone."""
+        """Selects groups by index."""
         graded = self.graded
         grades = [graded.grades[i] for i in chosen]
         return StepBatch(
@@ -43,7 +44,7 @@ class StepBatch:
 
 
 def merge(parts: list[StepBatch]) -> StepBatch:
-    """Several rounds as one."""
+    """Joins several rounds into one batch."""
     groups = [group for part in parts for group in part.groups]
     grades = [row for part in parts for row in part.graded.grades]
     rewards = torch.cat([part.graded.rewards for part in parts])
@@ -52,7 +53,7 @@ def merge(parts: list[StepBatch]) -> StepBatch:
 
 
 class Collector:
-    """Batches of `rl.prompts_per_step` groups, in the sampler's order. Every rank calls every method in step."""
+    """Makes batches of `rl.prompts_per_step` groups, in the sampler's order. Every rank calls each method together."""
 
     def __init__(
         self,
@@ -68,16 +69,17 @@ class Collector:
         self.rl, self.sampler, self.engine, self.grader = rl, sampler, engine, grader
         self.sampling, self.tracker, self.dynamic_sampling = sampling, tracker, dynamic_sampling
         self.rounds = 0
-        """Generation rounds that the newest batch took."""
+        """Rounds of generation for the newest batch."""
         self._was_short = False
         self._ahead: Groups | Future[Groups] | None = None
         self._thread = ThreadPoolExecutor(1, "rollout") if engine.independent and rl.async_depth else None
 
     def next(self) -> StepBatch:
-        """The next batch; with `algo.dynamic_sampling`, only groups of mixed reward (DAPO), sampled in rounds.
+        """Returns the next batch. With `algo.dynamic_sampling` it holds only groups of mixed reward, sampled in rounds
+        (DAPO, arXiv 2503.14476, section 3.2).
 
-        Such a batch may be short after `rl.dynamic_sampling_rounds` rounds; the first that is says so. Raises InputError
-        when they bring no mixed group at all.
+        Such a batch may be short after `rl.dynamic_sampling_rounds` rounds; the first short one prints a warning.
+        Raises InputError if there is no mixed group in all rounds.
         """
         rl = self.rl
         self.rounds = 1
@@ -99,7 +101,8 @@ class Collector:
         if not count:
             raise InputError(
                 f"No usable groups: in {came} every group had identical rewards, so there is nothing to learn from. "
-                f"To continue this run with more rounds, set rl.dynamic_sampling_rounds={2 * rl.dynamic_sampling_rounds}. "
+                "To continue this run with more rounds, set "
+                f"rl.dynamic_sampling_rounds={2 * rl.dynamic_sampling_rounds}. "
                 f"Or start another run (name=...): {cure}, or set algo.dynamic_sampling=false."
             )
         if count < rl.prompts_per_step and not self._was_short:
@@ -107,15 +110,18 @@ class Collector:
             if self.tracker.enabled:
                 print(
                     f"WARNING: {came} gave {count} of {rl.prompts_per_step} usable groups. To fill the batch, raise "
-                    f"rl.dynamic_sampling_rounds, or {cure}. Shown once; rollout/groups in metrics.jsonl has every step.",
+                    f"rl.dynamic_sampling_rounds, or {cure}. Shown once; rollout/groups in metrics.jsonl has every "
+                    "step.",
                     flush=True,
                 )
         return merge(kept)
 
     def look_ahead(self) -> None:
-        """Begin the next batch from the engine's present weights: in a thread, or now where the engine needs the actor's
-        devices. Its responses are graded as they end."""
-        assert self._ahead is None, "a batch is under way already"
+        """Starts the next batch from the engine's current weights; responses are graded as they end.
+
+        Sampling runs in a thread, or at once in this call if the engine needs the actor's devices.
+        """
+        assert self._ahead is None, "the next batch is already sampled or being sampled"
         prompts = self.sampler.next()
         if self._thread is not None:
             self._ahead = self._thread.submit(self._sample, prompts)
@@ -124,13 +130,14 @@ class Collector:
             self._ahead = self._sample(prompts)
 
     def wait(self) -> None:
-        """Return when nothing samples any more, so that the engine's weights may change."""
+        """Waits until sampling ends, so that the engine's weights may change."""
         if isinstance(self._ahead, Future):
             with self.tracker.phase("generate"):
                 self._ahead = result_of(self._ahead)
 
     def metrics(self, batch: StepBatch, version: int) -> dict[str, float]:
-        """How the batch came about; `version` is that of the weights that it is trained from."""
+        """Returns rounds, groups and version lag of the batch; `version` is that of the weights that training starts
+        from."""
         lags = [version - rollout.policy_version for group in batch.groups for rollout in group]
         return {
             "rollout/rounds": float(self.rounds),
@@ -140,19 +147,19 @@ class Collector:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the prompts are, and the batch that was sampled ahead, so that a resumed run trains on the same one."""
+        """Returns the sampler's state and the batch that was sampled ahead; a resumed run trains on the same batch."""
         self.wait()
         ahead = None if self._ahead is None else pack_groups(self._ahead)  # type: ignore[arg-type]
         return {"sampler": self.sampler.state_dict(), "ahead": ahead}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises InputError where the training prompts are others than those of the checkpoint."""
+        """Restores both. Raises InputError if the training prompts are not those of the checkpoint."""
         self.sampler.load_state_dict(state["sampler"])
         if state["ahead"] is not None:
             self._ahead = unpack_groups(state["ahead"], {prompt.id: prompt for prompt in self.sampler.prompts})
 
     def close(self) -> None:
-        """End the thread, after what it is sampling. Calling it again does nothing."""
+        """Ends the thread once its sampling is done. Calling it again does nothing."""
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 

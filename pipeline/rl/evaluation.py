@@ -1,4 +1,4 @@
-"""Held-out accuracy of an engine's present weights: greedy, avg@k and unbiased pass@k, with bootstrap intervals."""
+"""Held-out accuracy of an engine's current weights: greedy, avg@k and unbiased pass@k, with bootstrap intervals."""
 
 from typing import Any
 
@@ -17,7 +17,10 @@ def measure(
     prompts: list[Prompt],
     seed: int,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Statistics of one set, and rows for the report. Every rank calls it; all get the same. `seed` is the bootstrap's."""
+    """Measures one set of problems. Every rank calls it and gets the same result.
+
+    Returns statistics, and rows for the report. `seed` is that of the bootstrap.
+    """
     first = engine.generate(prompts, 1, greedy, on_finish=grader.early)
     graded_first = grader.grade(first)
     groups = engine.generate(prompts, evaluate.k, sampled, on_finish=grader.early)
@@ -32,12 +35,12 @@ def measure(
 
 
 def curve_point(k: int, name: str, statistics: dict[str, Any]) -> dict[str, float]:
-    """What a training step logs of an evaluation: `eval/<set>/greedy`, avg@k and pass@k."""
+    """Selects the statistics that a training step logs: `eval/<set>/greedy`, avg@k and pass@k."""
     return {f"eval/{name}/{key}": float(statistics[key]) for key in ("greedy", f"avg@{k}", f"pass@{k}")}
 
 
 def _rows(first: Groups, groups: Groups, graded_first: Graded, graded: Graded, count: int) -> list[dict[str, Any]]:
-    """The first `count` problems with their greedy and sampled responses."""
+    """Makes rows of the first `count` problems with their greedy and sampled responses."""
     rows = []
     for i in range(min(count, len(groups))):
         prompt = groups[i][0].prompt

@@ -102,13 +102,17 @@ class Signal:
         if everything:
             return torch.arange(len(self))
         groups = (self.advantages != 0).view(-1, self.group_size)
-        wanted = groups.any(1, keepdim=True).expand_as(groups).clone()
-        first = (self.lengths.view_as(groups) > 0).to(torch.int8).argmax(1, keepdim=True)
-        wanted.scatter_(1, first, True)
-        return wanted.reshape(-1).nonzero()[:, 0]
+        wanted = groups.any(1, keepdim=True).expand_as(groups).reshape(-1).clone()
+        wanted[self.sample()] = True
+        return wanted.nonzero()[:, 0]
+
+    def sample(self) -> torch.Tensor:
+        """int64 [prompts]: the first response of each group that is not empty."""
+        filled = (self.lengths.view(-1, self.group_size) > 0).to(torch.int8).argmax(1)
+        return filled + torch.arange(len(filled)) * self.group_size
 
     def token_weights(self, samples: Samples) -> torch.Tensor:
-        """fp64 [T] of `samples` (those of `scored`): how many of the step's response tokens each token speaks for."""
+        """fp64 [T] of `samples` (those of `scored` or `sample`): how many of the step's tokens each token speaks for."""
         counts = torch.zeros(len(self) // self.group_size, dtype=torch.float64)
         group = samples.index // self.group_size
         scored = counts.index_add(0, group, samples.lengths.double())
@@ -128,8 +132,9 @@ class Experience(Samples):
     """[N], upper clip bound."""
     pass_rate: torch.Tensor
     """[N], the group's mean reward, mapped to 0..1."""
-    old_logp: torch.Tensor
-    """[T], log-prob under the policy that the update starts from."""
+    old_logp: torch.Tensor | None
+    """[T], log-prob under the policy that the update starts from; None if the update is a single optimizer step, whose
+    ratios are all 1."""
     ref_logp: torch.Tensor | None = None
     """[T], log-prob under the reference policy; None without a KL penalty."""
 
@@ -141,7 +146,7 @@ class Experience(Samples):
         cls,
         samples: Samples,
         signal: Signal,
-        old_logp: torch.Tensor,
+        old_logp: torch.Tensor | None,
         ref_logp: torch.Tensor | None = None,
         everything: bool = True,
     ) -> "Experience":
@@ -155,7 +160,7 @@ class Experience(Samples):
             eps_low=signal.eps_low[kept.index],
             eps_high=signal.eps_high[kept.index],
             pass_rate=signal.pass_rate[kept.index],
-            old_logp=old_logp[at],
+            old_logp=None if old_logp is None else old_logp[at],
             ref_logp=None if ref_logp is None else ref_logp[at],
             signal=signal,
         )

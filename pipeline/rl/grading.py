@@ -1,4 +1,5 @@
-"""Rewards of a step's rollouts: every rank grades a share in its own worker processes, and all get all grades."""
+"""Rewards of a step's rollouts: every rank grades a share in its own worker processes, and then all share the
+grades."""
 
 import hashlib
 from collections import Counter
@@ -27,14 +28,14 @@ class Graded:
     rewards: torch.Tensor
     """fp64 [prompts, group]: the weighted sum of the configured reward functions."""
     correct: torch.Tensor
-    """fp64 [prompts, group]: 1 where the answer is right."""
+    """fp64 [prompts, group]: 1 if the answer is right, else 0."""
 
 
 class Grader:
-    """A verifier pool on every rank of a node, its workers shared out among them. A context manager."""
+    """Grades rollouts in a verifier pool on every rank; the ranks of a node split its workers. A context manager."""
 
     def __init__(self, verify: Verify, max_new_tokens: int):
-        """`max_new_tokens` is the greatest response length, which the `overlong` reward needs. Raises UsageError for an
+        """`max_new_tokens` is the longest response in tokens, for the `overlong` reward. Raises UsageError for an
         unknown reward and for a judge that cannot be asked."""
         self.score = Scorer(verify, max_new_tokens)
         self.judge = judge_of(verify)
@@ -50,13 +51,13 @@ class Grader:
         self.pool.close()
 
     def early(self, rollout: Rollout) -> None:
-        """Start grading a response on this rank while others are still being sampled; `grade` collects the verdict."""
+        """Starts to grade a response on this rank while others are still sampled; `grade` collects the verdict."""
         key = _key(rollout)
         if key not in self._early:
             self._early[key] = self.pool.submit([_pair(rollout)])
 
     def grade(self, groups: Groups) -> Graded:
-        """Grade equally large groups; collective over the world where there is one."""
+        """Grades groups of one size. A collective over the world, if there is one; every rank gets all grades."""
         rollouts = [rollout for group in groups for rollout in group]
         keys = [_key(rollout) for rollout in rollouts]
         known = self._verdicts(dict(zip(keys, rollouts, strict=True)))
@@ -79,14 +80,15 @@ class Grader:
         return Graded(table, rewards.view(-1, width), correct.view(-1, width))
 
     def _verdicts(self, wanted: dict[bytes, Rollout]) -> dict[bytes, Grade]:
-        """The grade of every wanted response, on every rank: those begun early wherever that was, the rest shared out."""
-        # Others may be of the batch that is being sampled ahead, in another thread: they stay.
+        """Returns the grade of every wanted response on every rank. Early ones are collected; the ranks split the
+        rest."""
+        # Other early gradings may belong to the batch that another thread samples ahead, so they stay.
         began = {key: future for key in wanted if (future := self._early.pop(key, None)) is not None}
         known: dict[bytes, Grade] = {}
         for part in _share({key: result_of(future)[0] for key, future in began.items()}):
             known |= part
         missing = [key for key in wanted if key not in known]
-        if missing:  # the same list on every rank, so all meet in the exchange or none does
+        if missing:  # the same list on every rank, so all of them exchange or none does
             rank, size = _place()
             mine = missing[rank::size]
             grades = self.pool.grade_many([_pair(wanted[key]) for key in mine])
@@ -95,10 +97,10 @@ class Grader:
         return known
 
     def _overturned(self, judge: Judge, known: dict[bytes, Grade], wanted: dict[bytes, Rollout]) -> dict[bytes, Grade]:
-        """The grades that the judge turns from wrong to right, on every rank; each asks about a share."""
-        open_ = [key for key in wanted if judge.may_overturn(known[key])]  # the same list on every rank
+        """Returns the grades that the judge turns from wrong to right, on every rank; the ranks split the questions."""
+        undecided = [key for key in wanted if judge.may_overturn(known[key])]  # the same list on every rank
         rank, size = _place()
-        mine = open_[rank::size]
+        mine = undecided[rank::size]
         prompts = [wanted[key].prompt for key in mine]
         questions = [(p.text, known[key].extracted or "", p.gold) for key, p in zip(mine, prompts, strict=True)]
         right = [key for key, verdict in zip(mine, judge.review(questions), strict=True) if verdict]
@@ -112,7 +114,8 @@ class Grader:
         return self.pool.metrics() | (self.judge.metrics() if self.judge is not None else {})
 
     def metrics(self) -> dict[str, float]:
-        """What the pools of all ranks counted since the last call, as of the newest `grade`; the same on every rank."""
+        """Returns the counts of all ranks' pools up to the last `grade`, since the last call; the same on every
+        rank."""
         since = {name: float(total - self._reported[name]) for name, total in self._totals.items()}
         self._reported = Counter(self._totals)
         if self.judge is not None:
@@ -127,7 +130,7 @@ def _pair(rollout: Rollout) -> tuple[str, str, str]:
 
 
 def _key(rollout: Rollout) -> bytes:
-    """A digest of what the verifier sees; equal ones are graded once."""
+    """Hashes what is graded; equal ones are graded once."""
     digest = hashlib.blake2b(digest_size=16)
     for text in _pair(rollout):
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
@@ -135,12 +138,12 @@ def _key(rollout: Rollout) -> bytes:
 
 
 def _place() -> tuple[int, int]:
-    """Rank and size of the world; alone without one."""
+    """Returns rank and size of the world; (0, 1) without one."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def _share(mine: Any) -> list[Any]:
-    """What every rank holds, in their order."""
+    """Gathers `mine` of every rank to every rank, in the order of ranks."""
     _, size = _place()
     shares: list[Any] = [mine] * size
     if size > 1:

@@ -1,5 +1,6 @@
-"""Which prompts come next: seeded epochs, the same on every rank and after every restart."""
+"""The order of the training prompts: seeded epochs, the same on every rank and after every restart."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,14 +10,16 @@ from pipeline.rollout.interface import Prompt
 
 
 class PromptSampler:
-    """Walks through `prompts` in a new seeded order every epoch; a batch may reach into the next one.
+    """Returns `prompts` in a new seeded order every epoch; a batch may continue into the next epoch.
 
-    Its state is one number, how many prompts were taken, so that a resumed run goes on exactly.
+    A prompt that comes again is marked with its `occurrence`, so that one batch may hold it twice.
+
+    Its state is one number, the prompts used so far, so a resumed run continues exactly.
     """
 
     def __init__(self, prompts: list[Prompt], prompts_per_step: int, seed: int):
         if not prompts:
-            raise InputError("there are no prompts to train on; run stage=preprocess on other data")
+            raise InputError("there are no training prompts; run stage=preprocess on other data")
         self.prompts = prompts
         self.prompts_per_step = prompts_per_step
         self.seed = seed
@@ -24,7 +27,7 @@ class PromptSampler:
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def next(self) -> list[Prompt]:
-        """The next `prompts_per_step` prompts."""
+        """Returns the next `prompts_per_step` prompts."""
         batch = [self._at(self.taken + i) for i in range(self.prompts_per_step)]
         self.taken += self.prompts_per_step
         return batch
@@ -33,11 +36,11 @@ class PromptSampler:
         return {"taken": self.taken, "prompts": len(self.prompts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises InputError where the state is of another number of prompts: the order would not be the same."""
+        """Restores the place. Raises InputError if the number of prompts has changed, which would change the order."""
         if state["prompts"] != len(self.prompts):
             raise InputError(
                 f"the checkpoint was made with {state['prompts']} training prompts, now there are {len(self.prompts)}; "
-                "restore the preprocess stage's output, or take another name="
+                "restore the output of stage=preprocess, or start a run with another name="
             )
         self.taken = state["taken"]
 
@@ -46,4 +49,4 @@ class PromptSampler:
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self._epoch, self._order = epoch, torch.randperm(len(self.prompts), generator=generator)
-        return self.prompts[int(self._order[place])]
+        return replace(self.prompts[int(self._order[place])], occurrence=epoch)

@@ -1,4 +1,4 @@
-"""Rollouts: what engines take and give (`interface`), the requests' random streams, and the offline stage's shards."""
+"""Rollouts: the engine interface, the random streams of requests, and the shards of the offline stage."""
 
 from pipeline.rollout.interface import Prompt, Rollout, RolloutEngine, Sampling
 

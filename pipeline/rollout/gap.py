@@ -28,8 +28,15 @@ def gap_metrics(
         same_weights: both had the same weights, so that a gap beyond `rollout.gap_limit` is an error.
 
     Raises:
-        GapError: beyond `rollout.gap_limit`, naming the worst token.
+        GapError: beyond `rollout.gap_limit`, naming the worst token; or the actor's log-probs are not finite.
     """
+    unusable = (~torch.isfinite(old_logp)).nonzero()[:, 0]
+    if len(unusable):
+        raise GapError(
+            f"The actor's log-probs are not finite: {len(unusable)} of {len(old_logp)} response tokens, the first is token "
+            f"{int(unusable[0])} of the batch with {float(old_logp[unusable[0]])}. The policy has diverged: its weights or "
+            "activations overflow. Continue from an earlier checkpoint with a smaller rl.optimizer.lr."
+        )
     whole = rollout.top_p == 1 and rollout.top_k == 0
     if not whole and rollout.temperature != 1:
         return {}

@@ -11,7 +11,7 @@ from pipeline.rollout.packing import Key, pack, unpack
 
 @dataclass(frozen=True)
 class Response:
-    """One finished response, as an engine knows it."""
+    """One finished response of an engine."""
 
     prompt: int
     """Index into the list of prompts."""
@@ -24,7 +24,7 @@ class Response:
 
 
 class Gathering:
-    """What one rank has of a `generate` of `group_size` responses to each of `prompts`."""
+    """The part of a `generate` that one rank has: `group_size` responses to each of `prompts`."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What every rollout engine takes and gives. Nothing here knows which engine it is."""
+"""The interface of all rollout engines."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +13,18 @@ class Prompt:
     token_ids: list[int]
     gold: str
     text: str = ""
+    occurrence: int = 0
+    """How often this prompt was given out before. It gets other responses each time, also under the same weights."""
+
+    @property
+    def stream(self) -> str:
+        """Name of the random streams of its responses."""
+        return f"{self.id}\x1e{self.occurrence}" if self.occurrence else self.id
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How to sample. `seed` is the run's; a request's own stream also depends on its prompt id, sample index and
+    """How to sample. `seed` is the run's; a request's own stream also depends on `Prompt.stream`, its sample index and
     `policy_version`, never on what else is in the batch."""
 
     max_new_tokens: int
@@ -59,7 +66,7 @@ Groups = list[list[Rollout]]
 
 @dataclass(frozen=True)
 class GenerationProgress:
-    """How far one copy of the model has come with its share of a `generate`."""
+    """Progress of one copy of the model on its share of a `generate`."""
 
     rows_done: int
     rows_total: int
@@ -97,18 +104,18 @@ class RolloutEngine(Protocol):
         on_finish: Callable[[Rollout], None] | None = None,
         on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> list[list[Rollout]]:
-        """Returns `len(prompts)` groups of `group_size` rollouts.
+        """Return `len(prompts)` groups of `group_size` rollouts.
 
-        `on_finish` hears of every rollout as it ends, on exactly one rank of the world, so that grading can start while
-        others are still being sampled. `on_progress` is called now and then on the first rank of each copy of the
+        `on_finish` is called with every rollout as it ends, on exactly one rank of the world, so that grading can start while
+        others are still being sampled. `on_progress` is called from time to time on the first rank of each copy of the
         model, and with `rows_done == rows_total` at the end.
         """
         ...
 
     def sync(self, actor: Any, policy_version: int) -> dict[str, float]:
-        """Make the engine sample from the actor's present weights; returns what to log (seconds, bytes, gap)."""
+        """Make the engine sample from the actor's current weights; returns what to log (seconds, bytes, gap)."""
         ...
 
     def sleep(self) -> None:
-        """Give back the memory that only generation needs (KV cache, and for vLLM the weights) until the next `sync`."""
+        """Free the memory that only generation needs (KV cache, and for vLLM the weights) until the next `sync`."""
         ...

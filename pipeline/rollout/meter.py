@@ -1,4 +1,4 @@
-"""Counts rows and tokens of a `generate` and reports them, not too often."""
+"""Count rows and tokens of a `generate`, and report them at intervals."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ SECONDS = 0.2
 
 
 class Meter:
-    """Of `rows` responses; `report` hears of them, if there is one."""
+    """Counts `rows` responses; calls `report`, if given, with the progress."""
 
     def __init__(self, rows: int, report: Callable[[GenerationProgress], None] | None):
         self.total, self.sink = rows, report
@@ -18,15 +18,15 @@ class Meter:
         self.start = self.last = time.perf_counter()
 
     def row(self) -> None:
-        """One more response has ended."""
+        """Count one finished response."""
         self.rows += 1
 
     def add(self, tokens: int) -> None:
-        """There are so many tokens more."""
+        """Add `tokens` to the count."""
         self.reach(self.tokens + tokens)
 
     def reach(self, tokens: int) -> None:
-        """There are so many tokens by now."""
+        """Set the count to `tokens`."""
         self.tokens = tokens
         if self.sink is not None and time.perf_counter() - self.last > SECONDS:
             self.report()

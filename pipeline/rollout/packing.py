@@ -1,5 +1,6 @@
-"""Rollouts as a few arrays, for their way between ranks and into checkpoints: as objects, pickling them would cost more
-than sampling."""
+"""Rollouts packed into a few arrays, for sending between ranks and for checkpoints.
+
+Pickled as objects, they would cost more time than sampling them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,7 @@ Key = tuple[int, int]
 
 
 def pack(rollouts: dict[Key, Rollout]) -> dict[str, Any]:
-    """Numbers end to end, and the texts."""
+    """All numbers in one array for each kind, and the texts in a list."""
     made = list(rollouts.values())
     return {
         "keys": np.array(list(rollouts), dtype=np.int64).reshape(-1, 2),
@@ -54,8 +55,8 @@ def unpack(packed: dict[str, Any], prompts: list[Prompt], policy_version: int) -
 
 
 def pack_groups(groups: Groups) -> dict[str, Any]:
-    """A whole batch of equally large groups, prompts by their ids. Tensors, lists and numbers alone, which is all that a
-    checkpoint may hold: `torch.load` unpickles nothing else."""
+    """A whole batch of equally large groups, prompts by their ids. Only tensors, lists and numbers, because
+    `torch.load` unpickles nothing else."""
     rollouts = {(i, rollout.sample): rollout for i, group in enumerate(groups) for rollout in group}
     return {
         "ids": [group[0].prompt.id for group in groups],
@@ -72,8 +73,8 @@ def unpack_groups(packed: dict[str, Any], prompts: dict[str, Prompt]) -> Groups:
     missing = [id for id in packed["ids"] if id not in prompts]
     if missing:
         raise InputError(
-            f"the checkpoint's next batch holds prompt {missing[0]!r}, which is not among the training prompts any more; "
-            "restore the preprocess stage's output, or take another name="
+            f"the checkpoint's next batch holds prompt {missing[0]!r}, which is no longer among the training prompts. "
+            "Restore the preprocess stage's output, or start another run with another name="
         )
     groups: Groups = [[] for _ in packed["ids"]]
     members = [prompts[id] for id in packed["ids"]]

@@ -9,9 +9,9 @@ from pipeline.tracking.progress import Clock, Progress, Speed
 
 
 class OfflineProgress:
-    """Samples of all copies of the model, of which one reports while a wave is generated. A context manager.
+    """Counts the samples of all copies of the model, one of which reports while a wave is generated. A context manager.
 
-    What an earlier start has done counts towards the samples, not towards speed and time.
+    Samples of an earlier start count as done, but not in speed and time left.
     """
 
     def __init__(
@@ -28,11 +28,11 @@ class OfflineProgress:
         self._wave = 0
 
     def begin(self, samples: int) -> None:
-        """A wave of so many samples follows."""
+        """Start a wave of this many samples."""
         self._wave = samples
 
     def show(self, now: GenerationProgress) -> None:
-        """How far the first copy has come; its share stands for all. A wave is done only when it is written."""
+        """Show the progress of the first copy, which represents all. A wave counts as done only when it is written."""
         if not now.rows_total:
             return
         copies = self._wave / now.rows_total
@@ -43,14 +43,14 @@ class OfflineProgress:
         self._display.reach(self.done + samples, figure, measure=first)
 
     def end(self, groups: Sequence[Sequence[Rollout]]) -> None:
-        """The wave is written."""
+        """Count the wave as written."""
         self._forget_guesses()
         self._tokens += sum(len(rollout.token_ids) for group in groups for rollout in group)
         self.done += self._wave
         self._display.reach(self.done, self._figure(self._tokens))
 
     def _forget_guesses(self) -> bool:
-        """In the first wave, measure from the start anew; returns whether this is the first."""
+        """In the first wave, restart the measurement; return whether this is the first."""
         if not self._tokens:
             self._display.speed = Speed(self._total, self.done, self._clock, self._started)
         return not self._tokens
@@ -67,5 +67,5 @@ class OfflineProgress:
         self._display.close()
 
     def summary(self) -> str:
-        """What this start has generated so far; empty if nothing."""
+        """What has been generated since the start; empty if nothing."""
         return f"{self._tokens:,} tokens, {self._figure(self._tokens)}" if self._tokens else ""

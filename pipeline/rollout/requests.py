@@ -1,5 +1,6 @@
-"""What an engine can be asked for, and which copy of the model does what. Every rank comes to the same result, so that no
-rank waits for one that raised."""
+"""Limits of requests, and how they are shared among copies of the model.
+
+Every rank computes the same result, so that no rank waits for one that raised."""
 
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ class Limit:
 
     tokens: int
     name: str
-    """Whose limit it is, as a message has it: `they exceed <name> of 256 tokens`."""
+    """Name of the limit in messages: `they exceed <name> of 256 tokens`."""
 
 
 def row_budget(rollout: Rollout, context: int) -> Limit:
@@ -37,10 +38,10 @@ def check_requests(rollout: Rollout, prompts: list[Prompt], sampling: Sampling, 
     for prompt in prompts:
         length = len(prompt.token_ids)
         if not length:
-            raise InputError(f"prompt {prompt.id!r} has no tokens; remove its problem or give it a text")
+            raise InputError(f"prompt {prompt.id!r} has no tokens. Delete the problem, or give it a text")
         if length > longest:
             raise InputError(
-                f"prompt {prompt.id!r} has {length} tokens, rollout.max_prompt_tokens allows {longest}: raise it, or drop "
+                f"prompt {prompt.id!r} has {length} tokens, and rollout.max_prompt_tokens allows {longest}. Raise it, or drop "
                 "the problem (data.clean.max_problem_chars)"
             )
         if length + sampling.max_new_tokens > limit.tokens:
@@ -53,8 +54,8 @@ def check_requests(rollout: Rollout, prompts: list[Prompt], sampling: Sampling, 
 
 
 def shares_of(prompts: list[Prompt], sampling: Sampling, count: int) -> list[list[int]]:
-    """Indices of `prompts` for each of `count` copies of the model, about equally heavy: longest first, to the copy that
-    has least."""
+    """Indices of `prompts` for each of `count` copies of the model, about equally heavy: longest first, each to the copy
+    with the least load."""
     costs = [len(prompt.token_ids) + sampling.max_new_tokens // 2 for prompt in prompts]
     shares: list[list[int]] = [[] for _ in range(count)]
     loads = [0] * count

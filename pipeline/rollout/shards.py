@@ -1,11 +1,11 @@
-"""Offline rollouts on disk: shards that are there whole or not at all, and the plan that they belong to.
+"""Offline rollouts on disk: shards that are complete or absent, and the plan that they belong to.
 
-    rollout/plan.json             what the shards were made with; shards of another plan are set aside
+    rollout/plan.json             what the shards were made with; shards of another plan are moved aside
     rollout/shards/00000.jsonl    one line a sample, prompts in order, samples in order
-    rollout/damaged/00000.jsonl   shards that were found cut short, as after a disk's failure; they are made again
+    rollout/damaged/00000.jsonl   shards found truncated, as after a disk failure; they are generated again
     rollout/pass_rates.jsonl      {"id", "pass_rate", "n"}, one line a prompt, written when all shards are there
 
-Which samples a shard holds depends on its number and the plan alone, so a killed run goes on with the missing shards
+Which samples a shard holds depends on its number and the plan alone, so a killed run continues with the missing shards
 and ends with the same bytes.
 """
 
@@ -24,7 +24,7 @@ DIGITS = 6
 
 
 def prompts_digest(prompts: Sequence[Prompt]) -> str:
-    """Hash of ids, tokens and golds: another order or another tokenizer is another plan."""
+    """Hash of ids, tokens and golds: it changes with the order and with the tokenizer."""
     digest = hashlib.sha256()
     for prompt in prompts:
         digest.update(json.dumps([prompt.id, prompt.token_ids, prompt.gold]).encode())
@@ -41,13 +41,13 @@ class ShardFolder:
         self.count = -(-len(prompts) // shard_prompts)
 
     def open(self, plan: dict[str, Any]) -> list[str]:
-        """Begin or continue `plan`: shards of another plan, and shards that are not whole, are moved aside and will be
-        made again. Returns a sentence on each such move. On one process.
+        """Begin or continue `plan`: shards of another plan, and shards that are not whole, are moved aside and
+        generated again. Returns a sentence on each such move. Call it on one process.
         """
         path, plan = self.folder / "plan.json", json.loads(json.dumps(plan))
         try:
             old = read_json(path)
-        except InputError:  # missing or damaged: there is no telling what the shards are of
+        except InputError:  # missing or damaged: the plan of the shards is unknown
             old = None
         if old == plan:
             return self._repair()
@@ -57,8 +57,8 @@ class ShardFolder:
             return []
         known = old if isinstance(old, dict) else {}
         changed = [name for name in sorted({*known, *plan}) if known.get(name) != plan.get(name)]
-        how = f"with another {' and '.join(changed)}" if known else f"nobody knows how ({path} cannot be read)"
-        return [f"the shards that were there were made {how}; set aside in {aside}"]
+        how = f"with another {' and '.join(changed)}" if known else f"with an unknown plan ({path} cannot be read)"
+        return [f"the existing shards were made {how}; moved aside to {aside}"]
 
     def path(self, shard: int) -> Path:
         return self.folder / "shards" / f"{shard:05d}.jsonl"
@@ -68,8 +68,8 @@ class ShardFolder:
         return [shard for shard in range(self.count) if not self.path(shard).exists()]
 
     def waves(self, width: int) -> list[list[int]]:
-        """Shards that are generated together, `width` at a time; waves that are all there are left out, the others are
-        whole."""
+        """Shards that are generated together, `width` at a time; complete waves are skipped, the others are
+        generated whole."""
         missing = set(self.missing())
         waves = [list(range(first, min(first + width, self.count))) for first in range(0, self.count, width)]
         return [wave for wave in waves if missing.intersection(wave)]
@@ -95,7 +95,7 @@ class ShardFolder:
             expected = [(prompt.id, k) for prompt in self.members(shard) for k in range(self.group_size)]
             if [(row.get("id"), row.get("sample")) for row in rows] != expected:
                 raise InputError(
-                    f"{self.path(shard)} does not hold {self.group_size} samples of each of its prompts. Remove it; the "
+                    f"{self.path(shard)} does not hold {self.group_size} samples of each of its prompts. Delete it; the "
                     "same command makes it again."
                 )
             for first in range(0, len(rows), self.group_size):
@@ -106,7 +106,7 @@ class ShardFolder:
         return rates
 
     def _repair(self) -> list[str]:
-        """Move shards aside that lack lines. The stage never leaves any, a disk that loses what it has confirmed may."""
+        """Move shards aside that lack lines. The stage never leaves such shards; a disk that loses confirmed writes may."""
         sentences = []
         for shard in range(self.count):
             path = self.path(shard)
@@ -115,7 +115,7 @@ class ShardFolder:
             target = self.folder / "damaged" / path.name
             target.parent.mkdir(exist_ok=True)
             path.replace(target)
-            sentences.append(f"{path} is not whole; moved to {target}, and made again")
+            sentences.append(f"{path} is incomplete; moved to {target} and generated again")
         return sentences
 
     def _set_aside(self) -> Path | None:

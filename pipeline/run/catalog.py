@@ -1,8 +1,9 @@
-"""The stages: how each is started, what it reads and leaves, and which settings its result depends on."""
+"""The stages: how each is started, what it reads and writes, and which settings its result depends on."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.common.benches import BENCHES
 from pipeline.common.errors import UsageError
 from pipeline.settings import Settings
 
@@ -16,19 +17,19 @@ class Stage:
     name: str
     launcher: Launcher
     settings: tuple[str, ...]
-    """Sections or keys that its result depends on; a finished stage is run again when one of them changed."""
+    """Sections or keys that its result depends on; a finished stage runs again if one of them has changed."""
     after: tuple[str, ...] = ()
     """Earlier stages whose outputs it reads."""
     outputs: tuple[str, ...] = ()
-    """What it must leave behind."""
+    """What it must write."""
     also: tuple[str, ...] = ()
-    """What it may leave behind."""
+    """What it may write."""
     resumes: tuple[str, ...] = ()
-    """What a killed one continues from; set aside, never deleted, when it is to start anew."""
+    """What a killed one continues from; moved aside, never deleted, when the stage starts from the beginning."""
     guarded: bool = False
-    """Never set aside unasked: days of work. Changed settings are refused unless `force=true`."""
+    """Holds days of work; moved aside only with force=true. Changed settings are refused."""
     stops: bool = False
-    """Asks `StageRun.should_stop`, so that the first Ctrl-C lets it finish its step and save."""
+    """Asks `StageRun.should_stop`: the first Ctrl-C lets it finish its step and save."""
     uses_layout: bool = False
     """Builds the Megatron actor, so the layout must fit the ranks."""
 
@@ -39,13 +40,13 @@ MODEL = (
     "model.max_position_embeddings", "model.norm_eps", "model.tie_word_embeddings", "model.qkv_bias", "model.qk_norm",
     "model.experts", "model.init_std",
 )  # fmt: skip
-"""What a model's weights depend on; the layout is not among it, because checkpoints reshard."""
+"""What a model's weights and outputs depend on; not the layout, because checkpoints reshard."""
 
 GRADING = ("verify",)
 """What verdicts and rewards depend on."""
 
-PROMPTS = ("data.template", "data.instruction")
-"""What makes a problem a prompt. Problems are kept as text, so every stage that shows them to a model depends on it."""
+PROMPTS = ("data.template", "data.instruction", "data.system_prompt")
+"""How a problem becomes a prompt. Problems are kept as text, so every stage that shows them to a model depends on it."""
 
 SAMPLING = ("rollout.max_prompt_tokens", "rollout.max_new_tokens", "rollout.stop")
 
@@ -62,7 +63,7 @@ STAGES = {
         Stage(
             name="sft",
             launcher="deepspeed",
-            settings=("sft", "seed", *PROMPTS, *MODEL),
+            settings=("sft", "seed", "model.dtype", *PROMPTS, *MODEL),
             after=("preprocess",),
             outputs=("sft/hf",),
             resumes=("sft/checkpoints", "sft/metrics.jsonl"),
@@ -71,7 +72,7 @@ STAGES = {
         Stage(
             name="convert",
             launcher="torchrun",
-            settings=("sft.enabled", "model.dtype", *MODEL),
+            settings=("sft.enabled", "seed", "model.dtype", *MODEL),  # the seed: of random weights, without a warm-up
             after=("sft",),
             outputs=("convert@latest",),
             also=("convert/hf",),
@@ -103,7 +104,7 @@ STAGES = {
         Stage(
             name="evaluate",
             launcher="torchrun",
-            settings=("evaluate", "seed", "model.dtype", *SAMPLING, *GRADING, *PROMPTS),
+            settings=("evaluate", "seed", "rollout.engine", "model.dtype", *SAMPLING, *GRADING, *PROMPTS, *MODEL),
             after=("preprocess", "convert"),
             outputs=("evaluate/{variant}.json",),
             uses_layout=True,
@@ -111,12 +112,13 @@ STAGES = {
         Stage(
             name="export",
             launcher="torchrun",
-            settings=("export", *MODEL),
+            settings=("export", "model.dtype", *MODEL),
             after=("rl",),
             outputs=("export/hf",),
             uses_layout=True,
         ),
         Stage(name="report", launcher="plain", settings=(), outputs=("report.html",)),
+        Stage(name="compare", launcher="plain", settings=("compare",)),
         Stage(name="bench", launcher="plain", settings=("bench",)),
         Stage(name="doctor", launcher="plain", settings=()),
     )
@@ -124,12 +126,13 @@ STAGES = {
 
 IRRELEVANT = frozenset(
     {
-        "rl.save_every", "rl.keep_checkpoints", "rl.sample_rollouts", "verify.workers", "verify.memory_gib",
+        "rl.save_every", "rl.keep_checkpoints", "rl.keep_best", "rl.max_skipped", "rl.sample_rollouts",
+        "verify.workers", "verify.memory_gib",
         "verify.cache_size", "rollout.max_concurrent", "rollout.kv_memory_gib", "rollout.gpu_memory_share",
         "rollout.sync_bucket_mib",
     }
 )  # fmt: skip
-"""Settings within the sections above that no result depends on."""
+"""Settings in the sections above that no result depends on."""
 
 HARMLESS = frozenset(
     {
@@ -145,18 +148,18 @@ ORDER = ("preprocess", "sft", "convert", "evaluate:before", "rl", "export", "eva
 
 @dataclass(frozen=True)
 class Job:
-    """A stage to be run with its resolved settings."""
+    """A stage to run, with its resolved settings."""
 
     stage: Stage
     settings: Settings
     variant: str | None = None
-    """`before` or `after` for evaluate, which keeps one result of each."""
+    """`before` or `after` for evaluate, which keeps a result of each."""
 
     @property
     def launcher(self) -> Launcher:
-        """As the catalog says, but benchmarks of distributed things need their ranks."""
-        if self.stage.name == "bench" and self.settings.bench.what in ("step", "step_peer", "rollout"):
-            return "torchrun"
+        """As the catalog says; benchmarks of distributed code need ranks."""
+        if self.stage.name == "bench":
+            return "torchrun" if BENCHES[self.settings.bench.what].needs_ranks else "plain"
         return self.stage.launcher
 
     @property
@@ -165,7 +168,7 @@ class Job:
 
     @property
     def chosen_checkpoint(self) -> str | None:
-        """What evaluate or export were told to read: before, after, or a folder."""
+        """What evaluate or export is to read: before, after, or a folder; None for other stages."""
         chosen = {"evaluate": self.settings.evaluate.checkpoint, "export": self.settings.export.checkpoint}
         return chosen.get(self.stage.name)
 
@@ -177,14 +180,17 @@ class Job:
         if self.stage.name == "evaluate" and origin == "after":
             names = ["preprocess", "rl"]
         elif self.stage.name == "evaluate" and origin != "before":
-            names = ["preprocess", "convert"]  # whose config and tokenizer a folder of the user's is read with
+            names = [
+                "preprocess",
+                "convert",
+            ]  # convert has the config and tokenizer with which the user's folder is read
         elif self.stage.name == "export" and origin != "after":
             names = ["convert"]
         if self.stage.name == "rl" and (self.settings.rl.min_pass_rate, self.settings.rl.max_pass_rate) != (None, None):
             names.append("rollout")
         if "sft" in names and not self.settings.sft.enabled:
             names.remove("sft")
-            names.append("preprocess")  # the tokenizer, and with it the vocabulary of a randomly initialised model
+            names.append("preprocess")  # the tokenizer, and with it the vocabulary of a randomly initialized model
         return tuple(names)
 
     @property
@@ -193,7 +199,7 @@ class Job:
 
 
 def variant_of(settings: Settings) -> str:
-    """The name under which an evaluation's result is kept: before, after, or that of the folder that was measured."""
+    """The name under which an evaluation's result is kept: before, after, or the name of the evaluated folder."""
     chosen = settings.evaluate.checkpoint
     if chosen in ("before", "after"):
         return chosen

@@ -18,11 +18,14 @@ import yaml
 
 from pipeline.common.errors import UsageError, UserError
 from pipeline.common.files import write_text
-from pipeline.run import door, machines, manifests
+from pipeline.run import checks, door, machines, manifests
 from pipeline.run.catalog import ORDER, STAGES, Job, variant_of
-from pipeline.run.compose import compose
+from pipeline.run.compose import compose, derived_preset
 from pipeline.run.launch import command, config_path
 from pipeline.settings import Settings
+from pipeline.settings.derive import describe as describe_derived
+from pipeline.settings.derive import to_yaml
+from pipeline.settings.engine import check_installed
 from pipeline.stage import AGAIN, disk_full, explain
 
 ROOT = door.ROOT
@@ -42,12 +45,16 @@ def main(words: list[str]) -> int:
 
 
 def _main(words: list[str]) -> int:
+    if "stage=test" in words:
+        return _test(words)
     settings = compose(words)
     os.chdir(ROOT)
-    if settings.stage == "test":
-        code = subprocess.run([sys.executable, "-m", "pytest"], stdin=subprocess.DEVNULL).returncode
-        return 1 if code else 0  # pytest's own 2 and 3 mean something else than ours
     jobs = list_jobs(words, settings)
+    derived = derived_preset(words)
+    if derived is not None:
+        _say(describe_derived(derived))
+    for job in jobs:
+        checks.check(job, run_root(job.settings))
     if settings.dry_run or settings.stage == "plan":
         from pipeline.run.plan import describe
 
@@ -55,18 +62,32 @@ def _main(words: list[str]) -> int:
         return 0
     if settings.stage == "all" and settings.cluster.nnodes > 1:
         raise UsageError(
-            "stage=all is for one node: on several, start each stage by itself, so that no node waits for one that"
-            " another skips. docs/cluster.md has the loop."
+            "stage=all is for one node. On several, start each stage by itself, so that no node waits in a stage that"
+            " another node skips. docs/cluster.md has the loop."
         )
+    if derived is not None and settings.cluster.node_rank == 0:
+        preset = Path(settings.runs_dir) / settings.name / "model.yaml"
+        write_text(ROOT / preset, to_yaml(derived))
+        _say(f"the derived preset is {preset}; to change it, give a changed copy as model=")
     for job in jobs:
-        code = run_job(job, words)
+        code = run_job(job, words, more=job is not jobs[-1])
         if code:
             return code
     return 0
 
 
+def _test(words: list[str]) -> int:
+    """The test suite, or the file or folder that `tests=` names, relative to where the command was typed."""
+    chosen = [word.removeprefix("tests=") for word in words if word.startswith("tests=")]
+    compose([word for word in words if not word.startswith("tests=")])  # refuses wrong names and keys
+    typed = Path(os.environ.get("ETR_FOLDER", "."))
+    paths = [str((typed / path).absolute()) if (typed / path.partition("::")[0]).exists() else path for path in chosen]
+    code = subprocess.run([sys.executable, "-m", "pytest", *paths], cwd=ROOT, stdin=subprocess.DEVNULL).returncode
+    return 1 if code else 0  # pytest's own 2 and 3 mean something else than ours
+
+
 def list_jobs(words: list[str], settings: Settings) -> list[Job]:
-    """What a command line asks to be run, in order, each with its own resolved settings."""
+    """The jobs of a command line, in order, each with its own resolved settings."""
     if settings.stage in ("all", "plan"):
         return [_job(words, name) for name in ORDER]
     if settings.stage == "evaluate" and settings.evaluate.checkpoint == "auto":
@@ -87,30 +108,28 @@ def _job(words: list[str], name: str) -> Job:
 
 
 def run_root(settings: Settings) -> Path:
-    """`runs/<name>`; a relative `runs_dir` lies in the project's folder."""
+    """`runs/<name>`; a relative `runs_dir` is relative to the project's folder."""
     return ROOT / settings.runs_dir / settings.name
 
 
-def run_job(job: Job, words: list[str]) -> int:
-    """Run one stage unless its manifest matches; returns its exit code."""
-    from pipeline.run import plan
-
+def run_job(job: Job, words: list[str], more: bool = False) -> int:
+    """Run one stage unless its manifest matches; returns its exit code. `more`: other stages are to follow."""
     root, settings = run_root(job.settings), job.settings
     if job.stage.name == "sft" and not settings.sft.enabled:
-        _say("sft: skipped, sft.enabled=false: the base model goes to RL as it is")
+        _say("sft: skipped (sft.enabled=false): RL starts from the base model")
         return 0
-    if job.stage.uses_layout:
-        plan.check(settings)
+    if job.stage.name in ("rollout", "rl", "evaluate"):
+        check_installed(settings)
     main_node = settings.cluster.node_rank == 0
     if job.launcher == "plain" and not main_node:
-        _say(f"{job.label}: runs on node 0 alone")
+        _say(f"{job.label}: runs on node 0 only")
         return 0
     manifests.require(job, root, _again(words))
     with _alone(root / job.stage.name, job):
-        return _run_alone(job, root, _again(words))
+        return _run_alone(job, root, _again(words), more)
 
 
-def _run_alone(job: Job, root: Path, again: str) -> int:
+def _run_alone(job: Job, root: Path, again: str, more: bool) -> int:
     """The rest of `run_job`, while no other process runs this stage of this run."""
     from pipeline.run import summary, supervise
 
@@ -125,7 +144,7 @@ def _run_alone(job: Job, root: Path, again: str) -> int:
         machines.check_port(settings.cluster)
     if main_node:
         for path in manifests.prepare(job, root, state):
-            _say(f"{job.label}: set aside as {path}")
+            _say(f"{job.label}: earlier results moved aside to {path}")
         summary.write_environment(root)
     _write_config(job, root)
     _say(f"{job.label}: {reason}" if job.outputs and reason != "it has not finished before" else job.label)
@@ -148,12 +167,15 @@ def _run_alone(job: Job, root: Path, again: str) -> int:
         manifests.save(job, root, state, seconds, ending.result)
         summary.write_summary(root)
     _say(f"{job.label}: done in {seconds:.1f} s")
+    if ending.asked and more:
+        _say("stopped before the next stage; the same command continues")
+        return 1
     return 0
 
 
 @contextlib.contextmanager
 def _alone(folder: Path, job: Job) -> Iterator[None]:
-    """Holds this node's lock on a stage's folder; the kernel frees it however the process ends.
+    """Hold this node's lock on a stage's folder; the kernel frees it however the process ends.
 
     Raises:
         UsageError: the same stage of the same run is running, or the folder cannot be written to.
@@ -166,7 +188,7 @@ def _alone(folder: Path, job: Job) -> Iterator[None]:
         if disk_full(error):
             raise
         raise UsageError(
-            f"runs_dir={settings.runs_dir}: {folder} cannot be written to ({error.strerror}). Name a folder that can."
+            f"runs_dir={settings.runs_dir}: {folder} cannot be written to ({error.strerror}). Choose another folder."
         ) from error
     with file:
         try:
@@ -174,7 +196,7 @@ def _alone(folder: Path, job: Job) -> Iterator[None]:
         except BlockingIOError:
             raise UsageError(
                 f"stage={job.stage.name} of name={settings.name} is running already, in another process. Wait for it, or"
-                " give name=... for a run beside it."
+                " give another name=... for a second run."
             ) from None
         except OSError:
             pass  # a file system without locks
@@ -182,7 +204,7 @@ def _alone(folder: Path, job: Job) -> Iterator[None]:
 
 
 def _write_config(job: Job, root: Path) -> None:
-    """The resolved config beside the stage, which its ranks read, and the run's newest one at the top."""
+    """Write the resolved config into the stage's folder, where its ranks read it, and into the run's folder."""
     values = job.settings.model_dump(mode="json")
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     write_text(config_path(job, root, job.settings.cluster.node_rank), text)
@@ -191,7 +213,7 @@ def _write_config(job: Job, root: Path) -> None:
 
 
 def _again(words: list[str]) -> str:
-    """The same command line with `{stage}` for its stage, and braces in it made harmless."""
+    """The same command line with `{stage}` for its stage; other braces are doubled, for `str.format`."""
     words = [shlex.quote(word) for word in words if not word.startswith(("stage=", "force="))]
     kept = [word.replace("{", "{{").replace("}", "}}") for word in words]
     return " ".join(["bash run.sh", "stage={stage}", *kept])

@@ -1,8 +1,9 @@
 """Composes the configuration of a run and checks it.
 
-Settings' defaults < configs/stage/<stage>.yaml < model preset < algo < data < cluster preset < command line. A preset
-file has settings sections as its top-level keys (`model:`, `layout:`, `rl:`, ...); a model preset also says which other
-presets go with it (`defaults: {algo: etr, data: math, cluster: gpu8}`).
+Later sources win: the settings' defaults, the presets that a model preset names, the model preset itself, presets named on
+the command line (algo, data, cluster), SLURM's environment, keys on the command line. A preset file has settings sections
+as its top-level keys (`model:`, `layout:`, `rl:`, ...); a model preset also says which other presets go with it
+(`defaults: {algo: etr, data: math, cluster: gpu8}`).
 """
 
 import os
@@ -13,28 +14,50 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipeline.common.errors import InputError, UsageError
+from pipeline.common.errors import InputError, UsageError, UserError
+from pipeline.common.names import nearest, unknown
 from pipeline.run import machines
-from pipeline.run.door import GROUPS, ROOT, check_names, preset_names, unknown
+from pipeline.run.door import GROUPS, ROOT, check_names, is_folder, preset_names, typed
+from pipeline.run.shapes import SHAPE_KEYS, count
 from pipeline.settings import Settings
-from pipeline.settings.schema import SECTIONS, default_of, describe, field_type, parse, unknown_key
+from pipeline.settings.dead import TYPED, dead_keys
+from pipeline.settings.derive import derive
+from pipeline.settings.schema import (
+    SECTIONS,
+    choices,
+    default_of,
+    describe,
+    field_type,
+    load_yaml,
+    parse,
+    unknown_key,
+)
 
 SHORT = {"what": "bench.what"}
 """Keys that may be written shorter on the command line."""
+SLURM = "SLURM's environment"
+DERIVED = "the model folder's config.json"
+"""Origin of settings that were derived from a Hugging Face folder."""
+"""Origin of what SLURM says of the cluster."""
 TOP = ("name", "runs_dir", "seed", "force", "dry_run")
-PATHS = ("data.path", "data.sft_path", "model.path", "evaluate.checkpoint", "export.checkpoint", "bench.peer_python")
+PATHS = ("data.path", "data.sft_path", "model.path", "evaluate.checkpoint", "export.checkpoint", "bench.peer_python",
+         "bench.compare")  # fmt: skip
 """Settings that hold files or folders; on the command line they are relative to the folder it was typed in."""
 
 
 @dataclass
 class Composed:
-    """Plain nested values, and for each dotted key where it came from."""
+    """Plain nested values, and where each dotted key comes from."""
 
     values: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
+    sources: list[str] = field(default_factory=list)
+    """All origins, the latest last."""
 
     def merge(self, tree: dict[str, Any], origin: str, prefix: str = "") -> None:
         """Lay `tree` over what is there, key by key; lists are replaced whole."""
+        if origin not in self.sources:
+            self.sources.append(origin)
         for key, value in tree.items():
             path = f"{prefix}{key}"
             if isinstance(value, dict):
@@ -69,10 +92,10 @@ def read_preset(path: Path, allow_defaults: bool = False) -> dict[str, Any]:
         InputError: the file cannot be read.
     """
     try:
-        tree = yaml.load(path.read_text("utf-8"), Loader=_UniqueKeys)
+        tree = load_yaml(path.read_text("utf-8"), _UniqueKeys)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not a YAML preset: {error}") from error
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
@@ -82,6 +105,11 @@ def read_preset(path: Path, allow_defaults: bool = False) -> dict[str, Any]:
             wrong = [name for name in content if name not in GROUPS[1:]]
             if wrong:
                 raise UsageError(f"{path}: defaults.{wrong[0]} is no preset group. Allowed: {', '.join(GROUPS[1:])}")
+            for name, preset in content.items():
+                if not isinstance(preset, str):
+                    raise UsageError(
+                        f"{path}: defaults.{name}={preset!r} is no preset name. Allowed: {', '.join(preset_names(name))}"
+                    )
         elif section not in SECTIONS:
             raise UsageError(f"{path}: {unknown_key(str(section))}")
         elif not isinstance(content, dict | None):
@@ -96,45 +124,99 @@ def read_preset(path: Path, allow_defaults: bool = False) -> dict[str, Any]:
 
 
 def compose(words: list[str], stage: str | None = None) -> Settings:
-    """The settings that a command line means; `stage` takes the place of the one in it (for `stage=all`).
+    """The settings that a command line means; `stage` replaces the one in it (for `stage=all`).
 
     Raises:
-        UsageError: wrong key, value, name or combination, each with what is allowed.
-        InputError: a preset file of the user's own cannot be read.
+        UsageError: wrong key, value, name or combination, or a key without effect, each with what is allowed.
+        InputError: the user's preset file cannot be read.
     """
+    settings, dead = _composed(words, stage)
+    if dead:
+        raise UsageError("\n".join(dead.values()))
+    return settings
+
+
+def dead_words(words: list[str]) -> dict[str, str]:
+    """Keys of a command line that have no effect -> the message with which `compose` refuses them."""
+    return _composed(words, None)[1]
+
+
+def _composed(words: list[str], stage: str | None) -> tuple[Settings, dict[str, str]]:
+    """The settings, and the user's keys without effect."""
     given = _given(words)
     stage = stage or given["stage"]
-    model = given.get("model", "tiny")
-    composed = Composed()
-    stage_file = ROOT / "configs" / "stage" / f"{stage}.yaml"
-    if stage_file.exists():
-        composed.merge(read_preset(stage_file), str(stage_file.relative_to(ROOT)))
-    model_file = _preset_file("model", model)
-    model_tree = read_preset(model_file, allow_defaults=True)
+    chosen = {"model": given.get("model", "tiny")}
+    model_tree = derived_preset(words)
+    model_origin = DERIVED
+    if model_tree is None:
+        model_file = _preset_file("model", chosen["model"])
+        model_tree, model_origin = read_preset(model_file, allow_defaults=True), _label(model_file)
     defaults = model_tree.pop("defaults", {})
-    composed.merge(model_tree, _label(model_file))
-    chosen = {"model": model}
-    for group in GROUPS[1:]:
-        name = given.get(group, defaults.get(group))
-        if name is None:
-            continue
-        chosen[group] = name
-        file = _preset_file(group, name)
-        composed.merge(read_preset(file), _label(file))
+    chosen |= {group: given.get(group, defaults.get(group)) for group in GROUPS[1:] if group in {**given, **defaults}}
+    files = {group: _preset_file(group, name) for group, name in chosen.items() if group != "model"}
+    composed = Composed()
+    for group in sorted(set(files) - set(given), key=GROUPS.index):  # those that the model preset names
+        composed.merge(read_preset(files[group]), _label(files[group]))
+    composed.merge(model_tree, model_origin)
+    for group in sorted(set(files) & set(given), key=GROUPS.index):
+        composed.merge(read_preset(files[group]), _label(files[group]))
     on_cpu = composed.values.get("cluster", {}).get("device") == "cpu"
     for key, value in machines.slurm(dict(os.environ)).items():
         if not (on_cpu and key == "devices_per_node"):  # SLURM counts GPUs, which a CPU preset does not want
-            composed.merge({"cluster": {key: value}}, "SLURM's environment")
+            composed.merge({"cluster": {key: value}}, SLURM)
     for key, text in given.items():
         if key in GROUPS or key == "stage":
             continue
-        composed.merge(_nested(key, _absolute(key, parse(key, text))), "the command line")
+        composed.merge(_nested(key, _absolute(key, parse(key, text))), TYPED)
     values = composed.values
     values["layout"] = _chosen_layout(values)
     short = {group: _short_name(chosen.get(group, "none")) for group in GROUPS}
     values |= {"stage": stage} | {f"{group}_name": short[group] for group in GROUPS}
     values.setdefault("name", _run_name(short, defaults, values.get("seed", 0)))
-    return _validated(values, composed.origin)
+    settings = _validated(_without_stale_count(values, composed), composed.origin)
+    _check_parameters(settings, composed.origin)
+    own = {
+        key: origin
+        for key, origin in composed.origin.items()
+        if origin not in (SLURM, DERIVED) and not origin.startswith("configs/")
+    }
+    dead = dead_keys(settings, own)
+    in_files: set[str] = set()
+    for file in {own[key] for key in dead} - {TYPED}:
+        keys = {key for key in dead if own[key] == file}
+        alone = [word for word in words if word.startswith("stage=") or _names_file(word, file)]
+        in_files |= keys if alone == words else keys & _dead_in_files(alone, stage, keys)
+    return settings, {key: why for key, why in dead.items() if own[key] == TYPED or key in in_files}
+
+
+def derived_preset(words: list[str]) -> dict[str, Any] | None:
+    """The preset of the Hugging Face folder that `model=` names, from its config.json; None if it names no folder.
+
+    Raises InputError if the folder cannot be read, or holds a model that the actor cannot compute.
+    """
+    model = next((word.removeprefix("model=") for word in words if word.startswith("model=")), "")
+    if not is_folder(model):
+        return None
+    cpu = "cluster=local" in words or "cluster.device=cpu" in words
+    return derive(typed(model).absolute(), 0 if cpu else machines.gpu_count())
+
+
+def _names_file(word: str, file: str) -> bool:
+    """Whether an argument names the user's preset file that is labelled `file`, or the user's model file, without which
+    another file makes no configuration."""
+    key, _, value = word.partition("=")
+    if key not in GROUPS or not value.endswith((".yaml", ".yml")):
+        return False
+    return key == "model" or _label(_preset_file(key, value)) == file
+
+
+def _dead_in_files(words: list[str], stage: str, keys: set[str]) -> set[str]:
+    """Those of a preset file's `keys` that have no effect by the file alone. What else is on the command line may turn off
+    what a file configures (`sft.enabled=false`, `algo=grpo`, another file): a later source wins, and that is no mistake."""
+    try:
+        return set(_composed(words, stage)[1])
+    except UserError:  # the files alone make no configuration
+        return keys
 
 
 def _given(words: list[str]) -> dict[str, str]:
@@ -158,8 +240,8 @@ def _given(words: list[str]) -> dict[str, str]:
 
 def _preset_file(group: str, name: str) -> Path:
     if name.endswith((".yaml", ".yml")):
-        typed = Path(os.environ.get("ETR_FOLDER", "."), name)
-        return typed if typed.exists() else ROOT / name
+        own = typed(name)
+        return own if own.exists() else ROOT / name
     if name not in preset_names(group):
         raise UsageError(unknown(group, name, preset_names(group)))
     return ROOT / "configs" / group / f"{name}.yaml"
@@ -170,7 +252,8 @@ def _label(file: Path) -> str:
 
 
 def _short_name(name: str) -> str:
-    return Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    """A preset's name, a preset file's without its ending, or a folder's."""
+    return Path(name).stem if name.endswith((".yaml", ".yml")) else Path(name).name
 
 
 def _run_name(short: dict[str, str], defaults: dict[str, str], seed: Any) -> str:
@@ -183,9 +266,9 @@ def _run_name(short: dict[str, str], defaults: dict[str, str], seed: Any) -> str
 
 
 def _absolute(key: str, value: Any) -> Any:
-    """Paths as typed are relative to the user's folder, those in presets to the project's."""
+    """Typed paths are relative to the user's folder, those in presets to the project's."""
     if key == "runs_dir":
-        return str(Path(os.environ.get("ETR_FOLDER", "."), Path(value).expanduser()).absolute())
+        return str(typed(value).absolute())
     if key == "algo.import_path" and isinstance(value, str) and ".py:" in value:
         file, _, name = value.rpartition(":")
         return f"{_absolute('model.path', file)}:{name}"
@@ -195,9 +278,9 @@ def _absolute(key: str, value: Any) -> Any:
         return [_absolute(key, item) for item in value]
     if not isinstance(value, str):
         return value
-    typed = Path(os.environ.get("ETR_FOLDER", "."), Path(value).expanduser()).absolute()
-    is_path = typed.exists() or not key.endswith(".checkpoint")  # `evaluate.checkpoint=before` is a word, not a path
-    return str(typed) if is_path and not (ROOT / value).exists() else value
+    path = typed(value).absolute()
+    is_path = path.exists() or not key.endswith(".checkpoint")  # `evaluate.checkpoint=before` is a word, not a path
+    return str(path) if is_path and not (ROOT / value).exists() else value
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
@@ -215,40 +298,59 @@ def _leaves(tree: dict[str, Any], prefix: str) -> list[str]:
 
 def _chosen_layout(values: dict[str, Any]) -> dict[str, Any]:
     """The model's layout for this many nodes, with `layout.*` laid over it."""
-    layouts = {str(nodes): layout for nodes, layout in values.get("model", {}).get("layouts", {}).items()}
+    own = values.get("layout", {})
     try:
+        layouts = {int(nodes): dict(layout) for nodes, layout in values.get("model", {}).get("layouts", {}).items()}
         nnodes = int(values.get("cluster", {}).get("nnodes", 1))
-        fitting = [nodes for nodes in layouts if int(nodes) <= nnodes]
-    except (TypeError, ValueError):
-        fitting = []  # validation names the value
-    base = layouts[max(fitting, key=int)] if fitting else {}
-    return dict(base) | values.get("layout", {})
+    except (AttributeError, TypeError, ValueError):
+        return own  # validation names the value
+    fitting = [nodes for nodes in layouts if nodes <= nnodes]
+    return (layouts[max(fitting)] if fitting else {}) | own
+
+
+def _without_stale_count(values: dict[str, Any], composed: Composed) -> dict[str, Any]:
+    """`values` without a preset's `model.parameters` if a later source has changed the shape that it counts."""
+    if "model.parameters" not in composed.origin:
+        return values
+    later = composed.sources[composed.sources.index(composed.origin["model.parameters"]) + 1 :]
+    if not any(composed.origin.get(key) in later for key in SHAPE_KEYS):
+        return values
+    return values | {"model": {key: value for key, value in values["model"].items() if key != "parameters"}}
+
+
+def _check_parameters(settings: Settings, origin: dict[str, str]) -> None:
+    """Raises `UsageError` if `model.parameters` is not the shape's count."""
+    stated, found = settings.model.parameters, count(settings.model).total
+    if stated not in (None, found):
+        raise UsageError(
+            f"model.parameters={stated} (from {origin['model.parameters']}), but the shape has {found} parameters. Correct"
+            " the shape (layers, widths, heads, vocabulary, experts), or remove model.parameters."
+        )
 
 
 def _validated(values: dict[str, Any], origin: dict[str, str]) -> Settings:
     try:
-        settings = Settings.model_validate(values)
+        return Settings.model_validate(values)
     except ValidationError as error:
         raise UsageError("\n".join(_explain(detail, origin) for detail in error.errors())) from error
-    if settings.name in ("", ".", "..") or "/" in settings.name:
-        raise UsageError(f"name={settings.name}: a run's name is one folder name, without slashes.")
-    return settings
 
 
 def _explain(detail: Any, origin: dict[str, str]) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     where = origin.get(key) or next((place for k, place in origin.items() if key.startswith(k + ".")), None)
-    if detail["type"] == "value_error":  # a section's own rule, which names its keys itself
+    if detail["type"] == "value_error":  # a rule of the section, which names its keys itself
         return str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "missing":
         return f"{key} is missing. Allowed: {describe(key)}"
     if detail["type"] == "extra_forbidden":
         return unknown_key(key) + (f" (from {where})" if where else "")
-    return f"{key}={detail['input']}" + (f" (from {where})" if where else "") + f": allowed is {describe(key)}."
+    guess = nearest(str(detail["input"]), choices(key))
+    hint = f" Did you mean {key}={guess}?" if guess else ""
+    return f"{key}={detail['input']}" + (f" (from {where})" if where else "") + f": allowed is {describe(key)}.{hint}"
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key given twice is an error; PyYAML takes the last one silently."""
+    """YAML in which a key given twice is an error; PyYAML uses the last one silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()

@@ -1,18 +1,20 @@
-"""What can be run, told with the standard library alone: `bash run.sh` answers before any environment exists.
+"""What can be run. Standard library alone: `bash run.sh` answers before any environment exists.
 
 `run.sh` also asks this module to check the names of stages and presets before it spends minutes on an installation.
 """
 
-import difflib
+import os
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
+
+from pipeline.common.benches import BENCHES
+from pipeline.common.names import unknown
 
 ROOT = Path(__file__).resolve().parents[2]
 
 STAGES = {
-    "all": "preprocess, sft, convert, evaluate, rl, export, evaluate, report: everything, one after the other",
+    "all": "preprocess, sft, convert, evaluate, rl, export, evaluate, report, one after the other",
     "preprocess": "clean, deduplicate and decontaminate the problems; tokenizer",
     "sft": "supervised warm-up with DeepSpeed ZeRO",
     "convert": "Hugging Face weights to a Megatron checkpoint",
@@ -21,18 +23,19 @@ STAGES = {
     "evaluate": "avg@k, pass@k and greedy accuracy on held-out problems (evaluate.checkpoint=before|after)",
     "export": "Megatron checkpoint to Hugging Face weights",
     "report": "one HTML file with curves and sample rollouts",
+    "compare": "algorithms over paired seeds: intervals, power and a verdict (compare.algos=[etr,grpo_matched])",
     "plan": "print the layout, the memory estimate and every command; run nothing",
-    "bench": "measurements (what=policy_head|objective|verifier|rollout|step|step_peer)",
+    "bench": "benchmarks, listed below; bench.compare=<earlier json> compares two runs",
     "doctor": "versions, devices, patches: is this machine ready?",
-    "test": "run the test suite",
+    "test": "run the tests (tests=<file or folder> for some of them)",
 }
-"""Stages by name, in the order in which people meet them."""
+"""Stages by name, in the order in which people need them."""
 
 GROUPS = ("model", "algo", "data", "cluster")
 """Preset groups: `configs/<group>/<name>.yaml`, chosen by `<group>=<name>`."""
 
 NEEDS_NO_MODEL = frozenset({"bench", "doctor", "test"})
-"""Stages that take the tiny preset if none is named."""
+"""Stages that use the tiny preset if none is named."""
 
 
 def preset_names(group: str) -> list[str]:
@@ -47,28 +50,17 @@ def _billions(name: str) -> float:
     return float(size[1]) if size else 0.0
 
 
-def nearest(word: str, names: Iterable[str]) -> str | None:
-    """The name that was most likely meant, or None if none is near."""
-    names, word = list(names), word.lower()
-    found = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    if found:
-        return found[0]
-    return next((name for name in names if word and (name.startswith(word) or word.startswith(name))), None)
-
-
-def unknown(kind: str, word: str, names: Iterable[str]) -> str:
-    """The message for a name that does not exist: what was asked, the nearest right one, and all there are."""
-    names = list(names)
-    guess = nearest(word, names)
-    hint = f" Did you mean {kind}={guess}?" if guess else ""
-    return f"{kind}={word}: there is no such {kind}.{hint}\nAllowed: {', '.join(names)}"
-
-
 def usage() -> str:
     """What `bash run.sh` prints: stages, models, and three examples."""
     width = max(map(len, STAGES))
     lines = ["bash run.sh stage=<stage> model=<preset> [key=value ...]", "", "Stages"]
     lines += [f"  {name:<{width}}  {text}" for name, text in STAGES.items()]
+    wide = max(map(len, BENCHES))
+    lines += [
+        "",
+        "Benchmarks (stage=bench)",
+        *(f"  what={name:<{wide}}  {bench.text}" for name, bench in BENCHES.items()),
+    ]
     lines += ["", "Models", f"  {'  '.join(preset_names('model'))}", "", "Other presets"]
     lines += [f"  {group + '=':<9}{'  '.join(preset_names(group))}" for group in GROUPS[1:]]
     lines += [
@@ -79,6 +71,16 @@ def usage() -> str:
         "  bash run.sh stage=rl model=32b dry_run=true            # layout, memory and commands; runs nothing",
     ]
     return "\n".join(lines)
+
+
+def is_folder(model: str) -> bool:
+    """Whether `model=` names a Hugging Face folder, relative to where the command was typed, instead of a preset."""
+    return bool(model) and not model.endswith((".yaml", ".yml")) and ("/" in model or typed(model).is_dir())
+
+
+def typed(path: str) -> Path:
+    """A path of the command line, relative to the folder that it was typed in."""
+    return Path(os.environ.get("ETR_FOLDER", "."), Path(path).expanduser())
 
 
 def check_names(words: list[str]) -> str | None:
@@ -101,16 +103,21 @@ def check_names(words: list[str]) -> str | None:
     if stage not in STAGES:
         return unknown("stage", stage, STAGES)
     if "model" not in chosen and stage not in NEEDS_NO_MODEL:
-        return f"model= is missing. Allowed: {', '.join(preset_names('model'))}, or a file of your own (model=my.yaml)."
+        return (
+            f"model= is missing. Allowed: {', '.join(preset_names('model'))}, a file of your own (model=my.yaml), or the"
+            " folder of a Hugging Face model."
+        )
     for group in GROUPS:
         value = chosen.get(group, "")
+        if group == "model" and is_folder(value):
+            continue
         if group in chosen and not value.endswith((".yaml", ".yml")) and value not in preset_names(group):
             return unknown(group, value, preset_names(group))
     return None
 
 
 def main(words: list[str]) -> int:
-    """Print the usage (no words, or a plea for help) or check the names; returns the exit code."""
+    """Print the usage (without words, or if help is asked for) or check the names; returns the exit code."""
     if not words or words[0] in ("help", "-h", "--help"):
         print(usage())
         return 0

@@ -2,11 +2,12 @@
 
 Each node runs `bash run.sh` itself with its own `cluster.node_rank`, so no launcher here needs ssh. torchrun starts
 everything that builds the Megatron actor. DeepSpeed's launcher starts the warm-up on GPUs, where it pins each rank to
-its device; on CPU it would only ask an accelerator that is not there, so torchrun starts the warm-up as well.
+its device; on CPU it would look for an accelerator and find none, so torchrun starts the warm-up as well.
 """
 
 import base64
 import json
+import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class Command:
 
     argv: list[str]
     env: dict[str, str]
-    """What differs from the surrounding environment."""
+    """Variables to set on top of the present environment."""
 
     def line(self) -> str:
         """As it would be typed into a shell in the project's folder."""
@@ -34,7 +35,7 @@ class Command:
 
 
 def config_path(job: Job, root: Path, node_rank: int) -> Path:
-    """Where the resolved config of a job lies that node `node_rank` starts."""
+    """The resolved config file of a job on node `node_rank`."""
     variant = f".{job.variant}" if job.variant else ""
     return (
         root / job.stage.name / (f"config{variant}.yaml" if node_rank == 0 else f"config{variant}.node{node_rank}.yaml")
@@ -50,12 +51,13 @@ def command(job: Job, root: Path, node_rank: int) -> Command:
     gpus = machines.uses_gpus(cluster)
     env = {"OMP_NUM_THREADS": str(machines.threads_per_rank(cluster)), "TOKENIZERS_PARALLELISM": "false"}
     if job.stage.name == "doctor":
-        return Command([sys.executable, *target], {})  # which looks at the machine as it is
+        return Command([sys.executable, *target], {})  # it reports the machine as it is
     if gpus:
         # Megatron overlaps collectives with matrix products in the order of their launch, which needs one queue.
         env["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
     else:
         env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    env |= _one_machine(job)
     if job.launcher == "plain":
         env["OMP_NUM_THREADS"] = str(machines.cores())
         return Command([sys.executable, *target], env)
@@ -69,11 +71,23 @@ def command(job: Job, root: Path, node_rank: int) -> Command:
     )
 
 
+def _one_machine(job: Job) -> dict[str, str]:
+    """Keep the ranks of one node on the loopback interface, unless they speak with vLLM servers elsewhere. What the user
+    has set stays."""
+    rollout = job.settings.rollout
+    far = rollout.mode == "standalone" and not rollout.server_address.startswith(("127.", "localhost:"))
+    if job.settings.cluster.nnodes > 1 or far:
+        return {}
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    names = {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback, "VLLM_HOST_IP": "127.0.0.1"}
+    return {name: value for name, value in names.items() if name not in os.environ}
+
+
 def torchrun_options(cluster: Cluster, node_rank: int, logs: str) -> list[str]:
-    """torchrun's own options for one node; `logs` is the folder for what other ranks than local rank 0 say."""
+    """torchrun's options for one node; `logs` is the folder for the output of all ranks but local rank 0."""
     words = [f"--nnodes={cluster.nnodes}", f"--nproc-per-node={cluster.devices_per_node}"]
     if cluster.nnodes == 1:
-        words.append("--standalone")  # rendezvous on a port that is free
+        words.append("--rdzv-backend=loopback")  # of pipeline.run.torchrun: nothing listens beyond this machine
     else:
         words += [
             f"--node-rank={node_rank}",
@@ -83,7 +97,7 @@ def torchrun_options(cluster: Cluster, node_rank: int, logs: str) -> list[str]:
     words.append(f"--max-restarts={cluster.max_restarts}")
     quiet = range(1, min(cluster.devices_per_node, 10))  # torchrun reads one digit
     if quiet:
-        # Local rank 0 keeps the terminal; the others speak into files, of which the failing one's is shown.
+        # Local rank 0 keeps the terminal; the others write into files, and the failing one's is shown.
         words += [f"--log-dir={logs}", "--redirects=" + ",".join(f"{local}:3" for local in quiet)]
     return words
 
@@ -94,7 +108,7 @@ def _deepspeed(cluster: Cluster, node_rank: int) -> list[str]:
     return [
         f"--world_info={base64.urlsafe_b64encode(json.dumps(world).encode()).decode()}",
         f"--node_rank={node_rank}",
-        f"--master_addr={cluster.master_addr}",
+        f"--master_addr={cluster.master_addr if cluster.nnodes > 1 else '127.0.0.1'}",
         f"--master_port={cluster.master_port if cluster.nnodes > 1 else machines.free_port()}",
         "--no_local_rank",
         "--module",

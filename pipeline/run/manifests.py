@@ -1,13 +1,14 @@
-"""Manifests: what a finished stage was made of, so that it is run again when that changed and not otherwise.
+"""Manifests: what a finished stage was made of, so that it runs again if that has changed and not otherwise.
 
 `<stage>/manifest.json` holds the settings that the result depends on (flat, so that a change can be named), its inputs
-and outputs by hash, and the seconds it took. `<stage>/started.json` holds the same settings and inputs from the moment
-of the start: what a killed stage's checkpoints were made with.
+and outputs by hash, and the seconds it took. `<stage>/started.json` holds the settings and inputs at the start, with
+which a killed stage's checkpoints were made.
 """
 
 import datetime
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from typing import Any
 from pipeline.common.errors import InputError, UsageError
 from pipeline.common.files import read_json, write_json
 from pipeline.run.catalog import HARMLESS, IRRELEVANT, Job
-from pipeline.run.door import nearest
+from pipeline.run.imports import source_of
 from pipeline.settings import Settings
 
 WORDS = ("before", "after")
 """Checkpoints of the run itself: the converted base, and the newest of the training."""
+TRACKER = "latest_checkpointed_iteration.txt"
+"""Megatron's file beside the iterations' folders: the number of the newest."""
 WHOLE_FILE = 256 << 20
 """Larger files are hashed by size, modification time, first and last MiB: hashing a 70B model would take minutes."""
 
@@ -66,20 +69,43 @@ def fingerprint(path: Path) -> str | None:
 
 
 def locate(root: Path, path: str) -> Path:
-    """Where an output of the catalog lies; `x@latest` is the iteration that Megatron's tracker file names."""
+    """Path of an output of the catalog; `x@latest` is the iteration that Megatron's tracker file names, or that file if it
+    names none."""
     folder, at, _ = path.partition("@")
     if not at:
         return root / path
-    tracker = root / folder / "latest_checkpointed_iteration.txt"
     try:
-        return root / folder / f"iter_{int(tracker.read_text()):07d}"
-    except (OSError, ValueError):
-        return tracker
+        iteration = latest_iteration(root / folder)
+    except InputError:
+        iteration = None
+    return root / folder / (TRACKER if iteration is None else f"iter_{iteration:07d}")
+
+
+def latest_iteration(folder: Path) -> int | None:
+    """The iteration that a checkpoint folder's tracker file names; None without that file.
+
+    Raises:
+        InputError: the file cannot be read or holds no number.
+    """
+    tracker = folder / TRACKER
+    try:
+        text = tracker.read_text("utf-8", "backslashreplace").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"{tracker} cannot be read ({error.strerror}).") from error
+    if not re.fullmatch("[0-9]{1,18}", text):
+        there = sorted(path.name for path in folder.glob("iter_*"))
+        raise InputError(
+            f"{tracker} holds {text[:40]!r}, which is no iteration number. Write the number of the newest iteration into it"
+            f" (there are: {', '.join(there) or 'none'}), or run the stage that makes it with force=true."
+        )
+    return int(text)
 
 
 @dataclass(frozen=True)
 class State:
-    """A job's settings and inputs as they are now."""
+    """A job's present settings and inputs."""
 
     config: dict[str, Any]
     inputs: dict[str, str | None]
@@ -94,7 +120,7 @@ class State:
         ]
         inputs = old.get("inputs", {})
         return changes + [
-            f"{name} is another"
+            f"{name} has changed"
             for name in sorted({*inputs, *self.inputs})
             if inputs.get(name) != self.inputs.get(name)
         ]
@@ -121,29 +147,59 @@ def state_of(job: Job, root: Path) -> State:
         inputs[source] = fingerprint(Path(source))
     if job.stage.name == "rollout":  # it samples the trained actor as soon as there is one
         inputs["checkpoints@latest"] = fingerprint(locate(root, "checkpoints@latest"))
-    loss_file = (job.settings.algo.import_path or "").rpartition(":")[0]
-    if job.stage.name == "rl" and loss_file.endswith(".py"):
-        inputs[loss_file] = fingerprint(Path(loss_file))
+    for function in _own_functions(job):
+        if (file := source_of(function)) is not None:
+            inputs[str(file)] = fingerprint(file)
     if job.stage.name == "report":
-        for path in ("metrics.jsonl", "samples.jsonl", "evaluate/before.json", "evaluate/after.json"):
-            inputs[path] = fingerprint(root / path)
+        read = [root / name for name in ("metrics.jsonl", "samples.jsonl", "sft/metrics.jsonl")]
+        read += [path for path in (root / "evaluate").glob("*.json*") if path.stem not in ("manifest", "started")]
+        inputs |= {str(path.relative_to(root)): fingerprint(path) for path in sorted(read)}
     return State(flat(job.settings, job.stage.settings), inputs)
 
 
+def _own_functions(job: Job) -> list[str]:
+    """The user's functions that the job's result depends on."""
+    own = [name for name in job.settings.verify.rewards if ":" in name] if "verify" in job.stage.settings else []
+    if job.stage.name == "rl" and job.settings.algo.import_path is not None:
+        own.append(job.settings.algo.import_path)
+    return own
+
+
 def load(root: Path, stage: str, variant: str | None = None) -> dict[str, Any] | None:
-    """The manifest of a finished stage, or None."""
+    """The manifest of a finished stage, or None.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     path = root / stage / "manifest.json"
     if not path.exists():
         return None
-    manifest = read_json(path)
+    manifest = _read_record(path, "Delete it; the stage then runs again.")
     return manifest.get("variants", {}).get(variant) if variant else manifest
+
+
+def _read_record(path: Path, advice: str) -> dict[str, Any]:
+    """A manifest, or the note of a start. Raises `InputError`, with the advice, if it is damaged."""
+    try:
+        record = read_json(path)
+    except InputError as error:
+        raise InputError(f"{error} {advice}") from error
+    whole = isinstance(record, dict)
+    variants = record.get("variants", {}) if whole else {}
+    whole = whole and isinstance(variants, dict)
+    for entry in (record, *variants.values()) if whole else ():
+        parts = [entry.get(name, {}) for name in ("config", "inputs", "outputs")] if isinstance(entry, dict) else [None]
+        whole = whole and all(isinstance(part, dict) for part in parts)
+    if not whole:
+        raise InputError(f"{path} is damaged: it does not hold settings, inputs and outputs. {advice}")
+    return record
 
 
 def save(job: Job, root: Path, state: State, seconds: float, result: dict[str, Any]) -> None:
     """Write the manifest of a job that has just finished.
 
     Raises:
-        InputError: it ended well and left no output.
+        InputError: it ended with exit code 0 and left no output.
     """
     outputs: dict[str, str | None] = {}
     for path in (*job.outputs, *job.stage.also):
@@ -165,7 +221,7 @@ def save(job: Job, root: Path, state: State, seconds: float, result: dict[str, A
         old = load(root, job.stage.name) or {}
         variants = old.get("variants", {}) | {job.variant: manifest}
         manifest = {"stage": job.stage.name, "variants": variants}
-        manifest["seconds"] = round(sum(entry["seconds"] for entry in variants.values()), 2)
+        manifest["seconds"] = round(sum(entry.get("seconds", 0) for entry in variants.values()), 2)
     write_json(target, manifest)
 
 
@@ -182,55 +238,57 @@ def why_run(job: Job, root: Path, state: State) -> str | None:
     if changes:
         return "; ".join(changes)
     for path in job.outputs:
-        if fingerprint(locate(root, path)) != manifest["outputs"].get(path):
+        if fingerprint(locate(root, path)) != manifest.get("outputs", {}).get(path):
             return f"{locate(root, path)} is not as the stage left it"
     return None
 
 
 def prepare(job: Job, root: Path, state: State) -> list[str]:
-    """Make ready for the start: refuse to mix settings, set aside what must not be continued, note what is started
-    with. Returns what was set aside.
+    """Prepare the start: refuse to mix settings, move aside what must not be continued, write down the settings and inputs.
+    Returns the paths of what was moved aside.
 
     Raises:
-        UsageError: checkpoints of an RL run were made under other settings.
+        UsageError: checkpoints of an RL run were made with other settings.
+        InputError: the note of an earlier start is damaged.
     """
     note = root / job.stage.name / "started.json"
     moved: list[str] = []
     if job.stage.resumes and any((root / path).exists() for path in job.stage.resumes):
-        old = read_json(note) if note.exists() else {}
+        advice = "It says which settings the checkpoints were made with: delete it if yours are the same, or give force=true."
+        old = _read_record(note, advice) if note.exists() and not job.settings.force else {}
         changes = [change for change in state.changed_from(old) if change.split()[0] not in HARMLESS] if old else []
         guard = (root / job.stage.resumes[0]).exists() and job.stage.guarded and not job.settings.force
         if changes and guard:
             raise UsageError(
-                f"{root / job.stage.resumes[0]} was made under other settings: {'; '.join(changes)}.\n"
-                "Give those settings to continue it, another name=... for a new run, or force=true to set it aside."
+                f"{root / job.stage.resumes[0]} was made with other settings: {'; '.join(changes)}.\n"
+                "Give those settings to continue it, another name=... for a new run, or force=true to move it aside."
             )
         if changes or job.settings.force:
-            moved = [_set_aside(root / path) for path in job.stage.resumes if (root / path).exists()]
+            moved = [_move_aside(root / path) for path in job.stage.resumes if (root / path).exists()]
     write_json(note, {"config": state.config, "inputs": state.inputs})
     return moved
 
 
 def require(job: Job, root: Path, command: str) -> None:
-    """Raises `InputError` if a stage that this job reads has not finished, or a checkpoint of the user's is not there;
-    `command` has `{stage}` for the stage's name."""
-    chosen = job.chosen_checkpoint
-    if chosen is not None and chosen not in WORDS and not Path(chosen).is_dir():
-        key = f"{job.stage.name}.checkpoint"
-        guess = nearest(chosen, WORDS) if "/" not in chosen else None
-        hint = f" Did you mean {key}={guess}?" if guess else ""
-        text = f"{key}={chosen}: there is no such folder.{hint} Allowed: {', '.join(WORDS)}, or a checkpoint folder."
-        raise UsageError(text) if guess else InputError(text)
+    """Check that the stages which this job reads have finished; `command` has `{stage}` for the stage's name.
+
+    Raises:
+        InputError: one has not finished, one of its outputs is missing, or a checkpoint folder's tracker file is damaged.
+    """
     for name in job.after:
         manifest = load(root, name)
         if manifest is None:
             raise InputError(f"stage={name} has not finished in {root}. Run: {command.format(stage=name)}")
         for path in manifest.get("outputs", {}):
+            if "@" in path:
+                latest_iteration(root / path.partition("@")[0])
             if not locate(root, path).exists():
                 raise InputError(f"{locate(root, path)} is missing. Run: {command.format(stage=name)} force=true")
+    for path in job.stage.resumes if not job.settings.force else ():
+        latest_iteration(root / path)
 
 
-def _set_aside(path: Path) -> str:
+def _move_aside(path: Path) -> str:
     number = 1
     while (target := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1

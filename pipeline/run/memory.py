@@ -1,7 +1,7 @@
-"""An estimate of the memory that one device needs, phase by phase. Bytes throughout; GiB only where it is printed.
+"""An estimate of the memory that one device and one node need, phase by phase. All numbers are bytes.
 
-Good to some ten percent for dense models: allocator slack and NCCL's buffers enter as one constant, and MoE routing is
-assumed even. It is meant to refuse what cannot work before a cluster is booked, not to replace a trial run.
+Good to about ten percent for dense models: allocator slack and NCCL's buffers are one constant, and MoE routing is assumed
+even. It is meant to refuse what cannot work before a cluster is booked, not to replace a trial run.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ GIB = 2**30
 OVERHEAD_GIB = 2.5
 """CUDA context, NCCL buffers and allocator slack of one GPU rank."""
 HEAD_LOGITS_BYTES = 640 << 20
-"""What the policy head lets the logits of a chunk take where `rl.head_chunk_tokens` is not set."""
+"""Most bytes of a chunk's logits in the policy head if `rl.head_chunk_tokens` is not set."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class Memory:
     activations: int
     """Of all micro-batches in flight."""
     head: int
-    """Logits of one chunk, the most of them that the policy head holds, and the output weight's gradient."""
+    """Logits of one chunk, all that the policy head holds of them, and the output weight's gradient."""
     logits_avoided: int
-    """What whole fp32 logits and their gradient of one micro-batch would take."""
+    """Whole fp32 logits of one micro-batch and their gradient, which the policy head avoids."""
     generation: int
-    """KV cache of the native engine, or all that vLLM takes while it generates."""
+    """What sampling adds: the native engine's KV cache, or all that a colocated vLLM uses while it generates."""
     overhead: int
 
     @property
     def states(self) -> int:
-        """What never leaves the device."""
+        """What stays on the device in every phase."""
         return self.weights + self.gradients + self.optimizer + self.reference + self.overhead
 
     @property
@@ -74,9 +74,6 @@ def estimate(settings: Settings, data_parallel: int, engine: str, on_gpu: bool) 
     expert_shards = max(1, shards * layout.tp // layout.ep) if rl.optimizer.distributed else 1
     tokens = layout.micro_batch_tokens // layout.cp
     vocab = count(model).embedding // model.hidden_size // layout.tp
-    budget = settings.rollout.kv_memory_gib
-    if engine == "vllm":
-        budget = settings.rollout.gpu_memory_share * settings.cluster.device_memory_gib
     return Memory(
         weights=own * element,
         gradients=own * 4,
@@ -85,9 +82,37 @@ def estimate(settings: Settings, data_parallel: int, engine: str, on_gpu: bool) 
         activations=_activations(settings, tokens) * element,
         head=_head(rl.head_chunk_tokens, tokens, vocab, model.hidden_size, element),
         logits_avoided=2 * 4 * tokens * vocab,
-        generation=int(budget * GIB),
+        generation=_generation(settings, engine, on_gpu),
         overhead=int(OVERHEAD_GIB * GIB) if on_gpu else 0,
     )
+
+
+def _generation(settings: Settings, engine: str, on_gpu: bool) -> int:
+    """Bytes that sampling adds to what stays on the device."""
+    rollout, cache = settings.rollout, int(settings.rollout.kv_memory_gib * GIB)
+    if engine == "native":
+        return cache
+    if rollout.mode == "standalone":
+        return 0
+    if on_gpu:
+        return int(rollout.gpu_memory_share * settings.cluster.device_memory_gib * GIB)
+    own = settings.layout.model_copy(update={"tp": settings.layout.rollout_tp or settings.layout.tp, "pp": 1, "ep": 1})
+    return cache + sum(on_rank(settings.model, own)) * (2 if settings.model.dtype == "bf16" else 4)
+
+
+def host(settings: Settings, device_peak: int, on_gpu: bool) -> tuple[int, str]:
+    """Bytes of host memory that one node needs at most, and for what.
+
+    Each rank of the warm-up reads the whole model in fp32 before it moves to the device (stages/sft.py). On CPU the
+    ranks' device memory is the node's as well.
+    """
+    ranks = settings.cluster.devices_per_node
+    needs = [(0, "nothing large")]
+    if settings.sft.enabled:
+        needs.append((ranks * 4 * count(settings.model).total, f"the warm-up's fp32 model on each of {ranks} ranks"))
+    if not on_gpu:
+        needs.append((ranks * device_peak, f"the {ranks} ranks of RL"))
+    return max(needs)
 
 
 def _head(chunk: int | None, tokens: int, vocab: int, hidden: int, element: int) -> int:
@@ -99,8 +124,8 @@ def _head(chunk: int | None, tokens: int, vocab: int, hidden: int, element: int)
 
 
 def _activations(settings: Settings, tokens: int) -> int:
-    """Elements kept for the backward pass on one rank, `tokens` tokens a micro-batch; attention scores are not among
-    them, since the core attention recomputes them. 1F1B keeps up to pp micro-batches of a stage's layers alive."""
+    """Elements kept for the backward pass on one rank, with `tokens` tokens in a micro-batch. Attention scores are not among
+    them, since the core attention recomputes them. 1F1B keeps up to pp micro-batches of a stage's layers."""
     model, layout = settings.model, settings.layout
     h, d = model.hidden_size, model.head_dim
     stream = h // (layout.tp if layout.sp else 1)

@@ -1,7 +1,7 @@
-"""What a run would be: layout, memory and every node's commands; and why a layout cannot work.
+"""The plan of a run: layout, memory and every node's commands; and why a layout cannot work.
 
-`check` is asked before any stage that builds the actor is started, so that a cluster's first minute is not spent on
-finding out that 40 heads do not go into 16 parts.
+`check` comes before every stage that builds the actor, so that a cluster's first minutes are not spent on finding out that
+40 heads cannot be split over 16 ranks.
 """
 
 import shlex
@@ -11,9 +11,11 @@ from pipeline.common.errors import UsageError
 from pipeline.run.catalog import Job
 from pipeline.run.door import ROOT
 from pipeline.run.launch import command
-from pipeline.run.memory import GIB, Memory, estimate
+from pipeline.run.machines import device_problem, gpu_count
+from pipeline.run.memory import GIB, Memory, estimate, host
 from pipeline.run.shapes import count
 from pipeline.settings import Settings
+from pipeline.settings.engine import chosen_engine, is_installed, uses_gpus, why_chosen
 
 
 def world_size(settings: Settings) -> int:
@@ -22,36 +24,27 @@ def world_size(settings: Settings) -> int:
 
 
 def data_parallel(settings: Settings) -> int:
-    """Copies of the model, each with sequences of its own; `check` has seen that it is whole."""
+    """Copies of the model, each with different sequences; `check` makes sure that it is a whole number."""
     layout = settings.layout
     return world_size(settings) // (layout.tp * layout.pp * layout.cp)
-
-
-def engine(settings: Settings) -> str:
-    """The rollout engine that `auto` means: vLLM on GPUs, where run.sh installs it, and wherever there are pipeline stages,
-    which the native engine cannot cross."""
-    if settings.rollout.engine != "auto":
-        return settings.rollout.engine
-    if settings.cluster.device == "cuda":
-        return "vllm"
-    return "vllm" if settings.layout.pp > 1 else "native"
 
 
 def check(settings: Settings) -> None:
     """Refuse settings that cannot work.
 
     Raises:
-        UsageError: every reason found, each with the keys and values it comes from and what would do.
+        UsageError: every reason found, each with its keys and values and with what would work.
     """
-    problems = [*_cuts(settings), *_world(settings), *_lengths(settings)]
+    generates = settings.stage not in ("convert", "export")
+    problems = [*_cuts(settings), *_world(settings), *(_lengths(settings) if generates else [])]
     if not problems:
-        problems = [*_batch(settings), *_fit(settings)]
+        problems = [*(_batch(settings) if generates else []), *_fit(settings)]
     if problems:
         raise UsageError("This layout cannot work:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
 def _cuts(settings: Settings) -> list[str]:
-    """Whether the model can be cut as the layout says."""
+    """Whether the model can be split as the layout says."""
     model, layout, experts = settings.model, settings.layout, settings.model.experts
     problems = []
     for key, what in (("num_attention_heads", "heads"), ("num_query_groups", "key/value heads")):
@@ -81,14 +74,14 @@ def _cuts(settings: Settings) -> list[str]:
         problems.append(f"layout.ep={layout.ep} with layout.tp={layout.tp} needs layout.sp=true (Megatron's MoE).")
     if layout.pp > 1 and settings.rollout.engine == "native":
         problems.append(
-            f"rollout.engine=native decodes token by token and would leave layout.pp={layout.pp} stages idle:"
-            " take rollout.engine=vllm, or layout.pp=1."
+            f"rollout.engine=native decodes token by token and would leave layout.pp={layout.pp} stages idle."
+            " Use rollout.engine=vllm, or layout.pp=1."
         )
     return problems
 
 
 def _world(settings: Settings) -> list[str]:
-    """Whether the ranks come out even."""
+    """Whether the ranks divide evenly."""
     cluster, layout, world = settings.cluster, settings.layout, world_size(settings)
     ranks = f"{world} ranks (cluster.nnodes={cluster.nnodes} times cluster.devices_per_node={cluster.devices_per_node})"
     problems = []
@@ -102,21 +95,29 @@ def _world(settings: Settings) -> list[str]:
         )
     elif (world // layout.pp) % layout.ep:
         problems.append(f"{ranks} by pp {layout.pp} are not divisible by layout.ep={layout.ep}.")
-    rollout_tp = layout.rollout_tp or layout.tp
-    if engine(settings) == "vllm":
-        if cluster.devices_per_node % rollout_tp:
-            problems.append(
-                f"layout.rollout_tp={rollout_tp} does not divide cluster.devices_per_node={cluster.devices_per_node}."
-            )
-        if settings.model.num_attention_heads % rollout_tp:
-            problems.append(
-                f"layout.rollout_tp={rollout_tp} does not divide {settings.model.num_attention_heads} attention heads."
-            )
+    if chosen_engine(settings) == "vllm":
+        problems += _engines(settings)
+    return problems
+
+
+def _engines(settings: Settings) -> list[str]:
+    """Whether the ranks that sample with vLLM can be grouped into engines."""
+    rollout, size = settings.rollout, settings.layout.rollout_tp or settings.layout.tp
+    key, ranks = "cluster.devices_per_node", settings.cluster.devices_per_node
+    if rollout.mode == "standalone":
+        key, ranks = "rollout.server_ranks", rollout.server_ranks
+    problems = []
+    if ranks % size:
+        problems.append(f"layout.rollout_tp={size} does not divide {key}={ranks}.")
+    if settings.model.num_attention_heads % size:
+        problems.append(
+            f"layout.rollout_tp={size} does not divide {settings.model.num_attention_heads} attention heads."
+        )
     return problems
 
 
 def _lengths(settings: Settings) -> list[str]:
-    """Whether the longest sequence has room."""
+    """Whether the longest sequence fits."""
     rollout, layout = settings.rollout, settings.layout
     longest = rollout.max_prompt_tokens + rollout.max_new_tokens
     text = f"rollout.max_prompt_tokens={rollout.max_prompt_tokens} + rollout.max_new_tokens={rollout.max_new_tokens}"
@@ -131,7 +132,7 @@ def _lengths(settings: Settings) -> list[str]:
 
 
 def _batch(settings: Settings) -> list[str]:
-    """Whether a rollout batch can be dealt out evenly."""
+    """Whether a rollout batch can be shared evenly."""
     rl, copies = settings.rl, data_parallel(settings)
     samples = rl.prompts_per_step * rl.group_size
     text = f"rl.prompts_per_step={rl.prompts_per_step} x rl.group_size={rl.group_size} = {samples} responses"
@@ -146,25 +147,24 @@ def _batch(settings: Settings) -> list[str]:
 
 
 def _fit(settings: Settings) -> list[str]:
-    """Whether weights, gradients and optimizer fit at all; what is merely tight is a warning of the plan."""
+    """Whether weights, gradients and optimizer fit at all; the plan warns if the rest does not."""
     memory, device = _memory(settings), settings.cluster.device_memory_gib
     if memory.states <= device * GIB:
         return []
     return [
-        f"weights, gradients and optimizer alone take {memory.states / GIB:.1f} GiB a device, which has {device:g}"
+        f"weights, gradients and optimizer alone need {memory.states / GIB:.1f} GiB a device, which has {device:g}"
         " (cluster.device_memory_gib): use more nodes, or a larger layout.tp or layout.pp."
     ]
 
 
 def _memory(settings: Settings) -> Memory:
-    return estimate(settings, data_parallel(settings), engine(settings), settings.cluster.device == "cuda")
+    return estimate(settings, data_parallel(settings), chosen_engine(settings), uses_gpus(settings.cluster))
 
 
 def describe(jobs: list[Job], words: list[str]) -> str:
     """The plan of these jobs as text: layout, memory, what to type on each node, and each node's command for each job.
 
-    Raises:
-        UsageError: the layout cannot work.
+    The jobs have passed `pipeline.run.checks`.
     """
     settings = jobs[0].settings
     parts: list[str] = []
@@ -172,9 +172,8 @@ def describe(jobs: list[Job], words: list[str]) -> str:
         (job for job in jobs if job.stage.uses_layout), None
     )
     if actor is not None:
-        check(actor.settings)
-        parts += [*_layout_lines(actor.settings), "", *_memory_lines(actor.settings), ""]
-    parts += _typed_lines(settings, words)
+        parts += [*_layout_lines(actor.settings), "", *_memory_lines(actor.settings), *_host_lines(actor.settings), ""]
+    parts += _typed_lines(jobs, words)
     for job in jobs:
         parts += _command_lines(job)
     parts += ["", f"Nothing was run. The run's folder is {Path(settings.runs_dir) / settings.name}."]
@@ -190,19 +189,27 @@ def _layout_lines(settings: Settings) -> list[str]:
     return [
         f"Model    {settings.model_name}: {count(model).total:,} parameters, {model.dtype}"
         + (f", published as {model.published_as}" if model.published_as else ""),
+        f"Presets  algo {settings.algo_name}, data {settings.data_name}, cluster {settings.cluster_name}",
         f"Weights  {model.path or _no_weights(settings)}",
         f"World    {world_size(settings)} ranks: {cluster.nnodes} node{'s' * (cluster.nnodes > 1)} of"
-        f" {cluster.devices_per_node} {'GPUs' if cluster.device == 'cuda' else 'processes'}"
+        f" {cluster.devices_per_node} {'GPUs' if uses_gpus(cluster) else 'processes'}"
         f" with {cluster.device_memory_gib:g} GiB",
         f"Layout   TP {layout.tp}, PP {layout.pp}" + (f" (VPP {layout.vpp})" if layout.vpp else "")
         + f", CP {layout.cp}, EP {layout.ep}, DP {copies}, sequence parallel {'on' if layout.sp else 'off'}",
-        f"Rollout  {engine(settings)} engine, TP {layout.rollout_tp or layout.tp}; up to"
+        f"Rollout  {_engine_text(settings)}; up to"
         f" {settings.rollout.max_prompt_tokens} + {settings.rollout.max_new_tokens} tokens",
         f"Batch    {rl.prompts_per_step} prompts x {rl.group_size} = {samples} responses a step;"
         f" {rl.minibatches} minibatches x {rl.epochs} epoch{'s' * (rl.epochs > 1)} of {samples // rl.minibatches}",
         f"         {per_copy} of a minibatch on each data-parallel rank, in micro-batches of"
         f" {layout.micro_batch_tokens} tokens: at most {-(-per_copy // full)} ({full} full-length responses each)",
     ]  # fmt: skip
+
+
+def _engine_text(settings: Settings) -> str:
+    engine, layout = chosen_engine(settings), settings.layout
+    size = (layout.rollout_tp or layout.tp) if engine == "vllm" else layout.tp
+    missing = "; vLLM is not installed here" if engine == "vllm" and not is_installed() else ""
+    return f"{engine} engine ({why_chosen(settings)}{missing}), TP {size}"
 
 
 def _no_weights(settings: Settings) -> str:
@@ -216,7 +223,6 @@ def _no_weights(settings: Settings) -> str:
 def _memory_lines(settings: Settings) -> list[str]:
     memory, device = _memory(settings), settings.cluster.device_memory_gib
     unit, name = (GIB, "GiB") if memory.peak > 4 * GIB else (GIB / 1024, "MiB")
-    share = f"vLLM's share of {settings.rollout.gpu_memory_share:g}"
     rows = [
         ("weights", memory.weights, settings.model.dtype),
         ("gradients", memory.gradients, "fp32"),
@@ -229,7 +235,7 @@ def _memory_lines(settings: Settings) -> list[str]:
             memory.head,
             f"a chunk of logits and the gradient; whole logits: {memory.logits_avoided / unit:.1f}",
         ),
-        ("generation", memory.generation, "KV cache, at most" if engine(settings) == "native" else share),
+        ("generation", memory.generation, _generation_text(settings)),
     ]
     lines = [f"Memory of the fullest device, {name} (estimate)"]
     lines += [f"  {what:<12}{size / unit:8.1f}  {note}" for what, size, note in rows]
@@ -240,9 +246,40 @@ def _memory_lines(settings: Settings) -> list[str]:
     if memory.peak > device * GIB:
         cure = "rl.recompute=true, a smaller layout.micro_batch_tokens"
         if memory.generating > device * GIB:
-            cure = "a smaller rollout.gpu_memory_share or rollout.kv_memory_gib"
+            share = (
+                "rollout.gpu_memory_share"
+                if chosen_engine(settings) == "vllm" and uses_gpus(settings.cluster)
+                else "rollout.kv_memory_gib"
+            )
+            cure = f"a smaller {share}"
         lines.append(f"  WARNING: by this estimate it does not fit. Try {cure}, a larger layout.tp, or more nodes.")
+    if uses_gpus(settings.cluster) and gpu_count():  # planned on a machine of the cluster
+        problem = device_problem(settings.cluster)
+        lines += [f"  WARNING: {problem}"] if problem else []
     return lines
+
+
+def _host_lines(settings: Settings) -> list[str]:
+    """Host memory of one node, and a warning if the node has less."""
+    need, what = host(settings, _memory(settings).peak, uses_gpus(settings.cluster))
+    have = settings.cluster.node_memory_gib
+    lines = [f"Host memory of a node, GiB (estimate): {need / GIB:.1f} for {what}; a node has {have:g}"]
+    if need > have * GIB:
+        lines.append(
+            "  WARNING: by this estimate it does not fit (cluster.node_memory_gib). Use fewer devices a node, or"
+            " sft.enabled=false to go without the warm-up."
+        )
+    return lines
+
+
+def _generation_text(settings: Settings) -> str:
+    if chosen_engine(settings) == "native":
+        return "KV cache, at most"
+    if settings.rollout.mode == "standalone":
+        return "on the servers"
+    if uses_gpus(settings.cluster):
+        return f"vLLM's share of {settings.rollout.gpu_memory_share:g}"
+    return "vLLM's weights and KV cache"
 
 
 def _over(settings: Settings) -> str:
@@ -250,19 +287,32 @@ def _over(settings: Settings) -> str:
     return f", over {shards} ranks" if settings.rl.optimizer.distributed and shards > 1 else ""
 
 
-def _typed_lines(settings: Settings, words: list[str]) -> list[str]:
-    """What a person types on each of several nodes, unless SLURM does."""
-    cluster = settings.cluster
+def _typed_lines(jobs: list[Job], words: list[str]) -> list[str]:
+    """What a person types on each of several nodes, one stage after the other, unless SLURM does."""
+    cluster = jobs[0].settings.cluster
     if cluster.nnodes == 1:
         return []
-    drop = ("dry_run=", "cluster.node_rank=", "cluster.nnodes=", "cluster.master_addr=", "cluster.master_port=")
+    drop: tuple[str, ...] = (
+        "stage=",
+        "dry_run=",
+        "cluster.node_rank=",
+        "cluster.nnodes=",
+        "cluster.master_addr=",
+        "cluster.master_port=",
+    )
+    if any(job.variant for job in jobs):
+        drop = (*drop, "evaluate.checkpoint=")
     kept = " ".join(shlex.quote(word) for word in words if not word.startswith(drop))
     place = f"cluster.nnodes={cluster.nnodes} cluster.master_addr={cluster.master_addr}"
     place += f" cluster.master_port={cluster.master_port}"
-    lines = [f"  bash run.sh {kept} {place} cluster.node_rank={node}" for node in range(cluster.nnodes)]
+    lines = []
+    for job in jobs:
+        which = f" evaluate.checkpoint={shlex.quote(job.settings.evaluate.checkpoint)}" if job.variant else ""
+        for node in range(1 if job.launcher == "plain" else cluster.nnodes):
+            lines.append(f"  bash run.sh stage={job.stage.name} {kept}{which} {place} cluster.node_rank={node}")
     if cluster.master_addr in ("127.0.0.1", "localhost"):
         lines.append(
-            f"  (cluster.master_addr={cluster.master_addr} joins nodes on one machine alone: name node 0's host)"
+            f"  (cluster.master_addr={cluster.master_addr} joins nodes on one machine only: give the host name of node 0)"
         )
     return ["To type on each node", *lines, ""]
 

@@ -4,6 +4,15 @@ from dataclasses import dataclass
 
 from pipeline.settings import Layout, Model
 
+SHAPE_KEYS = tuple(
+    f"model.{key}"
+    for key in (
+        "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "head_dim", "vocab_size",
+        "tie_word_embeddings", "qkv_bias", "qk_norm", "experts.count", "experts.ffn_hidden_size",
+    )
+)  # fmt: skip
+"""Settings that decide how many parameters a model has."""
+
 
 @dataclass(frozen=True)
 class Counts:

@@ -39,19 +39,23 @@ def revision() -> str | None:
     return head + ("+changes" if changed else "")
 
 
+def environment() -> dict[str, Any]:
+    """What this process runs on: versions, git revision, machine."""
+    return {
+        "versions": versions(),
+        "revision": revision(),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "processor": machines.processor(),
+        "cpus": machines.cores(),
+        "devices": machines.gpu_names(),
+        "executable": sys.executable,
+    }
+
+
 def write_environment(root: Path) -> None:
     """Write `environment.json`."""
-    write_json(
-        root / "environment.json",
-        {
-            "versions": versions(),
-            "revision": revision(),
-            "host": platform.node(),
-            "platform": platform.platform(),
-            "cpus": machines.cores(),
-            "executable": sys.executable,
-        },
-    )
+    write_json(root / "environment.json", environment())
 
 
 def write_summary(root: Path) -> dict[str, Any]:

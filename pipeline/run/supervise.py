@@ -1,4 +1,4 @@
-"""Runs a command's processes to their end: signals on the way, no orphans, and the failing rank's error last."""
+"""Runs the processes of a command until they end: handles signals, leaves no orphans, finds the error to print last."""
 
 import json
 import os
@@ -17,21 +17,25 @@ from typing import Any
 from pipeline.common.processes import die_with_parent, stop_tree
 from pipeline.common.waiting import exit_code_of
 from pipeline.run.launch import Command
-from pipeline.stage import OUTCOME_FOLDER, PARENT, SPARE_FOLDER, STOP_FILE
+from pipeline.stage import LOG_FOLDER, OUTCOME_FOLDER, PARENT, SPARE_FOLDER, STOP_FILE
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TAIL_LINES = 40
+"""Lines shown of the log of a rank that left no error."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a job's processes ended on this node."""
+    """How the processes of a job ended on this node."""
 
     code: int
     """0, 2, 3 or 1, as `pipeline.stage` defines them."""
     result: dict[str, Any] = field(default_factory=dict)
     """What the stage's `main` returned on rank 0."""
     stopped: bool = False
-    """Ended in good order before its end, because it was asked to."""
+    """It saved and ended early, because it was asked to stop, or was stopped at once."""
+    asked: bool = False
+    """It was asked to stop. A stage that was in its last step finishes all the same, and is not `stopped`."""
     message: str = ""
     """The error to print last; empty if the process has printed it itself."""
 
@@ -40,9 +44,9 @@ def run(command: Command, cwd: Path, folder: Path, ranks: range, stops: bool) ->
     """Start the command and wait for it.
 
     Args:
-        folder: the stage's folder, in which outcome files, logs and the stop file are kept.
+        folder: the stage's folder, for outcome files, logs and the stop file.
         ranks: this node's ranks.
-        stops: whether the stage can finish its step when asked; otherwise the first Ctrl-C stops it at once.
+        stops: whether the stage can finish its step when asked; if not, the first Ctrl-C stops it at once.
     """
     outcomes = folder / "outcome"
     outcomes.mkdir(parents=True, exist_ok=True)
@@ -51,29 +55,29 @@ def run(command: Command, cwd: Path, folder: Path, ranks: range, stops: bool) ->
     (outcomes / f"agent{ranks.start // len(ranks)}.json").unlink(missing_ok=True)
     stop_file = folder / "stop"
     stop_file.unlink(missing_ok=True)
-    for word in command.argv:
-        if word.startswith("--log-dir="):
-            shutil.rmtree(cwd / word.partition("=")[2], ignore_errors=True)
+    logs = _logs(folder, ranks.start, len(ranks))
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir(parents=True, exist_ok=True)
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # not the disk that may be full
     with tempfile.TemporaryDirectory(prefix="etr-", dir=memory) as spare:
         env = os.environ | command.env
-        env |= {OUTCOME_FOLDER: str(outcomes), SPARE_FOLDER: spare, STOP_FILE: str(stop_file)}
+        env |= {OUTCOME_FOLDER: str(outcomes), SPARE_FOLDER: spare, STOP_FILE: str(stop_file), LOG_FOLDER: str(logs)}
         if "deepspeed.launcher.launch" not in command.argv:  # whose ranks are not children of this process
             env[PARENT] = str(os.getpid())
         started = time.time()
-        # A session of its own: the terminal's Ctrl-C must not reach the ranks past the two-step handling here.
+        # In a new session, so that the terminal's Ctrl-C reaches this process only, which handles it in two steps.
         process = subprocess.Popen(command.argv, cwd=cwd, env=env, start_new_session=True, preexec_fn=die_with_parent)
         with _Signals(process, stop_file, stops) as signals:
             code = exit_code_of(process)
         stop_file.unlink(missing_ok=True)
         if signals.count >= (2 if stops else 1):
-            return Ending(1, stopped=True)
-        files = _words((outcomes, Path(spare)), started)
+            return Ending(1, stopped=True, asked=True)
+        files = _outcomes((outcomes, Path(spare)), started)
     if code == 0:
         own = [files[f"rank{rank}.json"] for rank in ranks if f"rank{rank}.json" in files]
         stopped = any(outcome["stopped"] for outcome in own)
-        return Ending(0, files.get("rank0.json", {}).get("result", {}), stopped)
-    return _blame(command, cwd, files, ranks, code)
+        return Ending(0, files.get("rank0.json", {}).get("result", {}), stopped, asked=signals.count > 0)
+    return _blame(folder, files, ranks, code)
 
 
 class _Signals:
@@ -97,66 +101,76 @@ class _Signals:
         self.count += 1
         if self.stops and self.count == 1:
             self.stop_file.touch()
-            _say("finishing the step and saving; once more stops at once")
+            _say("finishing the step and saving; press Ctrl-C again to stop at once")
         elif self.process.poll() is None:
             _say("stopping at once")
             stop_tree(self.process.pid)
 
 
-def _words(folders: tuple[Path, ...], started: float) -> dict[str, Any]:
-    """The outcome files of this start by name: of ranks on all nodes, and of the agents that ended in a failure."""
+def _outcomes(folders: tuple[Path, ...], started: float) -> dict[str, Any]:
+    """The outcome files of this start by name: one of each rank on all nodes, and one of each agent that failed."""
     found: dict[str, Any] = {}
     for path in (path for folder in folders for path in folder.glob("*.json")):
-        word = _outcome(path)
-        if word and (word["time"] if isinstance(word, dict) else path.stat().st_mtime) >= started:
-            found[path.name] = word
+        outcome = _read(path)
+        if outcome and (outcome["time"] if isinstance(outcome, dict) else path.stat().st_mtime) >= started:
+            found[path.name] = outcome
     return found
 
 
-def _blame(command: Command, cwd: Path, files: dict[str, Any], ranks: range, code: int) -> Ending:
-    """Find the rank that failed first, on whatever node, and what it said; `files` are the outcome files by name."""
-    failed = [word for name, word in files.items() if name.startswith("rank") and word["code"] != 0]
+def _blame(folder: Path, files: dict[str, Any], ranks: range, code: int) -> Ending:
+    """Find the rank that failed first, on any node, and its error; `files` are the outcome files by name."""
+    failed = [outcome for name, outcome in files.items() if name.startswith("rank") and outcome["code"] != 0]
     first = min(failed, key=lambda outcome: outcome["time"], default=None)
-    ended = [failure for name, word in files.items() if name.startswith("agent") for failure in word]
+    ended = [failure for name, failures in files.items() if name.startswith("agent") for failure in failures]
     # torchrun itself ends the peers of a failed rank, with SIGTERM and half a minute later with SIGKILL.
     early = min((failure["time"] for failure in ended), default=0) + 1
     own = [failure for failure in ended if failure["exitcode"] != -signal.SIGTERM and failure["time"] <= early]
     silent = [failure for failure in own or ended if all(outcome["rank"] != failure["rank"] for outcome in failed)]
-    # A rank that a signal killed left no word; what its peers say ("connection closed by peer") only follows from it.
+    # A rank that a signal killed wrote no outcome; errors of its peers ("connection closed by peer") follow from its end.
     killed = [failure for failure in silent if failure["exitcode"] < 0 and own]
     if killed or (silent and first is None):
         failure = (killed or silent)[0]
         how = _signal_name(failure["exitcode"])
-        said = _tail(command, cwd, failure["local_rank"])
-        return Ending(1, message=f"{said}Rank {failure['rank']} (process {failure['pid']}) {how}.")
+        last_lines = _tail(_logs(folder, failure["rank"], len(ranks)), failure["rank"], failure["local_rank"])
+        return Ending(1, message=f"{last_lines}Rank {failure['rank']} (process {failure['pid']}) {how}.")
     if first is None:
-        how = _signal_name(code)
-        return Ending(code if code in (2, 3) else 1, message=f"The process {how}." if code < 0 else "")
+        last_lines = _tail(_logs(folder, ranks.start, len(ranks)), ranks.start, 0)
+        how = f"The process {_signal_name(code)}." if code < 0 or last_lines else ""
+        return Ending(code if code in (2, 3) else 1, message=last_lines + how)
     place = f"Rank {first['rank']}"
     if first["host"] != socket.gethostname():
         place += f" on {first['host']}"
+    if first["traceback"]:
+        log = _logs(folder, first["rank"], len(ranks)) / f"rank{first['rank']}.log"
+        return Ending(first["code"], message=f"{first['traceback'].rstrip()}\n{place} failed. Its log: {log}")
     prefix = f"{place}: " if len(ranks) > 1 or first["rank"] not in ranks else ""
-    text = f"{first['traceback'].rstrip()}\n{place} failed." if first["traceback"] else f"{prefix}{first['message']}"
-    return Ending(first["code"], message=text)
+    return Ending(first["code"], message=prefix + first["message"])
 
 
-def _tail(command: Command, cwd: Path, local_rank: int) -> str:
-    """The last lines that a rank wrote to its own log, if it has one."""
-    folder = next((word.partition("=")[2] for word in command.argv if word.startswith("--log-dir=")), None)
-    files = sorted((cwd / folder).glob(f"*/attempt_*/{local_rank}/stderr.log")) if folder else []
-    text = files[-1].read_text("utf-8", "replace").strip() if files else ""
-    return "\n".join(text.splitlines()[-40:]) + "\n" if text else ""
+def _logs(folder: Path, rank: int, per_node: int) -> Path:
+    """Where the node of a rank keeps its logs: `rank<k>.log`, `agent.log`, and what torchrun catches before these."""
+    return folder / "logs" / f"node{rank // per_node}"
+
+
+def _tail(logs: Path, rank: int, local_rank: int) -> str:
+    """The last lines that a rank wrote to its logs, with the name of the log; empty if there are none."""
+    log = logs / f"rank{rank}.log"
+    caught = sorted(logs.glob(f"*/attempt_*/{local_rank}/stderr.log"))[-1:]  # before the rank opened its own log
+    text = "\n".join(path.read_text("utf-8", "replace").strip() for path in (*caught, log) if path.exists()).strip()
+    if not text:
+        return ""
+    return "\n".join([f"The end of {log}:", *text.splitlines()[-TAIL_LINES:]]) + "\n"
 
 
 def _signal_name(exitcode: int) -> str:
     if exitcode >= 0:
         return f"ended with exit code {exitcode}"
     name = signal.Signals(-exitcode).name
-    hint = "; often that is the kernel, short of memory" if exitcode == -9 else ""
+    hint = "; often the kernel does that when memory runs out" if exitcode == -signal.SIGKILL else ""
     return f"was killed by {name}{hint}"
 
 
-def _outcome(path: Path) -> Any:
+def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

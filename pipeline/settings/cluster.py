@@ -8,21 +8,28 @@ from pipeline.settings.base import Section
 
 
 class Cluster(Section):
-    """A cluster preset: `configs/cluster/<name>.yaml`. Under SLURM the first four are read from its environment."""
+    """A cluster preset: `configs/cluster/<name>.yaml`. Under SLURM nnodes, node_rank, master_addr and devices_per_node are
+    read from its environment."""
 
     nnodes: int = Field(1, ge=1)
+    """Number of machines."""
     node_rank: int = Field(0, ge=0)
+    """Number of this machine, counted from 0."""
     master_addr: str = "127.0.0.1"
+    """Host name or address of node 0, where the nodes meet."""
     master_port: int = Field(29500, ge=1, le=65535)
+    """TCP port at which node 0 awaits the others."""
     devices_per_node: int = Field(8, ge=1)
     """Ranks started on each node: GPUs, or processes on a CPU machine."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What the ranks run on. auto: GPUs if each node has `devices_per_node` of them, the CPU otherwise."""
     device_memory_gib: float = Field(80.0, gt=0)
-    """Memory of one device, for the plan's estimate."""
+    """Memory of one device in GiB, for the plan's estimate."""
     node_memory_gib: float = Field(1024.0, gt=0)
+    """Host memory of one node in GiB, for the plan's estimate."""
     max_restarts: int = Field(0, ge=0)
-    """How often torchrun starts all ranks again after one died."""
+    """How often torchrun starts all ranks again after one failed."""
     timeout_minutes: float = Field(30.0, gt=0)
-    """How long a collective may wait before the run is given up."""
+    """Minutes that a collective may wait before the run fails."""
     threads_per_rank: int | None = Field(None, ge=1)
     """CPU threads of one rank; none: cores / ranks on a CPU machine, 8 otherwise."""

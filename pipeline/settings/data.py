@@ -2,21 +2,28 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.settings.base import Section
 
+LARGEST_TOTAL = 19
+"""The largest running total of an embedded problem."""
+USABLE_SHARE = 0.9
+"""Share of all problems that random draws reach in reasonable time."""
+
 
 class Columns(Section):
-    """Names of the columns in the user's own files. Of several, joined by commas, the first that a row has is taken; a dot
-    reaches into a column (`reward_model.ground_truth`, `prompt.0.content`)."""
+    """Names of the columns in the user's own files, without regard to case. Of several, joined by commas, the first that a row
+    has and that is not empty is used. `a+b` joins two columns; a dot reaches into one (`reward_model.ground_truth`)."""
 
-    id: str = "id"
-    """Optional; rows without one are called after their file and line."""
-    problem: str = "problem,question"
-    answer: str = "answer"
-    solution: str = "solution"
-    """Optional worked solution; rows that have one become supervised warm-up rows."""
+    id: str = "id,unique_id"
+    """Row name (optional); rows without one are named after their file and line."""
+    problem: str = "body+question,problem,question,query,prompt,messages,conversations,input"
+    """Problem text, or a list of messages, of which the user's is used."""
+    answer: str = "answer,final_answer,reward_model.ground_truth,ground_truth,expected_answer,label,target,gold"
+    """Right answer; a row without one takes it from its solution."""
+    solution: str = "solution,extra_info.answer"
+    """Worked solution (optional); rows that have one become supervised warm-up rows."""
 
 
 class Arithmetic(Section):
@@ -27,15 +34,53 @@ class Arithmetic(Section):
     held_out: int = Field(128, ge=1)
     """Distinct held-out problems, disjoint from training."""
     min_terms: int = Field(2, ge=2)
+    """Fewest terms of a problem."""
     max_terms: int = Field(7, ge=2)
+    """Most terms of a problem."""
     sft_rows: int = Field(20_000, ge=0)
-    """Worked examples of the first warm-up phase."""
+    """Warm-up examples in the file `sft`, of the first phase."""
     sft_mixed_rows: int = Field(4_000, ge=0)
-    """Worked examples of the second phase: mostly direct answers and some slips, so that RL has something to fix."""
+    """Warm-up examples in the file `sft_mixed`, of the second phase: mostly direct answers and some slips, so that RL has
+    something to fix."""
     direct_share: float = Field(0.3, ge=0, le=1)
+    """Share of the rows of `sft` that answer at once, without steps."""
     mixed_direct_share: float = Field(0.6, ge=0, le=1)
+    """Share of the rows of `sft_mixed` that answer at once."""
     slip_share: float = Field(0.1, ge=0, le=1)
-    """Share of wrong steps in the second phase."""
+    """Share of wrong steps in the rows of `sft_mixed`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Arithmetic":
+        if self.min_terms > self.max_terms:
+            raise ValueError(
+                f"data.arithmetic.min_terms={self.min_terms} is above data.arithmetic.max_terms={self.max_terms}"
+            )
+        wanted = self.train + self.held_out
+        available = problem_count(self.min_terms, self.max_terms, at_least=wanted)
+        if wanted > USABLE_SHARE * available:
+            raise ValueError(
+                f"data.arithmetic.train={self.train} + data.arithmetic.held_out={self.held_out} = {wanted} different"
+                f" problems are too many: only {available} have {self.min_terms} to {self.max_terms} terms, and the"
+                f" generator finds at most {USABLE_SHARE:.0%} of them. Raise data.arithmetic.max_terms, or lower"
+                " data.arithmetic.train"
+            )
+        return self
+
+
+def problem_count(min_terms: int, max_terms: int, at_least: int) -> int:
+    """Different problems of `min_terms` to `max_terms` terms; counting stops once `at_least` are sure to be usable."""
+    ways = [int(total <= 9) for total in range(LARGEST_TOTAL + 1)]  # by running total; the first term is 0..9
+    count = 0
+    for terms in range(2, max_terms + 1):
+        ways = [
+            sum(ways[before] for before in range(LARGEST_TOTAL + 1) if 1 <= abs(total - before) <= 9)
+            for total in range(LARGEST_TOTAL + 1)
+        ]
+        if terms >= min_terms:
+            count += sum(ways)
+        if USABLE_SHARE * max(count, sum(ways)) >= at_least:  # longer problems are more
+            return max(count, sum(ways))
+    return count
 
 
 class Clean(Section):
@@ -43,22 +88,28 @@ class Clean(Section):
 
     near_duplicate_threshold: float = Field(0.9, gt=0, le=1)
     """Jaccard similarity of word shingles from which two problems with the same numbers and the same answer count as one;
-    1 keeps only exact duplicates out."""
+    1 removes only exact duplicates."""
     decontaminate_ngram: int = Field(13, ge=1)
-    """A training problem sharing this many consecutive words with an evaluation problem is dropped."""
+    """A training problem that shares this many consecutive words with an evaluation problem is dropped."""
     decontaminate_common: int = Field(4, ge=0)
-    """Half so many words in a row that stand in more than this many other problems are a phrase ("where m and n are
-    relatively prime positive integers. Find m+n"), no evidence unless most of an evaluation problem; 0: always evidence."""
+    """Half as many consecutive words, if they occur in more than this many other problems, are a common phrase ("where m
+    and n are relatively prime positive integers. Find m+n") and no evidence of contamination, unless they are most of an
+    evaluation problem; 0: always evidence."""
+    strip_instructions: bool = True
+    """Remove the answer-format instructions that published data sets put around their problems (DAPO's "Answer: $Answer")."""
     max_problem_chars: int = Field(8_000, ge=1)
-    """Longer training problems go into quarantine."""
+    """Characters; longer training problems go into quarantine."""
 
 
 class Data(Section):
     """A data preset: `configs/data/<name>.yaml`."""
 
     source: Literal["arithmetic", "files"] = "files"
+    """arithmetic: the embedded generator; files: problems of your own."""
     path: list[str] = []
     """Training problems: JSONL or parquet files, or Hugging Face dataset folders (`data.path=a.jsonl,b.parquet`)."""
+    encoding: str = "utf-8"
+    """Encoding of text files (latin-1, cp1252, gb18030, ...). UTF-16 is recognised without it."""
     split: str = "train"
     """Which split of a folder that has several."""
     eval_path: dict[str, str] = {}
@@ -68,16 +119,21 @@ class Data(Section):
     sft_path: list[str] = []
     """Files with solutions for the warm-up; empty: rows of `path` that have a solution."""
     columns: Columns = Columns()
+    """Column names in files."""
     template: Literal["auto", "plain", "chat", "bare"] = "auto"
     """How a problem becomes a prompt. auto: the tokenizer's chat template if it has one, plain otherwise. plain: `Question:
     <problem> <instruction> Answer:`. bare: the problem alone (tiny)."""
     instruction: str = "Please reason step by step, and put your final answer within \\boxed{}."
     """Appended to the problem in plain and chat templates."""
+    system_prompt: str = ""
+    """System message of chat prompts; plain prompts begin with it. Empty: none, or the chat template's own default."""
     limit: int | None = Field(None, ge=1)
-    """Use only the first this many rows of each `path`, `sft_path` and `eval_path` entry."""
+    """Rows used of each `path`, `sft_path` and `eval_path` entry, from its start; none: all."""
     tokenizer: Literal["model", "sentencepiece"] = "model"
     """model: the tokenizer in `model.path`; sentencepiece: train one on the data (tiny)."""
     vocab_size: int = Field(4096, ge=320)
-    """Most pieces of a tokenizer that is trained on files; one of embedded problems has `model.vocab_size` at most."""
+    """Most pieces of a tokenizer that is trained on files; one trained on embedded problems has at most `model.vocab_size`."""
     arithmetic: Arithmetic = Arithmetic()
+    """The embedded generator."""
     clean: Clean = Clean()
+    """Cleaning of files."""

@@ -1,5 +1,6 @@
 """Questions about the settings tree: which dotted keys exist, what each allows, and how text becomes its value."""
 
+import re
 import types
 from collections.abc import Iterator
 from typing import Any, Literal, Union, get_args, get_origin
@@ -9,8 +10,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from pipeline.common.errors import UsageError
-from pipeline.run.door import nearest
-from pipeline.settings import Section, Settings
+from pipeline.common.names import nearest
+from pipeline.settings import Section, Settings, SftPhase
 
 SECTIONS = tuple(
     name
@@ -18,6 +19,8 @@ SECTIONS = tuple(
     if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
 )
 """Top-level keys of a preset file."""
+LISTED = (SftPhase,)
+"""Sections in lists, whose keys have a number: `sft.phases.0.steps`."""
 
 
 def all_keys() -> list[str]:
@@ -54,7 +57,7 @@ def field_type(key: str) -> Any:
             annotation = annotation.model_fields[part].annotation
         elif origin is dict and part:
             annotation = arguments[1]
-        elif origin is list and part.isdigit() and isinstance(arguments[0], type) and issubclass(arguments[0], Section):
+        elif origin is list and re.fullmatch("[0-9]+", part) and arguments[0] in LISTED:
             annotation = arguments[0]
         else:
             raise UsageError(unknown_key(key, walked))
@@ -74,10 +77,10 @@ def unknown_key(key: str, walked: list[str] | None = None) -> str:
 
 
 def parse(key: str, text: str) -> Any:
-    """The value that `key=text` on a command line means; numbers stay text, which pydantic converts and checks.
+    """The value that `key=text` on a command line means. Numbers stay text, which pydantic converts and checks.
 
     Raises:
-        UsageError: no such key, or text that its type can never be made of.
+        UsageError: no such key, or text that cannot become its type.
     """
     annotation, optional = _unwrap(field_type(key))
     if get_origin(annotation) is Literal and text in get_args(annotation):
@@ -94,11 +97,40 @@ def parse(key: str, text: str) -> Any:
     if get_origin(annotation) in (list, dict):
         if text.startswith(("[", "{")):
             try:
-                return yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise UsageError(f"{key}={text}: not a list in YAML ({error}).") from error
+                return load_yaml(text)
+            except ValueError as error:
+                raise UsageError(f"{key}={text}: not YAML ({error}). Allowed: {describe(key)}") from error
         return [part.strip() for part in text.split(",") if part.strip()] if get_origin(annotation) is list else text
     return text
+
+
+def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """What YAML text means. Raises `ValueError` if it is not YAML, nested too deeply, or contains itself (`&a [*a]`)."""
+    try:
+        value = yaml.load(text, Loader=loader)
+        _check_finite(value, ())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except (yaml.YAMLError, TypeError) as error:  # TypeError: a list or mapping as a key
+        raise ValueError(str(error)) from error
+    return value
+
+
+def _check_finite(value: Any, around: tuple[int, ...]) -> None:
+    if id(value) in around:
+        raise ValueError("an alias (*name) lies inside its own anchor (&name)")
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_finite(inner, (*around, id(value)))
+
+
+def choices(key: str) -> list[str]:
+    """The words allowed at a key; empty if it takes anything else than certain words."""
+    try:
+        annotation, _ = _unwrap(field_type(key))
+    except UsageError:
+        return []
+    return list(map(str, get_args(annotation))) if get_origin(annotation) is Literal else []
 
 
 def describe(key: str) -> str:
@@ -108,7 +140,9 @@ def describe(key: str) -> str:
     except UsageError:
         return "nothing (no such setting)"
     text = _type_name(annotation)
-    limits = [f"{sign} {bound:g}" for sign, bound in _limits(_field(key))]
+    limits = [
+        f"{sign} {bound}" if isinstance(bound, int) else f"{sign} {bound:g}" for sign, bound in _limits(_field(key))
+    ]
     if limits:
         text += " " + " and ".join(limits)
     return text + (", or none" if optional else "")

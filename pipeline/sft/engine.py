@@ -13,7 +13,7 @@ from pipeline.settings import Sft
 
 
 def connect(timeout_minutes: float) -> None:
-    """Join the launcher's world through DeepSpeed, and keep libraries from talking to the user past the stage."""
+    """Join the launcher's world through DeepSpeed, and keep libraries from printing to the user."""
     import warnings
     from datetime import timedelta
 
@@ -34,6 +34,11 @@ def connect(timeout_minutes: float) -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     deepspeed.init_distributed(backend, timeout=timedelta(minutes=timeout_minutes), verbose=False)
+
+
+def accumulation_steps(rows: int, micro_batch_size: int) -> int:
+    """Micro-batches of one optimizer step on a rank: as few as keep each of them within `micro_batch_size` rows."""
+    return -(-rows // micro_batch_size)
 
 
 def build_engine(model: torch.nn.Module, sft: Sft, accumulation: int, bf16: bool) -> Any:
@@ -78,7 +83,7 @@ def save_progress(engine: Any, folder: Path, step: int) -> None:
 
 
 def load_progress(engine: Any, folder: Path) -> int:
-    """Go on from what `save_progress` left; returns its step, 0 where there is none. Raises InputError if it is damaged,
+    """Continue from the checkpoint of `save_progress`; return its step, 0 without one. Raises InputError if it is damaged,
     or was made by another number of ranks, over which ZeRO had cut the optimizer."""
     latest = folder / "latest"
     if not latest.exists():
@@ -92,8 +97,8 @@ def load_progress(engine: Any, folder: Path) -> int:
         error = caught
     why = str(error).strip().partition("\n")[0].partition(". ")[0] if error else "files are missing"
     raise InputError(
-        f"{folder / latest.read_text().strip()} cannot be continued ({why}). Delete {folder} to start the warm-up anew, or "
-        "give as many devices as it was made with"
+        f"{folder / latest.read_text().strip()} cannot be continued ({why}). Delete {folder} to start the warm-up again, or "
+        "use as many devices as it was made with"
     ) from error
 
 

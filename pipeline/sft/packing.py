@@ -1,4 +1,4 @@
-"""Several warm-up rows in one sequence, none of which sees another."""
+"""Packs several warm-up rows into one sequence, without attention between them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -12,8 +12,8 @@ class Events:
     """Scalars and histograms of one run. The file is made at the first `add`.
 
     Args:
-        folder: where the event file goes; each process that writes makes one of its own.
-        purge_step: TensorBoard forgets what earlier files say of this step and later ones (resume).
+        folder: where the event files go; each process that writes makes one.
+        purge_step: TensorBoard drops what earlier files hold of this step and later ones (resume).
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
@@ -55,7 +55,7 @@ class Events:
 
 
 def _histogram(value: dict[str, list[float]]) -> dict[str, Any]:
-    """TensorBoard wants each bin's right edge, and moments, which are taken at the bins' middles."""
+    """TensorBoard's fields: right edges of the bins, and moments, which are computed from the middles of the bins."""
     edges, counts = value["edges"], value["counts"]
     middles = [(low + high) / 2 for low, high in pairwise(edges)]
     return {

@@ -1,4 +1,4 @@
-"""How far long work is, how fast it goes, and how long it will still take.
+"""Progress displays of long work: how much is done, how fast, and the time left.
 
 On a terminal one bar that is redrawn in place; anywhere else (a pipe, a log file, SLURM) plain lines now and then,
 without control characters.
@@ -19,14 +19,14 @@ Clock = Callable[[], float]
 WINDOW = 32
 """Moments that the speed is measured over: long enough to smooth single slow steps, short enough to follow a trend."""
 SPACING_S = 0.25
-"""Least time between two of those moments, so that work of many tiny items is not judged by its last few."""
+"""Least time between two of those moments, so that many tiny items are not measured by the last few."""
 LINE_EVERY_S = 15.0
 LINE_EVERY_SHARE = 0.1
 """Off a terminal a line is printed after this much time or this share of the work, whichever comes first."""
 
 
 class Speed:
-    """Items a second over the recent past, and the seconds that the rest will take at that speed."""
+    """Items per second in the recent past, and the seconds left at that speed."""
 
     def __init__(
         self, total: float | None, done: float = 0, clock: Clock = time.monotonic, started: float | None = None
@@ -37,7 +37,7 @@ class Speed:
         self._first = True
 
     def reach(self, done: float, measure: bool = True) -> None:
-        """`done` items are finished by now, in all. `measure`: this is a moment to tell the speed from."""
+        """`done` items are finished in all. `measure`: use this moment to measure the speed."""
         now = self._clock()
         self.done = done
         if not measure:
@@ -73,7 +73,7 @@ class Progress:
 
     Args:
         total: items in all; None if not known.
-        label: what is being done, in a word or two.
+        label: the work, in a word or two.
         unit: what the items are, plural.
         done: items finished earlier (resume).
         started: the clock's moment at which the work began; now, if not given.
@@ -113,7 +113,7 @@ class Progress:
 
     def reach(self, done: int, figures: str = "", line: bool = False, measure: bool = True) -> None:
         """`done` items are finished in all. `line`: print a plain line now, off a terminal. `measure`: False where items
-        come in bursts and this is the middle of one, from which no speed can be told."""
+        come in bursts and this is the middle of one, which says nothing about the speed."""
         self.speed.reach(done, measure)
         self._figures = figures or self._figures
         if not self.enabled:
@@ -129,7 +129,7 @@ class Progress:
             self._printed = (now, float(done))
 
     def close(self) -> None:
-        """Leave the display as it stands; says how long it all took. Calling it again does nothing."""
+        """End the display and print how long the work took. Calling it again does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -180,6 +180,7 @@ class Progress:
             TextColumn("{task.fields[left]}", style="dim", markup=False),
             console=Console(file=self._stream) if self._stream else None,
             refresh_per_second=4,
+            redirect_stderr=is_terminal(sys.stderr),  # a log stays a log
         )
         self._task = self._bar.add_task(
             self.label, total=self.speed.total, completed=int(self.speed.done), figures="", left=""

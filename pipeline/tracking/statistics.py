@@ -85,7 +85,7 @@ def summarise(
 
     Args:
         correct: [problems, samples], true or 1 where a sampled response is right.
-        greedy: [problems], the same of the greedy response; None if there is none.
+        greedy: [problems], the same for the greedy response; None to leave it out.
         bootstrap, seed, level: of the intervals: how often the problems are drawn, and as in `bootstrap_intervals`.
 
     Returns:

@@ -1,5 +1,6 @@
-"""The record of a training run: `metrics.jsonl`, `samples.jsonl`, TensorBoard events, and a line a step."""
+"""The record of a training run: `metrics.jsonl`, `samples.jsonl`, TensorBoard events, and one printed line per step."""
 
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,22 +14,22 @@ from pipeline.tracking.values import number, strict
 
 FIGURES = (
     ("reward", ("reward/mean",)),
-    ("acc", ("reward/accuracy", "reward/pass@1")),
+    ("acc", ("reward/pass@1",)),
     ("clip", ("clip/low", "clip/high")),
     ("entropy", ("policy/entropy",)),
     ("tok/s", ("speed/tokens_per_s",)),
 )
-"""What the line shows: the first of the names that the step has; for `clip` their sum, in per cent."""
+"""Figures of the line, and the metric of each; `clip` is the sum of two, in per cent."""
 
 
 class Tracker:
-    """Writes down what each step measured. Rank 0's is enabled; on other ranks only the phases are timed.
+    """Records the metrics of each step. Enabled on rank 0; the other ranks only time the phases.
 
     Args:
         root: the run's folder.
         total_steps: steps of the whole run, for the time left.
         enabled: False: nothing is written or shown.
-        label: begins each line.
+        label: the start of each line.
         stream, clock: for tests; standard output and `time.perf_counter` otherwise.
     """
 
@@ -56,33 +57,39 @@ class Tracker:
         self._last: int | None = None
 
     def resume(self, step: int) -> None:
-        """`step` steps are done and saved: forget what was written of later ones. Call it before the first `log`,
-        also on a fresh start (`resume(0)`)."""
+        """Continue from a checkpoint of `step`: drop what was written of later steps, and print which earlier steps have no
+        row. Call it before the first `log`, also on a fresh start (`resume(0)`)."""
         self._resumed = step
         if self.enabled:
-            self._metrics.rewind(step)
+            lost = set(range(1, step + 1)) - self._metrics.rewind(step)
             self._samples.rewind(step)
+            if lost:
+                stream = self._shape[2] or sys.stdout
+                text = (
+                    f"WARNING: {self._metrics.path} has no row of {_steps(lost)}: torn or lost when the run was killed."
+                )
+                print(
+                    f"{text} The report's curves have a gap there; the training itself is complete.",
+                    file=stream,
+                    flush=True,
+                )
             self._events = Events(self._events.folder, purge_step=step + 1)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Adds the seconds spent inside to `seconds/<name>` of the next row, also when the work raises. Phases that
-        lie within each other are each counted whole."""
+        """Adds the seconds spent inside to `seconds/<name>` of the next row, also when the work raises. A phase inside
+        another one is counted in both."""
         start = self._clock()
         try:
             yield
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + self._clock() - start
 
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds by phase since the last `log`."""
-        return dict(self._seconds)
-
     def log(self, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Write one step's row: `metrics`, the phases as `seconds/<phase>`, and `seconds/step`, all since the last
         call; from `speed/generated_tokens` also the response tokens a second of the whole step and of the `generate`
-        phase. Steps must rise; a row that an earlier process left for this step or a later one is dropped.
+        phase. Steps must rise; rows that an earlier process left for this step or later ones are dropped. The row is on
+        the disk when this returns, so that a checkpoint saved afterwards never has more steps than the file has rows.
 
         Args:
             metrics: `<group>/<name>` -> number, or `{"edges": [n + 1], "counts": [n]}`. NaN and infinity become null.
@@ -118,7 +125,7 @@ class Tracker:
             self._samples.append(step, [{"step": step} | strict(dict(row)) for row in rows])
 
     def close(self) -> None:
-        """Write what is still held back and end the display. Calling it again does nothing."""
+        """Flush the events and end the display. Calling it again does nothing."""
         self._events.close()
         if self._progress is not None:
             self._progress.close()
@@ -141,25 +148,29 @@ class Tracker:
 
 
 class StepFile:
-    """A JSONL file whose rows carry a `step` that never falls, whatever processes wrote it one after the other."""
+    """A JSONL file whose rows have a `step` that never falls, also when several processes wrote it one after the other."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._checked = False
 
-    def rewind(self, step: int) -> None:
-        """Drop the rows after `step`; the file is replaced atomically, and only if it holds such rows."""
+    def rewind(self, step: int) -> set[float]:
+        """Drop the rows after `step` and return the steps of the others. The file is replaced atomically, and only if it
+        holds such rows."""
         self._checked = True
         if not self.path.exists():
-            return
-        if any(_step_of(row) > step for row in read_jsonl(self.path)):
+            return set()
+        steps = {_step_of(row) for row in read_jsonl(self.path)}
+        kept = {found for found in steps if found <= step}
+        if kept != steps:
             write_jsonl(self.path, (row for row in read_jsonl(self.path) if _step_of(row) <= step))
+        return kept
 
     def append(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Append rows of one step. The first call drops what an earlier process left of this step and later ones."""
         if not self._checked:
             self.rewind(step - 1)
-        append_jsonl(self.path, rows)
+        append_jsonl(self.path, rows, durable=True)
 
 
 def figures(row: Mapping[str, Any]) -> str:
@@ -186,6 +197,14 @@ def _speeds(metrics: Mapping[str, Any], timed: Mapping[str, float]) -> dict[str,
         "speed/rollout_tokens_per_s": timed.get("seconds/generate", 0.0),
     }
     return {} if tokens is None else {name: tokens / seconds for name, seconds in spans.items() if seconds > 0}
+
+
+def _steps(numbers: set[int]) -> str:
+    """`step 3`, or `steps 3, 7-9`."""
+    starts = sorted(number for number in numbers if number - 1 not in numbers)
+    ends = sorted(number for number in numbers if number + 1 not in numbers)
+    ranges = [str(low) if low == high else f"{low}-{high}" for low, high in zip(starts, ends, strict=True)]
+    return f"step{'s' if len(numbers) > 1 else ''} {', '.join(ranges)}"
 
 
 def _step_of(row: Mapping[str, Any]) -> float:

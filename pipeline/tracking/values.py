@@ -5,7 +5,7 @@ from typing import Any
 
 
 def strict(value: Any) -> Any:
-    """`value` with every number that JSON has no word for replaced by None, through dicts, lists, arrays and tensors."""
+    """`value` with NaN and infinity replaced by None, also inside dicts, lists, arrays and tensors."""
     if isinstance(value, bool | str) or value is None:
         return value
     if isinstance(value, int):

@@ -6,9 +6,10 @@ from functools import lru_cache
 from pipeline.verify.comparing import form as forms
 from pipeline.verify.comparing import sound
 from pipeline.verify.comparing.compare import Comparison
+from pipeline.verify.comparing.copies import is_copied_ordinal
 from pipeline.verify.comparing.scalars import DIGITS_OF_A_PAIR
 from pipeline.verify.reading.extract import Extraction, extract
-from pipeline.verify.reading.golds import alternatives, is_no_answer
+from pipeline.verify.reading.golds import alternatives
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
 from pipeline.verify.reading.numbers import numbers_equal, parse_number
 from pipeline.verify.types import Conventions, Form, Grade
@@ -39,8 +40,7 @@ def gold_answer(gold: str) -> tuple[str, str, bool]:
 @lru_cache(maxsize=20_000)
 def gold_answers(gold: str, how: str) -> list[tuple[str, str, bool]]:
     """`gold_answer` of each text that the gold accepts, without those that hold no answer."""
-    texts = [] if is_no_answer(gold) else alternatives(gold, how)
-    return [found for text in texts if not is_no_answer(text) and (found := gold_answer(text))[0]]
+    return [found for text in alternatives(gold, how) if (found := gold_answer(text))[0]]
 
 
 def grade_pair(
@@ -57,6 +57,8 @@ def grade_pair(
     grade = Grade(False, found.answer, "no gold answer", "extract")
     for wanted, wanted_key, several in gold_answers(gold, conventions.gold_list):
         verdict = answers_equal(found, wanted, wanted_key, several, conventions, ask)
+        if verdict.correct and form == "evaluated" and is_copied_ordinal(found.answer, gold, problem):
+            verdict = Grade(False, found.answer, "not evaluated: an ordinal of the problem", "form")
         if verdict.correct and verdict.layer != "string":
             own = {wanted_key, key(clean(gold))} if len(gold) <= LONGEST_ANSWER else {wanted_key}
             verdict = _without_objection(verdict, found, wanted, own, problem, form)

@@ -52,7 +52,8 @@ def bench(settings: Settings, console: Console | None = None) -> dict[str, Any]:
     On a GPU these are of the wall clock; on a CPU, of processor time, which other processes of the machine disturb less.
 
     Returns a JSON-ready dict with a row for each workload: its size, `parts` {algorithm: {part: ms}}, `total_ms`
-    {algorithm: ms} and `etr_minus_grpo_ms`, the median over turns of the difference within a turn.
+    {algorithm: ms}, `all_ms` {algorithm: ms of every turn} and `etr_minus_grpo_ms`, the median over turns of the
+    difference within a turn.
     """
     console = console or Console()
     cuda = settings.cluster.device != "cpu" and torch.cuda.is_available()
@@ -66,6 +67,7 @@ def bench(settings: Settings, console: Console | None = None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "repeats": repeats,
         "rows": rows,
+        "samples": {f"{row['name']}, {name}": row["all_ms"][name] for row in rows for name in ALGORITHMS},
     }
     console.print(_table(report))
     return report
@@ -88,6 +90,7 @@ def _measure(workload: Workload, device: torch.device, repeats: int) -> dict[str
             for name, all_taken in turns.items()
         },
         "total_ms": {name: statistics.median(values) for name, values in totals.items()},
+        "all_ms": totals,
         "etr_minus_grpo_ms": statistics.median(
             etr - grpo for etr, grpo in zip(totals["etr"], totals["grpo"], strict=True)
         ),

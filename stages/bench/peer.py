@@ -1,4 +1,4 @@
-"""Another project at the same work, in an environment of its own: benches give it a turn and read what it took."""
+"""Runs another project on the same work, in that project's environment; benchmarks give it a turn and read its cost."""
 
 import json
 import os

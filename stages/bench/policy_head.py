@@ -1,7 +1,7 @@
 """`stage=bench what=policy_head`: the head beside the naive way, on the same work in the same run.
 
 On CPU: the naive way, both modes in one process with all cores, and both modes on two tensor-parallel gloo ranks that
-share the cores. On CUDA, in bf16 on one GPU: also the naive way compiled. Every measurement is a process of its own
+share the cores. On CUDA, in bf16 on one GPU: also the naive way compiled. Every measurement is a separate process
 (measure.py); the variants take turns, so that a slow minute of the machine does not fall on one of them alone.
 """
 
@@ -55,6 +55,11 @@ def bench(settings: Settings, console: Console | None = None) -> dict[str, Any]:
     report = {
         "what": "policy_head", "device": first.device, "dtype": first.dtype, "threads": first.threads,
         "tokens": size.tokens, "hidden": size.hidden, "vocab": size.vocab, "repeats": size.repeats, "rows": rows,
+        "samples": {
+            name: seconds
+            for name, some in results.items()
+            if (seconds := [m.seconds for m in some if isinstance(m, Measured)])
+        },
     }  # fmt: skip
     console.print(_table(report))
     return report

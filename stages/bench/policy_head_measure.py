@@ -1,6 +1,6 @@
-"""One measurement of the head, or of the naive way, in a process of its own: `python -m ...measure '<json>'`.
+"""Makes one measurement of the head, or of the naive way, in a separate process: `python -m ...measure '<json>'`.
 
-A process of its own, because a peak of memory belongs to a process and because what one variant left in the allocator
+It is a separate process, because a peak of memory belongs to a process and because what one variant left in the allocator
 or the caches must not help the next.
 """
 
@@ -153,7 +153,7 @@ def gemm_rate(case: Case, device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _weight(case: Case, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """This rank's rows of one matrix, whatever the number of ranks; made block by block, so that nothing is left behind
+    """This rank's rows of one matrix, the same for any number of ranks; made block by block, so that nothing is left behind
     in the allocator."""
     rows, block = case.vocab // case.tp, 4096
     start = case.rank * rows

@@ -72,7 +72,7 @@ def bench(settings: Settings) -> dict[str, Any]:
     result = {
         "ranks": dist.get_world_size(),
         "tokens": made,
-        "seconds": {name: [c.seconds for c in some] for name, some in costs.items()},
+        "samples": {name: [c.seconds for c in some] for name, some in costs.items()},
         "tokens_per_second": speed,
         "processor_us_per_token": {name: some / made * 1e6 for name, some in processor.items()},
         "times_as_fast_as": {peer: {name: speed[name] / speed[peer] for name in arrangements} for peer in peers},
@@ -157,7 +157,7 @@ def _native(engine: NativeEngine, threads: int, prompts: list[Prompt]) -> Cost:
 
 
 def _growth(engine: NativeEngine, threads: int, sequences: int, repeats: int) -> dict[str, float]:
-    """Medians for so many sequences: seconds, and microseconds a token by the clock and of the processor."""
+    """Medians for that number of sequences: seconds, and microseconds a token by the clock and of the processor."""
     prompts = random_prompts(sequences // GROUP)
     _native(engine, threads, prompts)
     costs = [_native(engine, threads, prompts).of_world() for _ in range(repeats)]

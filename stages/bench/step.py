@@ -66,6 +66,7 @@ def bench(settings: Settings) -> dict[str, Any]:
         "ranks": dist.get_world_size(),
         "tokens": tokens,
         "seconds": medians,
+        "samples": phases | {f"update ({name})": values for name, values in updates.items()},
         "etr_over_grpo_update": _ratio(updates),
         "etr_over_grpo_cpu": _ratio(processor),
         "etr_over_grpo_step": (shared + medians["etr"]) / (shared + medians["grpo"]),

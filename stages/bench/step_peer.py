@@ -74,6 +74,7 @@ def bench(settings: Settings) -> dict[str, Any]:
         if "trl" in all_of:
             ratios = [trl / ours for ours, trl in zip(all_of["ours"], all_of["trl"], strict=True)]
             result[f"trl_over_ours_{quantity}"] = statistics.median(ratios)
+    result["samples"] = result.pop("seconds")
     if dist.get_rank() == 0:
         print(_table(result), flush=True)
     return result
@@ -103,9 +104,9 @@ def _step(settings: Settings, actor: Actor, engine: NativeEngine, phases: dict[s
     objective = Objective.of(settings.algo, settings.rl, settings.rollout)
     samples = Samples.collect(groups)
     signal, _ = timed("advantages", lambda: advantages_of(settings.algo, samples.lengths, _rewards(groups)))
-    samples = samples.select(signal.scored(objective.everything))
-    old_logp, _ = timed("logprobs", lambda: actor.logprobs_and_entropy(samples))
-    experience = Experience.of(samples, signal, old_logp, everything=objective.everything)
+    needed = samples.select(signal.scored(objective.everything))
+    timed("logprobs", lambda: actor.logprobs_and_entropy(samples.select(signal.sample())))  # for gap and entropy
+    experience = Experience.of(needed, signal, None, everything=objective.everything)
 
     def update() -> None:
         chosen = minibatches(len(signal), settings.rl.minibatches, 0)

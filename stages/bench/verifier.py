@@ -2,7 +2,7 @@
 
 The responses are made here, from a seed: GSM8K-like ones end in a number, MATH-like ones in a boxed answer of any of
 the usual kinds; about half are right, as on a model that learns. Real ones are used where `ETR_BENCH_ROWS` names a JSONL
-file of `{response, gold}`. math-verify runs on the same rows in the same run, in an interpreter of its own
+file of `{response, gold}`. math-verify runs on the same rows in the same run, in its own interpreter
 (`bench.peer_python=`), because it cannot be installed beside latex2sympy2.
 """
 
@@ -46,8 +46,9 @@ def bench(settings: Settings, console: Console | None = None) -> dict[str, Any]:
         if settings.bench.peer_python:
             report["peer"][kind] = _peer(settings.bench.peer_python, pairs, report["rows"][kind])
     report["pool"] = _pool(settings.bench.repeats)
+    report["samples"] = {kind: row["passes"] for kind, row in report["rows"].items()} | {"pool": report["pool"]["all"]}
     for row in report["rows"].values():
-        del row["verdicts"]
+        del row["verdicts"], row["passes"]
     console.print(_table(report))
     return report
 
@@ -86,6 +87,7 @@ def _in_process(pairs: list[Pair], repeats: int) -> dict[str, Any]:
         "rows_s": len(pairs) / statistics.median(passes),
         **_spread(milliseconds),
         "layers": {name: {"count": len(ms), **_spread(ms)} for name, ms in sorted(layers.items())},
+        "passes": passes,
         "verdicts": [grade.correct for grade in grades],
     }
 
@@ -105,7 +107,7 @@ def _pool(repeats: int) -> dict[str, Any]:
             started = time.perf_counter()
             pool.grade_many(pairs)
             seconds.append(time.perf_counter() - started)
-    return {"count": POOL_ROWS, "workers": POOL_WORKERS, "seconds": statistics.median(seconds)}
+    return {"count": POOL_ROWS, "workers": POOL_WORKERS, "seconds": statistics.median(seconds), "all": seconds}
 
 
 def _peer(python: str, pairs: list[Pair], ours: dict[str, Any]) -> dict[str, Any]:

@@ -25,5 +25,6 @@ def test_the_bench_reports_every_part(monkeypatch):
     assert set(row["total_ms"]) == {"etr", "grpo"}
     assert row["parts"]["etr"].keys() == {"groups and bounds", "loss and gradient", "token metrics"}
     assert all(ms > 0 for parts in row["parts"].values() for ms in parts.values())
+    assert len(report["samples"]["small, etr"]) == len(report["samples"]["small, grpo"]) == 25
     assert row["tokens"] == pytest.approx(2 * 4 * 8, rel=0.5)
     assert "more than GRPO" in text.getvalue()

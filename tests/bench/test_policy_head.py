@@ -19,6 +19,7 @@ def test_the_report_covers_every_variant():
     for row in rows.values():
         assert row["failed"] is None
         assert row["seconds"] > 0
+        assert report["samples"][row["name"]] == pytest.approx([row["seconds"]])
         assert row["ratio_to_naive"] > 0
         assert row["checksum"] == pytest.approx(rows["naive"]["checksum"], rel=1e-5)
     assert rows["recompute"]["operations"] == 8 * 64 * 32 * 2000

@@ -12,7 +12,7 @@ from pipeline.common.files import append_jsonl, read_json, read_jsonl, write_jso
 ROWS = [{"text": "é😀\n", "n": n, "list": [1, {"a": None}]} for n in range(3)]
 
 
-def test_after_a_cut_at_any_byte_whole_rows_are_read_and_the_next_append_heals(tmp_path):
+def test_after_truncation_at_any_byte_whole_rows_are_read_and_the_next_append_repairs(tmp_path):
     path = tmp_path / "rows.jsonl"
     append_jsonl(path, ROWS)
     whole = path.read_bytes()
@@ -26,7 +26,7 @@ def test_after_a_cut_at_any_byte_whole_rows_are_read_and_the_next_append_heals(t
         assert [json.loads(line) for line in path.read_text("utf-8").splitlines()] == [*expected, {"next": True}], cut
 
 
-def test_a_torn_line_longer_than_the_healing_block_is_cut_off(tmp_path):
+def test_a_truncated_line_longer_than_the_repair_block_is_removed(tmp_path):
     path = tmp_path / "rows.jsonl"
     append_jsonl(path, [{"short": 1}])
     with open(path, "ab") as file:
@@ -64,7 +64,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_temporary_one(tmp_path)
     assert os.listdir(tmp_path) == ["rows.jsonl"]
 
 
-def test_numbers_of_other_libraries_are_written_plainly_and_other_objects_refused(tmp_path):
+def test_numbers_of_other_libraries_are_written_plainly_and_other_objects_are_errors(tmp_path):
     write_json(tmp_path / "a.json", {"x": np.float32(0.5), "y": np.arange(3), "p": tmp_path, "s": {2, 1}})
     assert read_json(tmp_path / "a.json") == {"x": 0.5, "y": [0, 1, 2], "p": str(tmp_path), "s": [1, 2]}
     with pytest.raises(TypeError, match="object"):

@@ -1,4 +1,4 @@
-"""A signal that does not break off the waiting system call must still end the wait."""
+"""A signal that does not interrupt the waiting system call must still end the wait."""
 
 import os
 import signal
@@ -23,8 +23,8 @@ def _ring(*_: object) -> None:
 
 @pytest.fixture
 def unfelt_signal():
-    """Sends itself SIGUSR1 during the test. Another thread receives it, so the main thread's system call goes on, as it
-    does when the signal comes just before it."""
+    """Sends SIGUSR1 to this process during the test. Another thread receives it, so the main thread's system call
+    continues, as it does if the signal comes just before the call."""
     old = signal.signal(signal.SIGUSR1, _ring)
 
     def send() -> None:

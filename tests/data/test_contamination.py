@@ -38,7 +38,7 @@ def test_short_problems_are_compared_whole():
     assert found(["Compute $\\binom{8}{5}$."], "Compute $\\binom{8}{4}$.") == []
 
 
-def test_set_phrases_are_no_evidence_where_many_have_them():
+def test_common_phrases_are_not_evidence():
     train = [f"The chance that a {name} wins its {i}th game {PHRASE}" for i, name in enumerate(NAMES)]
     evaluation = (
         "The area of the region that lies inside all of the three given circles and outside of the square " + PHRASE
@@ -55,7 +55,7 @@ def test_a_phrase_that_is_most_of_the_evaluation_problem_is_evidence():
     assert drops[0].detail.endswith("of its words")
 
 
-def test_drawings_are_no_words():
+def test_drawings_do_not_count_as_words():
     code = (
         "[asy] size(150); draw((0,0)--(4,0)--(4,3)--cycle); label('A',(0,0),S); label('B',(4,0),S); dot((0,0)); [/asy]"
     )
@@ -63,7 +63,7 @@ def test_drawings_are_no_words():
 
 
 @given(st.integers(0, 8), st.integers(0, 8), st.integers(2, 13))
-def test_wherever_it_stands_it_is_found(before, after, ngram):
+def test_a_shared_run_is_found_at_any_place(before, after, ngram):
     text = " ".join(NAMES[:before]) + " " + EVAL + " " + " ".join(NAMES[:after])
     assert len(found([text], EVAL, ngram=ngram)) == 1
 

@@ -1,4 +1,4 @@
-"""stage=preprocess on files: what later stages read, what became of every row, and what a person is told."""
+"""stage=preprocess on files: what later stages read, what happened to every row, and what is printed."""
 
 import json
 from collections import Counter
@@ -19,7 +19,7 @@ from pipeline.run.compose import compose
 from pipeline.sft import packing
 
 STORY = "A shop sells {} pens and {} books each week. How many things does it sell in {} weeks?"
-"""Fewer than 13 words stand between its numbers, so that problems made of it are no contamination of each other."""
+"""Fewer than 13 words are between its numbers, so that problems made of it do not contaminate each other."""
 
 
 def good(i):
@@ -140,7 +140,7 @@ def test_warm_up_files_are_cleaned_and_decontaminated_too(tmp_path):
     assert result["files"]["sft/s"] == {"read": 5, "no solution": 1, "duplicate": 1, "contaminated": 1, "kept": 2}
 
 
-def test_sets_that_are_no_longer_asked_for_are_gone(tmp_path):
+def test_evaluation_sets_of_an_earlier_run_are_removed(tmp_path):
     write_rows(tmp_path / "a.jsonl", [good(i) for i in range(5)])
     write_rows(tmp_path / "e.jsonl", [good(30)])
     path = f"data.path={tmp_path}/a.jsonl"
@@ -159,7 +159,7 @@ def test_running_it_again_writes_the_same_bytes(tmp_path):
     assert contents[0] == contents[1]
 
 
-def test_nothing_left_and_nothing_there(tmp_path):
+def test_empty_results_and_missing_files_are_errors(tmp_path):
     write_rows(tmp_path / "same.jsonl", [good(1)])
     path = f"data.path={tmp_path}/same.jsonl"
     with pytest.raises(InputError, match=r"nothing of the training problems: 1 contaminated"):
@@ -172,7 +172,8 @@ def test_nothing_left_and_nothing_there(tmp_path):
         preprocessed(tmp_path, f"data.path={tmp_path}/empty.jsonl")
     write_rows(tmp_path / "other.jsonl", [{"frage": "p", "antwort": "1"}])
     with pytest.raises(
-        InputError, match=r"1 of them: no problem \(no column problem or question; the row has frage, ant"
+        InputError,
+        match=r"1 of them: no problem \(looked for the columns body\+question, problem, .*; the row has frage, ant",
     ):
         preprocessed(tmp_path, f"data.path={tmp_path}/other.jsonl")
     with pytest.raises(UsageError, match=r"data\.path is empty"):
@@ -189,10 +190,10 @@ def test_a_folder_is_an_input_by_its_content(tmp_path):
     assert manifests.state_of(job, tmp_path) == before
     write_rows(tmp_path / "set" / "train.jsonl", [good(2)])
     after = manifests.state_of(job, tmp_path)
-    assert after.changed_from({"config": before.config, "inputs": before.inputs}) == [f"{tmp_path / 'set'} is another"]
+    assert after.changed_from({"config": before.config, "inputs": before.inputs}) == [f"{tmp_path / 'set'} has changed"]
 
 
-def test_the_command_line_runs_it_and_tells_a_missing_file(tmp_path):
+def test_the_command_line_runs_it_and_reports_a_missing_file(tmp_path):
     write_rows(tmp_path / "mine.jsonl", [good(i) for i in range(12)])
     words = [
         "stage=preprocess",

@@ -74,7 +74,7 @@ def test_bounds_are_strict_and_each_may_be_left_out(run_of, words, settings, kep
     assert [prompt.id for prompt in load_prompts(run_of(*settings), words)] == [f"train-{i}" for i in kept]
 
 
-def test_what_was_dropped_is_said_and_too_few_are_a_warning(run_of, words, capsys):
+def test_dropped_prompts_are_reported_and_too_few_are_a_warning(run_of, words, capsys):
     load_prompts(run_of("rl.min_pass_rate=0", "rl.max_pass_rate=1", "rl.prompts_per_step=4"), words)
     out = capsys.readouterr().out
     assert "of 6 training prompts" in out
@@ -103,7 +103,7 @@ def refusal(run: StageRun, words) -> str:
 def test_a_missing_file(run_of, words, missing):
     run = run_of("rl.min_pass_rate=0")
     (run.root / "rollout" / missing).unlink()
-    assert "which is not there" in refusal(run, words)
+    assert "which does not exist" in refusal(run, words)
 
 
 def test_pass_rates_of_an_evaluation_set_or_another_data_set(run_of, words):

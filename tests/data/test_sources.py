@@ -1,4 +1,4 @@
-"""Every kind of file and folder is read row by row; what cannot be read is told as such."""
+"""Every kind of file and folder is read row by row; what cannot be read is refused."""
 
 import gzip
 import json
@@ -48,20 +48,20 @@ def test_files_of_every_kind(tmp_path):
         assert read(tmp_path / name) == ROWS, name
 
 
-def test_lines_that_are_no_rows_are_yielded_with_their_fault_and_number(tmp_path):
+def test_lines_that_are_not_rows_are_yielded_with_their_fault_and_number(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + b'{"a": 1}\n\n{"a": \n"\xff"\n[1]\n{"a": 2}')
     rows = list(Source(str(path), "train"))
     assert [(row.line, row.value, (row.fault or "").partition(" (")[0]) for row in rows] == [
         (1, {"a": 1}, ""),
         (3, '{"a": ', "not JSON"),
-        (4, '"\ufffd"\n', "not UTF-8"),
+        (4, '"\ufffd"', "not UTF-8"),
         (5, [1], ""),
         (6, {"a": 2}, ""),
     ]
 
 
-def test_json_lines_that_begin_with_a_list_are_still_lines(tmp_path):
+def test_json_lines_that_begin_with_a_list_are_lines(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", ["[1, 2]", *ROWS])
     assert read(path) == [[1, 2], *ROWS]
 
@@ -73,7 +73,7 @@ def test_saved_data_sets(tmp_path):
         save_to_disk(tmp_path / "both" / split, ROWS if split == "train" else ROWS[::-1])
     (tmp_path / "both" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     assert read(tmp_path / "both", "test") == ROWS[::-1]
-    with pytest.raises(InputError, match=r"splits test, train, and none is called dev.*data.split"):
+    with pytest.raises(InputError, match=r"splits test, train, but not dev. Set data.split"):
         read(tmp_path / "both", "dev")
 
 
@@ -104,12 +104,12 @@ def test_hub_folders_by_file_name_folder_name_and_readme(tmp_path):
     assert read(tmp_path / "described", "test") == ROWS[:3]
 
 
-def test_a_folder_with_one_split_is_that_split_whatever_it_is_called(tmp_path):
+def test_a_folder_with_one_split_is_that_split(tmp_path):
     write_rows(tmp_path / "set" / "train.jsonl", ROWS)
     assert read(tmp_path / "set", "test") == ROWS
 
 
-def test_what_is_not_there_or_cut_off_says_so(tmp_path):
+def test_missing_and_truncated_files_are_named(tmp_path):
     with pytest.raises(InputError, match="no such file or folder"):
         Source(str(tmp_path / "absent.jsonl"), "train")
     (tmp_path / "empty").mkdir()

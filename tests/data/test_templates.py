@@ -1,4 +1,4 @@
-"""Prompts: each template, how it opens, and that a problem cannot smuggle special tokens in."""
+"""Prompts: each template, how it begins, and that a problem cannot inject special tokens."""
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -35,11 +35,11 @@ def byte_tokenizer(chat=None, opens=False):
 def test_auto_is_chat_where_there_is_a_template():
     assert template_of(Data(), byte_tokenizer(CHAT)) == "chat"
     assert template_of(Data(), byte_tokenizer()) == "plain"
-    with pytest.raises(UsageError, match=r"no chat template; take data\.template=plain"):
+    with pytest.raises(UsageError, match=r"no chat template\. Set data\.template=plain"):
         template_of(Data(template="chat"), byte_tokenizer())
 
 
-def test_what_each_says():
+def test_the_text_of_each_template():
     words = byte_tokenizer(CHAT)
     assert render("1+1=", Data(template="bare"), words) == "1+1="
     assert render("1+1?", Data(template="plain", instruction="Box it."), words) == "Question: 1+1?\nBox it.\nAnswer:"
@@ -73,7 +73,7 @@ def test_a_chat_prompt_is_what_a_serving_engine_makes_of_it():
     assert words.convert_tokens_to_ids(".Ċ") in whole  # a token that spans the problem's end
 
 
-def test_plain_prompts_open_as_the_tokenizer_does():
+def test_plain_prompts_begin_as_the_tokenizer_does():
     opening, other = byte_tokenizer(opens=True), byte_tokenizer()
     first = encode_prompt("1+1?", Data(), opening)
     assert first[0] == opening.bos_token_id
@@ -87,3 +87,35 @@ def test_a_chat_template_that_hides_the_problem_is_refused():
     words = byte_tokenizer("{% for m in messages %}{{ m['content'] }}{{ m['content'] }}{% endfor %}")
     with pytest.raises(UsageError, match="shows a message 2 times"):
         encode_prompt("a </s> in it", Data(), words)
+
+
+def test_a_chat_template_that_drops_the_problem_is_refused():
+    words = byte_tokenizer("{% for m in messages %}{{ m['role'] }}{% endfor %}")
+    with pytest.raises(UsageError, match="shows a message 0 times"):
+        encode_prompt("What is 1+1?", Data(), words)
+
+
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHAT
+)
+
+
+def test_a_chat_template_that_raises_says_what_to_set():
+    with pytest.raises(UsageError) as caught:
+        render("1+1?", Data(system_prompt="Be brief."), byte_tokenizer(NO_SYSTEM))
+    assert str(caught.value) == (
+        "the tokenizer's chat template fails: System role not supported. Set data.template=plain or remove data.system_prompt"
+    )
+    with pytest.raises(UsageError, match=r"chat template fails: .*Set data\.template=plain$"):
+        render("1+1?", Data(), byte_tokenizer("{{ messages[0]['content'] | absent }}"))
+
+
+def test_a_system_prompt_comes_first():
+    data = Data(system_prompt="Be brief.", instruction="")
+    words = byte_tokenizer(CHAT)
+    assert render("1+1?", data, words) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert render("1+1?", data, byte_tokenizer()) == "Be brief.\n\nQuestion: 1+1?\nAnswer:"
+    with pytest.raises(UsageError, match=r"data\.system_prompt is set, and data\.template=bare"):
+        render("1+1?", data.model_copy(update={"template": "bare"}), words)

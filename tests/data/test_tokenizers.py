@@ -28,7 +28,7 @@ def ids_of(fast, text):
     return fast.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
-def test_both_forms_are_one(trained):
+def test_both_forms_segment_alike(trained):
     fast, slow = trained
     assert len(fast) == slow.get_piece_size() <= 400
     for text in (*TEXTS, *STRANGE[:6], STRANGE[7]):
@@ -43,7 +43,7 @@ def test_nothing_is_lost_or_unknown(trained):
         assert fast.unk_token_id not in ids
 
 
-def test_digits_stand_alone_and_the_box_is_one_piece(trained):
+def test_every_digit_is_one_piece_and_so_is_the_box(trained):
     fast, _ = trained
     pieces = fast.convert_ids_to_tokens(ids_of(fast, "1234 is \\boxed{56}"))
     assert [piece for piece in pieces if any(c.isdigit() for c in piece)] == list("123456")

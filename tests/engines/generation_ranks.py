@@ -1,7 +1,7 @@
-"""Run by test_native_engine.py on real ranks: the native engine against transformers on the same weights.
+"""The ranks of test_native_engine.py: the native engine against transformers on the same weights.
 
-`transformers` scores the engine's own responses in one padded forward: a greedy response equals what `generate` would
-have made if and only if each of its tokens is the arg-max there.
+`transformers` scores the engine's responses in one padded forward. A greedy response equals that of its `generate` if
+and only if each token is the arg-max there.
 """
 
 import sys
@@ -51,7 +51,7 @@ def engine_of(hf, model: Model, layout: Layout, tokenizer=None, **rollout) -> Na
 
 @torch.no_grad()
 def reference(hf, rollouts: list[Rollout]) -> list[torch.Tensor]:
-    """fp64 log-softmax rows [response, V] that transformers gives each response."""
+    """Computes each response's fp64 log-softmax rows [response, V] with transformers."""
     whole = [r.prompt.token_ids + r.token_ids for r in rollouts]
     ids = torch.zeros(len(whole), max(map(len, whole)), dtype=torch.int64)
     for row, tokens in enumerate(whole):
@@ -80,7 +80,8 @@ def check_greedy(hf, engine: NativeEngine, prompts: list[Prompt]) -> None:
 
 
 def check_sampling(hf, engine: NativeEngine, prompts: list[Prompt]) -> None:
-    """Log-probs under the filtered distribution, in fp64 from transformers' logits; and where responses end."""
+    """Checks log-probs under the filtered distribution, in fp64 from transformers' logits, and the ends of
+    responses."""
     rollouts = flat(engine.generate(prompts, 3, MIXED))
     assert {r.finish_reason for r in rollouts} == {"stop", "length"}
     for rollout, raw in zip(rollouts, reference(hf, rollouts), strict=True):
@@ -102,7 +103,8 @@ def check_sampling(hf, engine: NativeEngine, prompts: list[Prompt]) -> None:
 
 
 def check_independence(engine: NativeEngine, prompts: list[Prompt]) -> None:
-    """A request's tokens do not change with its neighbours, the batch's size, its order, or the cache's limits."""
+    """Checks that a request's tokens do not depend on other requests, the batch's size and order, or the cache's
+    size."""
     whole = engine.generate(prompts, 4, MIXED)
     for some in (prompts[:3], prompts[::-1], prompts[5:6]):
         places = [prompts.index(prompt) for prompt in some]
@@ -125,7 +127,7 @@ def check_independence(engine: NativeEngine, prompts: list[Prompt]) -> None:
 
 
 def check_schedule(engine: NativeEngine, prompts: list[Prompt]) -> None:
-    """A prompt is computed once for its whole group, and no place is empty while a request waits."""
+    """Checks that a prompt is computed once for its whole group, and that no slot is empty while a request waits."""
     rollout, decoder = engine.rollout, engine.decoder
     engine.rollout = rollout.model_copy(update={"max_concurrent": 5})
     prefill, step = decoder.prefill, decoder.step
@@ -147,7 +149,7 @@ def check_schedule(engine: NativeEngine, prompts: list[Prompt]) -> None:
 
 
 def check_frequencies(hf, engine: NativeEngine, prompt: Prompt) -> None:
-    """Chi-square of first tokens against the exact distribution of transformers' logits."""
+    """Compares first tokens with the exact distribution of transformers' logits, by chi-square."""
     draws, how = 6000, Sampling(max_new_tokens=1, temperature=1.3, seed=1)
     first = [tokens[0] for tokens in tokens_of(engine.generate([prompt], draws, how))]
     with torch.no_grad():
@@ -163,7 +165,7 @@ def check_frequencies(hf, engine: NativeEngine, prompt: Prompt) -> None:
 
 
 def check_callbacks(engine: NativeEngine, prompts: list[Prompt]) -> None:
-    """Every rollout is heard of once in the world; progress ends at the whole."""
+    """Checks that on_finish gets every rollout once in the world, and that progress ends at the total."""
     heard: list[tuple[str, int]] = []
     progress = []
     groups = engine.generate(
@@ -181,7 +183,7 @@ def check_callbacks(engine: NativeEngine, prompts: list[Prompt]) -> None:
 
 
 class Letters:
-    """A tokenizer as the engine uses one: token i is a letter, or a few of them."""
+    """A tokenizer with the methods that the engine uses: token i is one letter or a few."""
 
     pieces = [chr(97 + i) for i in range(26)] + ["<end>", "ab", "cde", "xyz"] + [f"[{i}]" for i in range(71)]
 
@@ -223,8 +225,8 @@ def check_errors(engine: NativeEngine) -> None:
 
 
 def check_new_weights(model: Model, hf, engine: NativeEngine, prompts: list[Prompt]) -> None:
-    """The engine has no weights of its own: what was changed in place is what it samples from, after `sync` and without
-    it, whatever it had packed of the old ones."""
+    """Checks that the engine samples from weights that changed in place, with and without `sync`, although it had
+    packed the old ones."""
     before = tokens_of(engine.generate(prompts, 1, GREEDY))
     other = hf_model(model, seed=9)
     load_hf([engine.decoder.chunk], model, hf_tensors(other).__getitem__)
@@ -235,8 +237,8 @@ def check_new_weights(model: Model, hf, engine: NativeEngine, prompts: list[Prom
 
 
 def check_bf16(layout: Layout) -> None:
-    """16-bit weights: the engine's log-probs are the actor's, and those of the same weights in fp32, up to 16-bit
-    activations."""
+    """Checks that with 16-bit weights the engine's log-probs equal the actor's, and those of the same weights in fp32,
+    up to the rounding of 16-bit activations."""
     model = tiny_model("qwen3", dtype="bf16")
     hf = hf_model(model).bfloat16()
     parallel.initialize(layout, seed=0)
@@ -261,8 +263,8 @@ def check_bf16(layout: Layout) -> None:
 
 
 def check_collectives() -> None:
-    """Shared memory gives gloo's sums and gathers, whatever the size of the parts and whoever comes first; rows that were
-    regrouped are all columns of a part of the rows, and come together as the whole."""
+    """Checks that shared memory gives the same sums and gathers as gloo, for every size of parts and order of arrival.
+    `regroup` must give all columns of a part of the rows, and `together` the whole again."""
     group = dist.group.WORLD
     assert group is not None
     shared, plain = (Ranks(group, torch.device("cpu"), 60) for _ in range(2))

@@ -1,8 +1,9 @@
-"""The native engine at one and at two ranks, on every family and layout.
+"""The native engine on one and two ranks, for every family and layout.
 
-What must hold: greedy responses are those of transformers, token for token, and log-probs within 1e-5 in fp32 (the same
-operations in another order); sampled log-probs are those of the filtered distribution; a request's tokens depend on
-nothing but the request and the weights, so they are the same at every layout, batch and cache size. Not covered: CUDA.
+Greedy responses must equal those of transformers token for token, with log-probs within 1e-5 in fp32 (the same
+operations in another order). Sampled log-probs must be those of the filtered distribution. A request's tokens must
+depend only on the request and the weights, so they are the same for every layout, batch and cache size. Not covered:
+CUDA.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tokens from logits: the filters against a second, slower reading of their definition, frequencies against the exact
+"""Tokens from logits: the filters against a slow implementation of their definition, frequencies against the exact
 distribution, and the random streams against the published generator."""
 
 import math
@@ -12,12 +12,13 @@ from megatron_patches.engines.native.sampler import BLOCK, CANDIDATES, filtered,
 from pipeline.rollout.interface import Sampling
 from pipeline.rollout.streams import request_key
 
-# SplitMix64 of seed 1234567, as Steele, Lea and Flood's generator is listed with test values in several languages.
+# The first outputs of SplitMix64 (Steele, Lea and Flood) for seed 1234567, as published with several implementations.
 SPLITMIX_1234567 = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
 
 
 def kept_by_definition(logits: list[float], top_k: int, top_p: float) -> dict[int, float]:
-    """Token -> probability after the filters, in plain Python and fp64: sort, cut to k, then add up until p is reached."""
+    """Computes token -> probability after the filters, in Python and fp64: sort, keep k, then add until p is
+    reached."""
     order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
     order = order[:top_k] if top_k else order
     top = logits[order[0]]
@@ -31,7 +32,7 @@ def kept_by_definition(logits: list[float], top_k: int, top_p: float) -> dict[in
     return {token: weight / sum(kept.values()) for token, weight in kept.items()}
 
 
-def test_uniforms_are_the_published_generator():
+def test_uniforms_equal_the_published_generator():
     found = uniforms(torch.tensor([1234567]), len(SPLITMIX_1234567))[0]
     assert found.tolist() == [(value >> 16) * 2.0**-48 for value in SPLITMIX_1234567]
 
@@ -48,7 +49,7 @@ def test_uniforms_of_neighbouring_requests_are_independent():
     assert abs(neighbours) < 5 / math.sqrt(u.numel())
 
 
-def test_every_part_of_a_request_changes_its_stream():
+def test_every_part_of_a_request_key_changes_the_stream():
     base = (0, "a", 0, 0)
     others = [(1, "a", 0, 0), (0, "b", 0, 0), (0, "a", 1, 0), (0, "a", 0, 1), (0, "a1", 0, 0), (0, "", 0, 0)]
     keys = {request_key(*parts) for parts in [base, *others]}
@@ -136,7 +137,7 @@ def test_greedy_is_a_distribution_on_one_token():
     torch.testing.assert_close(chosen.raw_logps, logits.log_softmax(-1).amax(-1))
 
 
-def test_at_temperature_one_both_logps_are_one():
+def test_at_temperature_one_both_logps_are_equal():
     logits = torch.randn(8, 50, generator=torch.Generator().manual_seed(0))
     u = torch.linspace(0, 0.99, 8, dtype=torch.float64)
     chosen = sample(logits.clone(), u, Sampling(max_new_tokens=1))

@@ -13,8 +13,8 @@ def random_experience(
     longest: int = 24,
     given_lengths: list[int] | None = None,
 ) -> Experience:
-    """Groups of responses of 1 to `longest` tokens, or of `given_lengths` (which may be 0); advantages, bounds and
-    log-probs drawn independently."""
+    """Makes groups of responses of 1 to `longest` tokens, or of `given_lengths` (which may be 0). Advantages, bounds
+    and log-probs are drawn independently."""
     g = torch.Generator().manual_seed(seed)
 
     def numbers(low: int, high: int, count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""A run folder as the stages leave it, with numbers that behave like those of the tiny preset."""
+"""A run folder with the files that the stages write, and numbers like those of the tiny preset."""
 
 import json
 import math
@@ -12,7 +12,7 @@ PROBLEMS = (("3+4-2+6", 11), ("9-5+8", 12), ("7+7-3", 11), ("2+9+6-8+1", 10), ("
 
 
 def solution(problem: str) -> str:
-    """Step by step, as the warm-up rows have it."""
+    """Writes a solution step by step, as in the warm-up rows."""
     terms = problem.replace("-", "+-").split("+")
     total, lines = int(terms[0]), []
     for term in terms[1:]:
@@ -22,7 +22,7 @@ def solution(problem: str) -> str:
 
 
 def metrics_row(step: int, steps: int, random: np.random.Generator) -> dict:
-    """One step's metrics, with every name that the objective and the RL stage log."""
+    """Makes one step's metrics, under the names of a run with the native engine, and one of a plug-in's."""
     t = step / steps
     grown = 1 - math.exp(-4 * t)
     noise = lambda size: float(random.normal(0, size))  # noqa: E731
@@ -32,7 +32,7 @@ def metrics_row(step: int, steps: int, random: np.random.Generator) -> dict:
     counts = np.histogram(scales, edges)[0].tolist()
     low, high = 0.004 + 0.008 * grown, 0.006 + 0.009 * grown
     row = {
-        "step": step, "reward/mean": reward, "reward/pass@1": reward,
+        "step": step, "reward/mean": reward, "reward/pass@1": reward, "reward/pass@group": min(1.0, reward + 0.1),
         "reward/zero_variance_groups": 0.1 + 0.45 * grown + noise(0.03),
         "reward/all_right_groups": 0.02 + 0.5 * grown, "reward/all_wrong_groups": 0.08 * (1 - grown),
         "policy/entropy": 0.62 - 0.4 * grown + noise(0.01), "policy/loss": noise(0.01),
@@ -44,19 +44,22 @@ def metrics_row(step: int, steps: int, random: np.random.Generator) -> dict:
         "clip/static_high": high * 1.2 + noise(0.001), "clip/differs_from_static": 0.004 + noise(2e-4),
         "bounds/scale_mean": float(scales.mean()), "bounds/scale_min": float(scales.min()),
         "bounds/scale_max": float(scales.max()), "bounds/scale_at_min": 0.0, "bounds/scale_at_max": 0.0,
+        "gap/checked_mean_exp": 1.0000002,
         "gap/mean": 2e-7 * math.exp(noise(0.2)), "gap/max": 4e-6 * math.exp(noise(0.4)), "gap/mean_exp": 1.0000002,
         "length/mean": 9 + 22 * grown + noise(0.6), "length/min": 4.0, "length/max": 38.0 + round(noise(3)),
         "length/truncated": max(0.0, 0.02 + noise(0.006)), "length/empty": 0.0,
-        "verify/timeouts": float(step // 30), "verify/deaths": 0.0, "verify/graded": 192.0 * step,
-        "verify/cache_hits": 90.0 * step,
-        "verify/respawns": float(step // 30), "verify/seconds": 0.02 * step,
+        "verify/graded": 192.0, "verify/cache_hits": 90.0 + step % 5, "verify/timeouts": float(step % 30 == 0),
+        "verify/deaths": 0.0, "verify/respawns": float(step % 30 == 0), "verify/seconds": 0.2,
+        "verify/layer_string": 80.0 - step % 5, "verify/layer_number": 22.0, "verify/unread_extract": 3.0,
+        "verify/unread_grammar": 1.0, "verify/unread_symbolic": 0.0,
+        "rollout/groups": 24.0, "rollout/rounds": 1.0, "rollout/version_lag_mean": 0.0, "rollout/version_lag_max": 0.0,
         "optim/grad_norm": 0.6 * math.exp(noise(0.25)), "optim/lr": 1e-4 * min(1, step / 4) * (1 - t * 0.98),
+        "optim/skipped": 0.0,
         "speed/generated_tokens": 6000.0,
         "speed/tokens_per_s": 6200 + noise(300), "speed/rollout_tokens_per_s": 9600 + noise(400),
-        "speed/train_tokens_per_s": 16400 + noise(700),
-        "seconds/generate": 0.45 + 0.15 * grown + abs(noise(0.03)), "seconds/verify": 0.04,
-        "seconds/old_logprobs": 0.12, "seconds/update": 0.55 + 0.1 * grown + abs(noise(0.04)),
-        "seconds/checkpoint": 0.7 if step % 20 == 0 else 0.0, "custom/kv_cache_mib": 12.0 + step % 3,
+        "seconds/generate": 0.45 + 0.15 * grown + abs(noise(0.03)), "seconds/grade": 0.04,
+        "seconds/logprobs": 0.12, "seconds/update": 0.55 + 0.1 * grown + abs(noise(0.04)),
+        "seconds/save": 0.7 if step % 20 == 0 else 0.0, "custom/kv_cache_mib": 12.0 + step % 3,
         "hist/scale": {"edges": edges, "counts": counts},
     }  # fmt: skip
     row["seconds/step"] = sum(value for name, value in row.items() if name.startswith("seconds/")) + 0.05
@@ -75,7 +78,7 @@ def metrics_row(step: int, steps: int, random: np.random.Generator) -> dict:
 
 
 def write_run(root: Path, steps: int = 80, evaluated: tuple[str, ...] = ("before", "after"), seed: int = 0) -> Path:
-    """Fill `root` (made if needed) and return it."""
+    """Fills `root` (made if needed) and returns it."""
     random = np.random.default_rng(seed)
     write_jsonl(root / "metrics.jsonl", [metrics_row(step, steps, random) for step in range(1, steps + 1)])
     write_jsonl(root / "samples.jsonl", list(_samples(steps, random)))

@@ -1,4 +1,4 @@
-"""A very small run, and the means to start, watch and interrupt its stages as a person at a terminal would."""
+"""A very small run, and functions to start, watch and interrupt its stages as a person at a terminal would."""
 
 import shutil
 import signal
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 from cli import CliResult, end, environment, run_cli
+
+from pipeline.common.files import read_jsonl
 
 MICRO = """
 defaults: {algo: etr, data: arithmetic, cluster: local}
@@ -29,7 +31,6 @@ model:
   qk_norm: true
   init_std: 0.06
   dtype: fp32
-  parameters: 20704
   layouts: {1: {tp: 2, micro_batch_tokens: 1024}}
 data: {arithmetic: {train: 64, held_out: 8, sft_rows: 64, sft_mixed_rows: 32}}
 sft:
@@ -53,12 +54,13 @@ algo: {reward_min: -1.0}
 verify: {workers: 1, rewards: {correctness: 1.0, overlong: 1.0}, overlong_buffer: 24}
 evaluate: {k: 2, bootstrap: 50, samples: 2}
 """
-"""Twenty thousand parameters. Hardly trained, it never answers right, so a reward for short responses makes groups differ."""
+"""20,000 parameters. Hardly trained, the model never answers right; a reward for short responses makes groups
+differ."""
 
 
 @dataclass
 class House:
-    """A runs folder with command lines to be typed in it."""
+    """A runs folder in which command lines are run."""
 
     folder: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -68,7 +70,7 @@ class House:
         (self.folder / "micro.yaml").write_text(MICRO)
 
     def close(self) -> None:
-        """End what was started and forgotten."""
+        """Ends processes that a test left running."""
         for process in self.started:
             end(process)
             for stream in (process.stdout, process.stderr):
@@ -78,11 +80,11 @@ class House:
         return [f"stage={stage}", "model=micro.yaml", "runs_dir=the runs", f"name={name}", *words]
 
     def run(self, stage: str, *words: str, name: str = "micro") -> CliResult:
-        """Run a stage to its end."""
+        """Runs a stage to its end."""
         return run_cli(*self.words(stage, *words, name=name), cwd=self.folder, timeout=300)
 
     def start(self, stage: str, *words: str, name: str = "micro") -> "subprocess.Popen[str]":
-        """Start a stage and leave it running; what the test forgets is ended with it."""
+        """Starts a stage and leaves it running; `close` ends it."""
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.run.cli", *self.words(stage, *words, name=name)],
             cwd=self.folder, env=environment(ETR_FOLDER=str(self.folder)), text=True, stdin=subprocess.DEVNULL,
@@ -95,14 +97,14 @@ class House:
         return self.folder / "the runs" / name
 
     def copy(self, name: str, *stages: str) -> Path:
-        """A run of another name with the records of some finished stages of `micro`."""
+        """Makes a run of another name with the records of some finished stages of `micro`."""
         for stage in stages:
             shutil.copytree(self.root() / stage, self.root(name) / stage)
         return self.root(name)
 
 
 def until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    """Wait until the condition holds while the process runs."""
+    """Waits until the condition holds while the process runs."""
     deadline = time.monotonic() + 240
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -111,28 +113,42 @@ def until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> No
 
 
 def family(process: "subprocess.Popen[str]") -> list[psutil.Process]:
-    """The process and all below it."""
+    """Returns the process and all its descendants."""
     whole = psutil.Process(process.pid)
     return [whole, *whole.children(recursive=True)]
 
 
 def ranks_of(process: "subprocess.Popen[str]", stage: str) -> list[psutil.Process]:
-    """The stage's ranks, in no order."""
+    """Returns the stage's ranks, in no particular order."""
     agents = [child for child in family(process) if "pipeline.run.torchrun" in child.cmdline()]
     return [rank for rank in agents[0].children() if f"stages.{stage}" in rank.cmdline()]
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
-    """None of them is left, a moment after the end."""
+    """Asserts that none of them is left, a moment after the end."""
     _, alive = psutil.wait_procs(processes, timeout=10)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
 def kill_all(process: "subprocess.Popen[str]") -> None:
-    """kill -9 for everything at once, as a machine that loses power would."""
+    """Kills everything at once with SIGKILL, as a loss of power would."""
     everyone = family(process)
     for one in everyone:
         with suppress(psutil.NoSuchProcess):  # it has just ended by itself
             one.send_signal(signal.SIGKILL)
     process.wait()
     assert_gone(everyone[1:])
+
+
+TIMED = ("seconds/", "speed/", "verify/")
+"""What depends on the moment: times, and the verifier's counts of its processes and its cache."""
+
+
+def rows(file: Path) -> list[dict]:
+    """What must be equal of two runs' metrics."""
+    return [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in read_jsonl(file)]
+
+
+def steps_done(file: Path) -> int:
+    """Rows that a metrics file has by now."""
+    return sum(1 for _ in read_jsonl(file)) if file.exists() else 0

@@ -1,4 +1,4 @@
-"""Memory of a piece of code: the tensors that live while it runs, and what the process holds at most."""
+"""Memory of a piece of code: the tensors alive while it runs, and the peak of the process."""
 
 import re
 import weakref
@@ -10,9 +10,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """`with LiveBytes() as live:` counts the storages made inside; `live.peak` is the largest sum of those alive at once.
+    """`with LiveBytes() as live:` counts the storages made inside; `live.peak` is the largest sum of those alive at
+    once.
 
-    Counted are tensors that operators return, to the byte; not what an operator needs while it runs.
+    It counts tensors that operators return, to the byte. It does not count the temporary memory of an operator.
     """
 
     def __init__(self) -> None:
@@ -46,17 +47,17 @@ def _address(tensor: torch.Tensor) -> int:
 
 
 def resident_bytes() -> int:
-    """What the process holds now."""
+    """Returns the resident memory of the process, in bytes."""
     return _status("VmRSS")
 
 
 def reset_resident_peak() -> None:
-    """Begin anew to look for `resident_peak` (Linux)."""
+    """Resets `resident_peak` (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def resident_peak() -> int:
-    """What the process has held at most since the last reset."""
+    """Returns the peak of resident memory since the last reset, in bytes."""
     return _status("VmHWM")
 
 

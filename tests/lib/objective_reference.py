@@ -1,5 +1,5 @@
-"""The objective once more, in plain Python floats and loops, from the formulas of docs/objective.md. Derivatives are
-written out by hand. Nothing of `pipeline.objectives` is used here."""
+"""The objective again, in plain Python floats and loops, from the formulas of docs/objective.md. Derivatives are
+written by hand. Nothing of `pipeline.objectives` is used here."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Sample:
-    """One response: its tokens' numbers, all lists of the same length (that may be 0)."""
+    """One response: the numbers of its tokens, in lists of one length, which may be 0."""
 
     logp: list[float]
     old: list[float]
@@ -26,20 +26,22 @@ class Options:
     dual_clip: float | None = None
     kl_coef: float = 0.0
     kl: str = "k3"
+    kl_clamp: float | None = None
     entropy_coef: float = 0.0
     is_cap: float | None = None
     length_norm: float = 1.0
 
 
-def advantages(rewards: list[float], normalize: str) -> tuple[list[float], float]:
-    """Of one group: advantages and population variance."""
+def advantages(rewards: list[float], normalize: str, std_ddof: int = 0) -> tuple[list[float], float]:
+    """Computes advantages and population variance of one group."""
     n = len(rewards)
     if max(rewards) == min(rewards):
         return [0.0] * n, 0.0
     mean = math.fsum(rewards) / n
     variance = math.fsum((r - mean) ** 2 for r in rewards) / n
     if normalize == "std":
-        return [(r - mean) / (math.sqrt(variance) + 1e-6) for r in rewards], variance
+        std = math.sqrt(variance * n / (n - std_ddof))
+        return [(r - mean) / (std + 1e-6) for r in rewards], variance
     if normalize == "none":
         return [r - mean for r in rewards], variance
     return [r - (math.fsum(rewards) - r) / (n - 1) for r in rewards], variance
@@ -59,7 +61,7 @@ def bounds(advantage: float, variance: float, c) -> tuple[float, float]:
 
 
 def loss_and_gradient(samples: list[Sample], o: Options) -> tuple[float, float, list[list[float]], list[list[float]]]:
-    """The loss, the sum of its terms' sizes, and its derivatives by every log-prob and entropy."""
+    """Computes the loss, the sum of its terms' absolute values, and its derivatives by every log-prob and entropy."""
     tokens = sum(len(s.logp) for s in samples)
     sequences = sum(len(s.logp) > 0 for s in samples)
     bounded = _matched(samples) if o.loss == "grpo_matched" else [(s.eps_low, s.eps_high) for s in samples]
@@ -93,6 +95,8 @@ def loss_and_gradient(samples: list[Sample], o: Options) -> tuple[float, float, 
                     "k2": (d * d / 2, d),
                     "k3": (math.exp(-d) + d - 1, 1 - math.exp(-d)),
                 }[o.kl]
+                if o.kl_clamp is not None and abs(kl) > o.kl_clamp:
+                    kl, by_d = math.copysign(o.kl_clamp, kl), 0.0
                 value, slope = value + o.kl_coef * kl, slope + o.kl_coef * by_d * inside_ref
             if o.entropy_coef:
                 value -= o.entropy_coef * s.entropy[t]
@@ -109,7 +113,7 @@ def _clamp(x: float) -> tuple[float, float]:
 
 
 def _surrogate(ratio: float, a: float, low: float, high: float, dual: float | None) -> tuple[float, float]:
-    """Value and derivative by the ratio."""
+    """Computes the surrogate and its derivative by the ratio."""
     clipped = min(max(ratio, 1 - low), 1 + high)
     if ratio * a <= clipped * a:
         value, slope = -ratio * a, -a

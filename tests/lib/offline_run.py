@@ -1,11 +1,12 @@
-"""A small run up to stage=rollout, made in one process; and the stage on it, killed as often as wanted.
+"""A small run up to stage=rollout, made in one process, and the stage on it, killed as often as wanted.
 
 python tests/lib/offline_run.py FOLDER PROBLEMS                       # prepare the run FOLDER/base, and no more
-python tests/lib/offline_run.py FOLDER PROBLEMS KILLS SEED [TP] [DP]  # then the stage on TP x DP ranks, once undisturbed
+python tests/lib/offline_run.py FOLDER PROBLEMS KILLS SEED [TP] [DP]  # then the stage on TP x DP ranks, once
+undisturbed
                                                                       # and once with KILLS kills at random moments
 
-Every other kill comes at any moment from the start on, the rest after the first shard that the start writes. Every fourth
-takes a single rank, whose world has to end by itself; the others take all processes.
+Every other kill comes at any moment from the start on; the rest come after the first shard of that start. Every fourth
+kills one rank, whose world has to end by itself; the others kill all processes.
 """
 
 import random
@@ -28,7 +29,7 @@ from pipeline.run.launch import command, config_path
 from pipeline.settings import Cluster, Data, Layout, Rollout, Settings, Verify
 
 BASE = "base"
-"""The prepared run, which stays without rollouts."""
+"""The name of the prepared run, which gets no rollouts."""
 
 
 def settings_of(folder: Path, vocabulary: int, name: str) -> Settings:
@@ -57,7 +58,7 @@ def write_config(settings: Settings) -> Path:
 
 
 def prepare(folder: Path, problems: int) -> None:
-    """Problems, a tokenizer, and a base checkpoint of random weights: the run `base`."""
+    """Makes the run `base`: problems, a tokenizer, and a base checkpoint of random weights."""
     import torch
 
     from megatron_patches import parallel
@@ -89,14 +90,14 @@ def prepare(folder: Path, problems: int) -> None:
 
 
 def prepare_apart(folder: Path, problems: int) -> None:
-    """`prepare` in a process of its own, so that Megatron's process groups end with it."""
+    """Runs `prepare` in another process, so that Megatron's process groups end with it."""
     words = [sys.executable, __file__, str(folder), str(problems)]
     path = f"{ROOT}:{ROOT / 'tests' / 'lib'}"
     subprocess.run(words, cwd=ROOT, env=environment(PYTHONPATH=path), check=True)
 
 
 def copy_of(folder: Path, name: str, tp: int = 1, dp: int = 1) -> Settings:
-    """The prepared run under another name, on `dp` copies of `tp` ranks; its config is written."""
+    """Copies the prepared run to another name, for `dp` copies of `tp` ranks, and writes its config."""
     for part in ("preprocess", "convert"):
         shutil.copytree(folder / BASE / part, folder / name / part)
     text = yaml.safe_load((folder / BASE / "rollout" / "config.yaml").read_text())
@@ -107,7 +108,7 @@ def copy_of(folder: Path, name: str, tp: int = 1, dp: int = 1) -> Settings:
 
 
 def start(settings: Settings) -> "subprocess.Popen[str]":
-    """The stage's ranks, under the launcher that run.sh starts."""
+    """Starts the stage's ranks, with the launcher that run.sh uses."""
     root = Path(settings.runs_dir) / settings.name
     launch = command(Job(STAGES["rollout"], settings), root, 0)
     return subprocess.Popen(
@@ -117,18 +118,18 @@ def start(settings: Settings) -> "subprocess.Popen[str]":
 
 
 def run(settings: Settings) -> None:
-    """The stage to its end."""
+    """Runs the stage to its end."""
     assert start(settings).wait(timeout=300) == 0, f"the stage failed in {settings.runs_dir}/{settings.name}"
 
 
 def wait(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    """Until the condition holds, or the process has ended."""
+    """Waits until the condition holds or the process has ended."""
     while not condition() and process.poll() is None:
         time.sleep(0.002)
 
 
 def kill_rank(process: "subprocess.Popen[str]", rank: psutil.Process) -> None:
-    """SIGKILL for one rank alone; the rest has to end by itself, as a failure, and leave nothing behind."""
+    """Kills one rank; the rest has to end by itself, with an error, and leave no process."""
     everyone = family(process)
     rank.kill()
     assert process.wait(timeout=60) != 0
@@ -136,19 +137,19 @@ def kill_rank(process: "subprocess.Popen[str]", rank: psutil.Process) -> None:
 
 
 def shards_of(settings: Settings) -> int:
-    """How many shards are there."""
+    """Counts the shards."""
     return len(list((Path(settings.runs_dir) / settings.name / "rollout" / "shards").glob("*.jsonl")))
 
 
 def outputs(settings: Settings) -> dict[str, bytes]:
-    """Everything that the stage leaves behind, by name."""
+    """Reads all output files of the stage, by name."""
     root = Path(settings.runs_dir) / settings.name
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.glob("rollout/**/*.jsonl"))}
 
 
 def run_with_kills(whole: Settings, killed: Settings, first: float, seconds: float, kills: int, seed: int) -> None:
-    """Kill the run `killed` until it had enough, and compare. An undisturbed one takes `seconds`, `first` of them up to
-    its first shard."""
+    """Kills the run `killed` the given number of times, and compares it with an undisturbed one, which takes `seconds`,
+    and `first` seconds up to its first shard."""
     draw, done, at_work = random.Random(seed), 0, 0
     while done < kills:
         begun, before = time.monotonic(), shards_of(killed)
@@ -163,7 +164,7 @@ def run_with_kills(whole: Settings, killed: Settings, first: float, seconds: flo
         except subprocess.TimeoutExpired:
             try:
                 ranks = ranks_of(process, "rollout") if done % 4 == 3 else []
-            except (psutil.NoSuchProcess, IndexError):  # it is just starting, or just ending
+            except (psutil.NoSuchProcess, IndexError):  # it is about to start or to end
                 ranks = []
             if ranks:
                 kill_rank(process, draw.choice(ranks))
@@ -173,7 +174,7 @@ def run_with_kills(whole: Settings, killed: Settings, first: float, seconds: flo
             print(f"{moment:5.1f} s  {'one rank' if ranks else 'all':<8}  {before} -> {now} shards", flush=True)
             done, at_work = done + 1, at_work + (now > before)
             continue
-        # It ended before the kill: begin again, so that every kill meets a run.
+        # It ended before the kill: start again, so that every kill hits a running stage.
         assert code == 0
         assert outputs(killed) == outputs(whole)
         shutil.rmtree(Path(killed.runs_dir) / killed.name / "rollout" / "shards")

@@ -1,4 +1,4 @@
-"""Files as users bring them, and the preprocess stage run on them within the test's process."""
+"""Files of a user, and the preprocess stage on them in the test's process."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from stages import preprocess
 
 
 def write_rows(path: Path, rows: list[Any]) -> Path:
-    """JSON lines; a string stands as it is, so that a test can write what is no JSON."""
+    """Writes JSON lines; a string is written unchanged, so that a test can write invalid JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
     path.write_text("".join(line + "\n" for line in lines), "utf-8")
@@ -20,7 +20,7 @@ def write_rows(path: Path, rows: list[Any]) -> Path:
 
 
 def problems(*rows: tuple[str, str]) -> list[Problem]:
-    """(problem, answer) pairs as cleaned problems, called 0, 1, ..."""
+    """Makes cleaned problems of (problem, answer) pairs, with ids 0, 1, ..."""
     return [
         Problem(str(i), problem, answer, None, "test", "test.jsonl", i + 1)
         for i, (problem, answer) in enumerate(rows)
@@ -28,7 +28,7 @@ def problems(*rows: tuple[str, str]) -> list[Problem]:
 
 
 def preprocessed(folder: Path, *words: str) -> tuple[StageRun, dict[str, Any]]:
-    """The stage on the tiny preset with a tokenizer of its own; returns the run and what the manifest would hold."""
+    """Runs the stage on the tiny preset with a new tokenizer; returns the run and the result for the manifest."""
     words = ("stage=preprocess", "model=tiny", "data=math", "data.tokenizer=sentencepiece", *words)
     settings = compose([*words, f"runs_dir={folder / 'runs'}", "name=test"])
     run = StageRun(settings, Path(settings.runs_dir) / settings.name)

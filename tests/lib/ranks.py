@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class RankResult:
-    """How one rank ended."""
+    """The result of one rank."""
 
     rank: int
     code: int
@@ -24,7 +24,7 @@ class RankResult:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listened on a moment ago."""
+    """Returns a TCP port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -37,11 +37,11 @@ def run_ranks(
     timeout: float = 120.0,
     env: dict[str, str] | None = None,
 ) -> list[RankResult]:
-    """Start `python script_path *args` once for each rank with torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK,
-    MASTER_ADDR, MASTER_PORT; one thread each) and wait for all.
+    """Runs `python script_path *args` once per rank with torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK,
+    MASTER_ADDR, MASTER_PORT; one thread each), and waits for all.
 
-    The script calls `torch.distributed.init_process_group("gloo")` itself. As soon as one rank fails or the time is up,
-    all are killed and an AssertionError is raised that ends with the failing rank's stderr.
+    The script calls `torch.distributed.init_process_group("gloo")` itself. If a rank fails or the time is up, all ranks
+    are killed, and an AssertionError with the failing rank's stderr is raised.
     """
     port = free_port()
     base = os.environ | {
@@ -92,7 +92,7 @@ def run_ranks(
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], timeout: float) -> tuple[int, str] | None:
-    """None if all ended well, otherwise the rank to blame and why."""
+    """Waits for all ranks. Returns None if all succeeded, else the rank that failed and why."""
     deadline = time.monotonic() + timeout
     while True:
         codes = [process.poll() for process in processes]
@@ -107,7 +107,7 @@ def _wait(processes: list[subprocess.Popen[bytes]], timeout: float) -> tuple[int
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the rank and everything in its session's process group."""
+    """Kills the rank and everything in the process group of its session."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, 9)
     process.wait()

@@ -14,7 +14,7 @@ FAMILIES: dict[str, dict] = {
 
 
 def tiny_model(family: str, **changes) -> Model:
-    """Two layers, hidden 64, 101 words (no multiple of anything, so that vocabulary padding is at work), fp32."""
+    """Makes a model of two layers, hidden 64 and 101 tokens (a prime, so that the vocabulary is padded), fp32."""
     shape = {
         "family": family, "num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 96, "num_attention_heads": 4,
         "num_query_groups": 2, "head_dim": 16, "vocab_size": 101, "max_position_embeddings": 256, "dtype": "fp32",
@@ -24,7 +24,8 @@ def tiny_model(family: str, **changes) -> Model:
 
 
 def hf_model(model: Model, seed: int = 0):
-    """The same shape in transformers, in eval mode, norms and biases perturbed so that a swapped one shows."""
+    """Makes the same shape in transformers, in eval mode. Norms and biases are perturbed so that a swapped one
+    shows."""
     import transformers
 
     name = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama", "qwen3_moe": "Qwen3Moe"}[model.family]
@@ -61,7 +62,7 @@ def hf_model(model: Model, seed: int = 0):
 
 
 def hf_tensors(hf) -> dict[str, torch.Tensor]:
-    """The state dict under the names of published checkpoints: experts one by one, tied heads left out."""
+    """Returns the state dict with the names of published checkpoints: experts one by one, without tied heads."""
     found = {}
     for name, tensor in hf.state_dict().items():
         if name.endswith("experts.gate_up_proj"):

@@ -1,4 +1,4 @@
-"""Group advantages: the worked numbers, exact zeros, and rewards that differ by next to nothing."""
+"""Group advantages: the worked numbers, exact zeros, and rewards that are almost equal."""
 
 import math
 
@@ -33,12 +33,28 @@ def test_centred_and_leave_one_out():
         group_advantages(rewards, "mean")
 
 
+def test_bessels_correction_changes_the_std_and_not_the_variance():
+    # Mean 1/4, squared deviations 9/16 + 3/16 = 3/4: std sqrt(3/4 / 4) = 0.433 or sqrt(3/4 / 3) = 1/2.
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    population, variance = group_advantages(rewards)
+    sample, same = group_advantages(rewards, "std", std_ddof=1)
+    assert population[0].tolist() == pytest.approx([1.732051] + [-0.577350] * 3, abs=5e-6)  # the 1e-6 shows at 4e-6
+    assert sample[0].tolist() == pytest.approx([1.5] + [-0.5] * 3, abs=4e-6)
+    assert variance.tolist() == same.tolist() == [0.1875]
+    assert torch.equal(group_advantages(rewards, std_ddof=0)[0], population)
+    for normalize in ("none", "loo"):
+        assert torch.equal(group_advantages(rewards, normalize, std_ddof=1)[0], group_advantages(rewards, normalize)[0])
+    assert group_advantages(torch.ones(2, 1), std_ddof=1)[0].tolist() == [[0.0], [0.0]]
+    with pytest.raises(ValueError, match="std_ddof must be 0 or 1, not 2"):
+        group_advantages(rewards, std_ddof=2)
+
+
 @pytest.mark.parametrize("normalize", ["std", "none", "loo"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -3.3, 1e30, 1e-30])
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_equal_rewards_give_exact_zeros(normalize, dtype, value, size):
-    # The mean of three times 0.1 is not 0.1 in fp64: only a rule gives zeros here, not luck.
+    # The mean of three times 0.1 is not 0.1 in fp64, so zeros need the rule of ROUNDING_STEPS.
     advantages, variance = group_advantages(torch.full((2, size), value, dtype=dtype), normalize)
     assert advantages.dtype == dtype
     assert not advantages.any()
@@ -46,7 +62,7 @@ def test_equal_rewards_give_exact_zeros(normalize, dtype, value, size):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_low_variance_trap(dtype):
+def test_small_differences_of_rewards_are_not_cancelled(dtype):
     # E[r^2] - E[r]^2 would be rounding noise here; centred values in fp64 give 5e-6 / (5e-6 + 1e-6) for both groups.
     rewards = torch.tensor([[1, 1.00001], [2, 2.00001]], dtype=dtype)
     advantages, variance = group_advantages(rewards)
@@ -59,14 +75,14 @@ def test_the_low_variance_trap(dtype):
         assert variance[g].item() == pytest.approx(half[g] ** 2, rel=1e-9 if exact else 1e-6)
 
 
-def test_rewards_that_differ_by_rounding_alone_are_equal():
-    # 0.1 + 0.2 and 0.3 are one fp64 step apart: the same reward, added up in another order.
+def test_rewards_that_differ_only_by_rounding_are_equal():
+    # 0.1 + 0.2 and 0.3 are one fp64 step apart: the same reward, summed in another order.
     noisy = torch.tensor([[0.1 + 0.2, 0.3]], dtype=torch.float64)
     assert noisy[0, 0] != noisy[0, 1]
     assert not group_advantages(noisy)[0].any()
     up = torch.nextafter(torch.ones(1), torch.full((1,), 2.0)).item()
     assert not group_advantages(torch.tensor([[1.0, up]]))[0].any()
-    # The same two numbers in fp64 are a real difference, since fp64 would round far below it.
+    # In fp64 the same two numbers differ for real: rounding in fp64 is far smaller.
     assert group_advantages(torch.tensor([[1.0, up]], dtype=torch.float64))[0].any()
 
 
@@ -79,6 +95,6 @@ def test_whole_number_rewards_and_leading_dimensions():
     assert mixed_groups(rewards).tolist() == [[True, False]]
 
 
-def test_a_reward_that_is_no_number_is_named():
+def test_the_error_for_a_nan_reward_says_where_it_is():
     with pytest.raises(ValueError, match=r"rewards\[1, 0\] is nan"):
         group_advantages(torch.tensor([[0.0, 1.0], [math.nan, 1.0]]))

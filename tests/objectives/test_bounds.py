@@ -1,4 +1,4 @@
-"""Elastic bounds: the worked table, every limit forced, and exactness where elasticity is off."""
+"""Elastic bounds: the worked table, every limit, and exactness if elasticity is off."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ BINARY = torch.tensor([[1.0] * right + [0.0] * (8 - right) for right in (0, 1, 4
 
 
 def worked() -> tuple[torch.Tensor, torch.Tensor]:
-    """Advantages and variance of the table, which ignores the 1e-6 beside the standard deviation."""
+    """Computes advantages and variance of the table, which leaves out the 1e-6 added to the standard deviation."""
     _, variance = group_advantages(BINARY)
     std = variance.sqrt()[:, None]
     return torch.where(std > 0, (BINARY - BINARY.mean(-1, keepdim=True)) / std.clamp(min=1e-9), 0.0), variance
@@ -115,7 +115,7 @@ def test_variance_by_group_by_column_or_by_response():
         elastic_bounds(advantages, variance[:3], TABLE)
 
 
-def test_the_matched_control_takes_the_mean_over_live_tokens():
+def test_the_matched_control_gets_the_mean_over_live_tokens():
     advantages, variance = worked()
     lengths = torch.arange(40).reshape(5, 8)
     config = TABLE.model_copy(update={"loss": "grpo_matched"})
@@ -126,7 +126,7 @@ def test_the_matched_control_takes_the_mean_over_live_tokens():
     mean = (etr_low * live).sum() / live.sum()
     assert low.unique().numel() == high.unique().numel() == 1
     assert low[0, 0].item() == pytest.approx(mean.item(), rel=1e-15)
-    # For every other loss they are the elastic ones, and with no live token nothing is averaged.
+    # Every other loss gets the elastic bounds. Without a live token there is no mean.
     assert torch.equal(clip_bounds(advantages, variance, lengths, TABLE)[0], etr_low)
     dead = clip_bounds(torch.zeros(1, 2), torch.zeros(1), torch.ones(1, 2), config)
     assert torch.isfinite(dead[0]).all()
@@ -136,7 +136,8 @@ def test_the_matched_control_takes_the_mean_over_live_tokens():
     ("alpha", "beta", "narrower"), [(0.5, 0.0, True), (0.0, 0.5, False)], ids=["alpha alone", "beta alone"]
 )
 def test_each_setting_needs_its_own_control(alpha, beta, narrower):
-    # E|A| < 1 for std advantages, so alpha alone narrows the mean; v > 1/2 for most pass rates, so beta alone widens it.
+    # E|A| < 1 for std advantages, so alpha alone narrows the mean; v > 1/2 for most pass rates, so beta alone widens
+    # it.
     config = Algo(loss="grpo_matched", alpha=alpha, beta=beta, eps_low=0.2)
     low, _ = clip_bounds(*worked(), torch.ones(5, 8), config)
     assert (low[0, 0].item() < 0.2) is narrower

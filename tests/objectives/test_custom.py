@@ -1,4 +1,4 @@
-"""A loss from the user's own file: the page's own example, and what is said when it cannot be had."""
+"""A loss from a user's file: the example of docs/custom-algorithm.md, and the errors if it cannot be loaded."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipeline.settings import Algo
 
 @pytest.fixture(autouse=True)
 def own_table(monkeypatch):
-    """What a test registers is gone after it."""
+    """Removes what a test registers."""
     monkeypatch.setattr(registry, "_LOSSES", dict(registry._LOSSES))
     registry._imported.cache_clear()
 
@@ -85,7 +85,7 @@ def test_a_module_may_be_named_too():
         ("no_such_package.module:f", "No module named"),
     ],
 )
-def test_what_cannot_be_imported_is_explained(tmp_path, path, says):
+def test_an_import_that_fails_is_explained(tmp_path, path, says):
     (tmp_path / "good.py").write_text("NUMBER = 1\n")
     (tmp_path / "broken.py").write_text("def f(:\n")
     (tmp_path / "clash.py").write_text(
@@ -129,7 +129,7 @@ def test_our_own_losses_pass_the_trial(name):
 def test_a_misspelled_loss_gets_the_nearest_name():
     with pytest.raises(UsageError, match="Did you mean dapo"):
         losses.get("dapoo")
-    with pytest.raises(ValueError, match="Did you mean grpo_matched"):
+    with pytest.raises(ValueError, match=r"Did you mean algo.loss=grpo_matched"):
         Algo(loss="grpo_match")
     with pytest.raises(ValueError, match=r"path/to/file\.py:function"):
         Algo(import_path="my_losses.py")

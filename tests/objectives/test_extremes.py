@@ -1,4 +1,4 @@
-"""Numbers that break naive code: the loss and its gradient stay finite, and such tokens are counted."""
+"""Extreme numbers: the loss and its gradient stay finite, and the tokens concerned are counted."""
 
 import math
 
@@ -13,7 +13,7 @@ ON = {"kl_coef": 0.1, "entropy_coef": 0.01, "is_cap": 2.0, "dual_clip": 3.0}
 
 
 def evaluate(config: Algo, dtype: torch.dtype = torch.float32, **given):
-    """Loss, gradients by log-prob and entropy, and metrics of rows [B, T]; what is not given is ordinary."""
+    """Computes loss, gradients by log-prob and entropy, and metrics of rows [B, T]; tensors not given are ordinary."""
     base = torch.full((2, 3), -1.0, dtype=dtype)
     tensors = {
         name: given.get(name, base).to(dtype).clone() for name in ("logp", "old_logp", "ref_logp", "rollout_logp")
@@ -65,7 +65,7 @@ def test_a_clamped_ratio_passes_no_gradient(size):
 @pytest.mark.parametrize("name", losses.names())
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("tensor", ["logp", "old_logp", "ref_logp", "rollout_logp", "entropy"])
-def test_what_lies_under_the_mask_changes_nothing(name, value, tensor):
+def test_values_outside_the_mask_change_nothing(name, value, tensor):
     mask = torch.tensor([[1.0, 1, 0], [1, 0, 0]])
     dirty = torch.where(mask.bool(), 1.0 if tensor == "entropy" else -1.0, value)
     got = evaluate(Algo(loss=name, **ON), mask=mask, **{tensor: dirty})
@@ -79,18 +79,19 @@ def test_what_lies_under_the_mask_changes_nothing(name, value, tensor):
 @pytest.mark.parametrize("name", losses.names())
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("tensor", ["logp", "old_logp", "ref_logp", "entropy"])
-def test_a_response_token_that_is_no_number_is_left_out_and_counted(name, value, tensor):
+def test_a_response_token_with_nan_or_infinity_is_dropped_and_counted(name, value, tensor):
     dirty = torch.full((2, 3), 1.0 if tensor == "entropy" else -1.0)
     dirty[0, 1] = value
     result = evaluate(Algo(loss=name, **ON), **{tensor: dirty})
     assert is_finite(*result)
     assert result[3]["policy/nonfinite_tokens"] == 1
+    assert result[3]["policy/live_tokens"] == 1  # of the tokens that are kept
     assert result[1][0, 1] == 0
     assert result[1][0, 0] != 0
 
 
 @pytest.mark.parametrize("name", losses.names())
-def test_a_token_that_the_engine_gave_no_probability_weighs_the_cap(name):
+def test_a_token_of_probability_zero_in_the_engine_gets_the_cap_as_weight(name):
     rollout = torch.full((2, 3), -1.0)
     rollout[0, 1] = -INF
     result = evaluate(Algo(loss=name, is_cap=2.0), rollout_logp=rollout)
@@ -99,7 +100,7 @@ def test_a_token_that_the_engine_gave_no_probability_weighs_the_cap(name):
     assert result[1][0, 1].item() == pytest.approx(2 * plain[1][0, 1].item(), rel=1e-6)
     assert result[3]["gap/nonfinite_tokens"] == 1
     assert result[3]["gap/max"] == 0
-    # Only looked at, not used: the loss does not notice.
+    # If the weight is off, rollout log-probs serve metrics alone and the loss does not change.
     assert torch.equal(evaluate(Algo(loss=name), rollout_logp=rollout)[0], evaluate(Algo(loss=name))[0])
 
 
@@ -123,7 +124,7 @@ def test_empty_responses_and_empty_micro_batches(name, aggregate):
     loss, metrics = policy_loss(inputs, config)
     loss.backward()
     assert loss == 0
-    assert "policy/ratio_max" not in metrics  # the greatest of nothing is not a number
+    assert "policy/ratio_max" not in metrics  # there is no maximum over no tokens
 
 
 @pytest.mark.parametrize("name", losses.names())

@@ -1,4 +1,4 @@
-"""Metrics: the numbers themselves, and that sums over any cut of a batch and over ranks are those of the whole."""
+"""Metrics: their values, and that the sums of micro-batches and ranks equal those of the whole batch."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def batch(rows: int = 8, columns: int = 40, seed: int = 0) -> PolicyLossInputs:
 CONFIG = Algo(kl_coef=0.1, entropy_coef=0.01, is_cap=1.01, dual_clip=1.3)
 
 
-def test_token_metrics_are_what_they_say():
+def test_token_metrics_equal_their_definitions():
     inputs = batch()
     loss, sums = policy_loss(inputs, CONFIG)
     got = sums.finalize()
@@ -73,7 +73,7 @@ def test_token_metrics_are_what_they_say():
     assert set(sums) == set(got)
 
 
-def test_the_static_bound_cuts_what_a_static_run_would_have_cut():
+def test_static_clip_metrics_equal_those_of_a_static_run():
     inputs = batch()
     etr = policy_loss(inputs, CONFIG)[1].finalize()
     grpo = policy_loss(replace(inputs, eps_low=0.2, eps_high=0.28), CONFIG)[1].finalize()
@@ -108,7 +108,7 @@ def test_two_optimizer_steps_average_the_loss_and_add_the_tokens():
     assert got["policy/loss"] == pytest.approx(sum(x.item() for x, _ in parts) / 2, rel=1e-12)
 
 
-def test_metrics_of_different_kinds_are_not_mixed_up():
+def test_metrics_of_different_kinds_cannot_be_added():
     with pytest.raises(ValueError, match="different kinds"):
         policy_loss(batch(), CONFIG)[1] + policy_loss(replace(batch(), pass_rate=None), CONFIG)[1]
 
@@ -136,7 +136,7 @@ def test_bins_count_between_their_edges(bins):
     assert bins.median([0.0] * bins.count) is None
 
 
-def test_group_metrics_are_what_they_say():
+def test_group_metrics_equal_hand_computed_numbers():
     rewards = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [0.25, 0.25, 0.25, 0.25]])
     lengths = torch.tensor([[1, 2, 3, 4], [5, 0, 7, 8], [1, 1, 1, 1], [2, 2, 2, 2]])
     config = Algo(alpha=0.5, beta=0.5, scale_min=0.6, scale_max=1.3)
@@ -183,15 +183,15 @@ dist.destroy_process_group()
 
 
 def test_two_ranks_add_up_to_the_whole(tmp_path, request):
-    """Each rank holds other rows; two reductions give both of them the numbers of all rows."""
+    """Each rank holds different rows. After two reductions both ranks have the numbers of all rows."""
     script = tmp_path / "rank.py"
     script.write_text(RANK)
     run_ranks(2, script, request.path.parent)
 
 
 @pytest.mark.parametrize("name", ["etr", "gspo", "cispo", "grpo_matched"])
-def test_nothing_waits_for_the_device(name):
-    """Tensors without storage have no values that one could wait for: reading one raises."""
+def test_nothing_synchronises_with_the_device(name):
+    """Meta tensors have no values, so reading one raises: the loss and its metrics read none."""
     inputs = batch()
     lengths = inputs.mask.sum(1).to("meta")
     moved = {k: v.to("meta") for k, v in vars(inputs).items() if isinstance(v, torch.Tensor)}

@@ -1,5 +1,6 @@
-"""The policy loss: hand-computed anchors, exactness without elasticity, and independence of how a batch lies."""
+"""The policy loss: hand-computed values, exactness without elasticity, and independence of the batch's layout."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 
 
 def batch(rows: int = 6, columns: int = 10, dtype=torch.float64, seed: int = 0) -> PolicyLossInputs:
-    """Random rows [B, T] with every optional tensor; the last row is an empty response."""
+    """Makes random rows [B, T] with every optional tensor; the last row is an empty response."""
     g = torch.Generator().manual_seed(seed)
 
     def normal(scale: float) -> torch.Tensor:
@@ -66,6 +67,40 @@ def test_dual_clip_bounds_the_loss_of_a_bad_token_that_became_likely():
     assert not gradient.any()
 
 
+def test_the_kl_clamp_bounds_a_token_that_the_reference_finds_far_likelier():
+    # d = -20, 0, 0.5: k3 = exp(20) - 21 = 485165174.4, 0, exp(-0.5) - 0.5 = 0.106531; its slope is 1 - exp(-d).
+    inputs = PolicyLossInputs(
+        logp=torch.tensor([-21.0, -1.0, -0.5], dtype=torch.float64), old_logp=torch.full((3,), -1.0).double(),
+        advantages=0.0, ref_logp=torch.full((3,), -1.0).double(),
+    )  # fmt: skip
+    loss, gradient = run(inputs, Algo(kl_coef=0.3))
+    assert loss.item() == pytest.approx(0.1 * (485165174.409790 + 0.106531), rel=1e-12)
+    assert gradient.tolist() == pytest.approx([0.1 * (1 - 485165195.409790), 0.0, 0.1 * 0.393469], rel=1e-6)
+    loss, gradient = run(inputs, Algo(kl_coef=0.3, kl_clamp=10.0))
+    assert loss.item() == pytest.approx(0.1 * 10.106531, abs=1e-7)
+    assert gradient.tolist() == pytest.approx([0.0, 0.0, 0.1 * 0.393469], abs=1e-7)
+    for kind, values in (("k1", [-10.0, 0.0, 0.5]), ("k2", [10.0, 0.0, 0.125])):
+        loss, _ = run(inputs, Algo(kl_coef=0.3, kl=kind, kl_clamp=10.0))
+        assert loss.item() == pytest.approx(0.1 * sum(values), abs=1e-12)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("lengths", [None, torch.tensor([3, 2])])
+def test_gspo_averages_over_kept_tokens_only(value, lengths):
+    # Log-ratios 0.3, NaN, 0.5 | 0.2, 0.4: the means are 0.4 (not 0.8 / 3) and 0.3. With advantage 1 and wide bounds a
+    # token's loss is -exp(mean) and its gradient the same, each divided by the 5 response tokens; the dropped one is 0.
+    log_ratio = torch.tensor([[0.3, value, 0.5], [0.2, 0.4, 0.0]], dtype=torch.float64)
+    inputs = PolicyLossInputs(
+        logp=log_ratio - 1, old_logp=torch.full((2, 3), -1.0).double(), advantages=1.0,
+        mask=torch.tensor([[1, 1, 1], [1, 1, 0]]), eps_low=0.9, eps_high=9.0, lengths=lengths,
+    )  # fmt: skip
+    loss, gradient = run(inputs, Algo(loss="gspo"))
+    first, second = math.exp(0.4) / 5, math.exp(0.3) / 5
+    assert loss.item() == pytest.approx(-2 * first - 2 * second, rel=1e-14)
+    want = [-first, 0.0, -first, -second, -second, 0.0]
+    assert gradient.reshape(-1).tolist() == pytest.approx(want, rel=1e-14)
+
+
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_no_elasticity_is_grpo_to_the_last_bit(aggregate, dtype):
@@ -85,15 +120,15 @@ def test_no_elasticity_is_grpo_to_the_last_bit(aggregate, dtype):
 
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 @pytest.mark.parametrize("name", ALL)
-def test_a_batch_may_be_cut_into_micro_batches_and_packed(name, aggregate):
-    """Rows cut over micro-batches, with global denominators, must add up to the whole; so must packed tokens.
+def test_micro_batches_and_packed_tokens_give_the_loss_of_the_whole_batch(name, aggregate):
+    """The losses of micro-batches with global denominators must add up to the whole; so must those of packed tokens.
 
-    Each token's loss depends on its own sequence at most, and its weight on global counts: nothing else can differ but
-    the order of a sum in fp64.
+    Each token's loss depends on its own sequence at most, and its weight on global counts. Only the order of a sum in
+    fp64 can differ.
     """
     config = FULL.model_copy(update={"loss": name, "aggregate": aggregate})
     inputs = batch()
-    if name == "grpo_matched":  # its mean is the batch's, so it is taken before the batch is cut
+    if name == "grpo_matched":  # its bounds are the mean of the batch, which must be known before the batch is split
         inputs = replace(inputs, eps_low=0.2, eps_high=0.3)
     whole, gradient = run(inputs, config)
     lengths = inputs.mask.sum(1)
@@ -122,7 +157,7 @@ def test_a_batch_may_be_cut_into_micro_batches_and_packed(name, aggregate):
 
 
 @pytest.mark.parametrize(("name", "static"), [("etr", (0.2, 0.28)), ("gspo", (3e-4, 4e-4)), ("cispo", (0.2, 5.0))])
-def test_without_bounds_the_static_ones_of_the_loss_hold(name, static):
+def test_without_bounds_the_loss_uses_its_static_ones(name, static):
     inputs = replace(batch(), eps_low=None, eps_high=None)
     want = run(replace(inputs, eps_low=static[0], eps_high=static[1]), Algo(loss=name))
     assert torch.equal(run(inputs, Algo(loss=name))[0], want[0])
@@ -131,7 +166,7 @@ def test_without_bounds_the_static_ones_of_the_loss_hold(name, static):
 
 def test_inputs_may_be_a_mapping_or_any_object_and_fields_may_be_left_out():
     fields = {"logp": torch.tensor([0.5, 1.0, 1.5]).log(), "old_logp": torch.zeros(3)}
-    fields["advantages"] = torch.tensor([1.0, -1.0, 2.0])  # no mask: every token counts; no bounds: the static ones
+    fields["advantages"] = torch.tensor([1.0, -1.0, 2.0])  # no mask: every token counts; no bounds: static ones
     settings = {"eps_low": 0.2, "eps_high": 0.2}
     for given in (fields, SimpleNamespace(**fields), PolicyLossInputs(**fields)):
         for config in (settings, SimpleNamespace(**settings), Algo(**settings)):
@@ -163,7 +198,7 @@ def test_the_matched_control_is_grpo_at_the_mean_bound():
     static = run(replace(inputs, eps_low=low, eps_high=high), Algo(loss="grpo"))
     assert matched[0].item() == pytest.approx(static[0].item(), rel=1e-14)
     assert matched[0].item() != pytest.approx(run(inputs, Algo(loss="etr"))[0].item(), rel=1e-6)
-    # Bounds that are the mean already are not moved, whatever part of the batch is looked at.
+    # Bounds that are the mean already do not change, for any part of the batch.
     again = run(replace(inputs, eps_low=low, eps_high=high), Algo(loss="grpo_matched"))
     assert torch.equal(again[0], static[0])
 
@@ -191,7 +226,7 @@ def test_importance_weights_follow_the_setting():
         ({"logp": None}, Algo(), "logp"),
     ],
 )
-def test_what_is_missing_or_does_not_fit_is_named(change, config, says):
+def test_an_error_names_the_input_that_is_missing_or_does_not_fit(change, config, says):
     with pytest.raises(ValueError, match=says):
         policy_loss(replace(batch(), **change), config)
 

@@ -1,4 +1,4 @@
-"""The algorithm presets: each loads, states only what differs from the defaults, and is the algorithm of its name."""
+"""The algorithm presets: each loads, sets only values that differ from the defaults, and is the algorithm it names."""
 
 from pathlib import Path
 
@@ -21,14 +21,14 @@ def test_there_is_a_preset_for_every_loss():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_preset_is_checked_and_states_only_what_differs(name):
+def test_a_preset_is_valid_and_sets_only_what_differs_from_the_defaults(name):
     stated = preset(name)
     config = Algo(**stated)
     assert config.loss == name
     default = Algo()
     for key, value in stated.items():
         assert key == "loss" or value != getattr(default, key), key
-    assert losses.of(config).elastic or (config.alpha, config.beta) == (0, 0)  # what is printed is what happens
+    assert losses.of(config).elastic or (config.alpha, config.beta) == (0, 0)  # the printed values are in effect
 
 
 def test_the_control_is_matched_to_the_default_etr():

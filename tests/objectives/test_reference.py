@@ -1,8 +1,9 @@
-"""Every loss and aggregation on 1,000 random batches against an independent reference: value and gradient.
+"""Compares every loss and aggregation with an independent reference on 1,000 random batches: value and gradient.
 
-fp64 to 1e-12; fp32 to 1e-6 of what the fp64 formulas give for the same fp32 numbers. In fp64 every loss sees every batch;
-in fp32 the four names of the clipped surrogate, which are one function, take turns. Rewards are binary, few-valued,
-continuous and all equal; lengths may be 0; rows are padded with NaN, or packed; terms are switched on and off at random.
+The tolerance is 1e-12 in fp64, and in fp32 1e-6 of the fp64 formulas for the same fp32 numbers. In fp64 every loss gets
+every batch. In fp32 the four names of the clipped surrogate, which are one function, alternate. Rewards are binary,
+few-valued, continuous or all equal; lengths may be 0; rows are padded with NaN, or packed; terms are on or off at
+random.
 """
 
 import math
@@ -19,7 +20,7 @@ from pipeline.settings import Algo
 BATCHES = 1000
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 SURROGATES = ("etr", "grpo", "dapo", "dr_grpo")
-"""One function under four names, which a test below holds."""
+"""Four names of one function; a test below checks that."""
 OTHERS = ("gspo", "cispo", "grpo_matched")
 LIMIT = 6
 """Greatest length of a response."""
@@ -32,7 +33,7 @@ class Case:
     config: Algo
     packed: bool
     whole: bool
-    """Take policy_loss; otherwise prepare() first, as the trainer does."""
+    """Call policy_loss alone; otherwise prepare() first, as the trainer does."""
 
 
 def draw(seed: int) -> Case:
@@ -52,6 +53,8 @@ def draw(seed: int) -> Case:
         kl=rng.choice(["k1", "k2", "k3"]),
         entropy_coef=rng.choice([0.0, 0.01]),
         is_cap=rng.choice([None, 2.0]),
+        std_ddof=seed % 3 % 2,
+        kl_clamp=(None, 0.2)[seed % 7 % 2],
     )
     kinds = {
         "binary": lambda: float(rng.random() < 0.5),
@@ -62,7 +65,7 @@ def draw(seed: int) -> Case:
     samples = []
     for _ in range(groups):
         kind = kinds[rng.choice(list(kinds))]
-        values, variance = reference.advantages([kind() for _ in range(size)], config.normalize)
+        values, variance = reference.advantages([kind() for _ in range(size)], config.normalize, config.std_ddof)
         for advantage in values:
             n = rng.randint(0, LIMIT)
             old = [-rng.expovariate(1.0) for _ in range(n)]
@@ -74,13 +77,13 @@ def draw(seed: int) -> Case:
             samples.append(reference.Sample(logp, old, advantage, low, high, near[0], near[1], entropy))
     options = reference.Options(
         dual_clip=config.dual_clip, kl_coef=config.kl_coef, kl=config.kl, entropy_coef=config.entropy_coef,
-        is_cap=config.is_cap, length_norm=LIMIT,
+        is_cap=config.is_cap, kl_clamp=config.kl_clamp, length_norm=LIMIT,
     )  # fmt: skip
     return Case(samples, options, config, packed=seed % 2 == 0, whole=seed % 5 == 0)
 
 
 def tensors(case: Case, dtype: torch.dtype) -> PolicyLossInputs:
-    """Rows padded with NaN, or tokens end to end."""
+    """Makes rows padded with NaN, or packed tokens."""
     samples = case.samples
     columns = {
         name: [getattr(s, key) for s in samples]
@@ -108,7 +111,7 @@ def tensors(case: Case, dtype: torch.dtype) -> PolicyLossInputs:
 
 
 def rounded(samples: list[reference.Sample], inputs: PolicyLossInputs) -> list[reference.Sample]:
-    """The samples as the tensors hold them, exactly."""
+    """Rounds the samples to exactly the numbers that the tensors hold."""
 
     def row(values: list[float]) -> list[float]:
         return torch.tensor(values, dtype=inputs.old_logp.dtype).tolist()
@@ -164,7 +167,7 @@ def test_every_loss_and_aggregation_on_random_batches(dtype, relative, in_turn):
                 compare(case, inputs, samples, loss, aggregate, relative)
 
 
-def test_nothing_registered_is_left_out_of_the_comparison():
+def test_every_registered_loss_is_compared():
     assert set(losses.names()) == {*SURROGATES, *OTHERS}
     assert len({losses.get(name).function for name in SURROGATES}) == 1
 
@@ -176,13 +179,13 @@ def test_advantages_and_bounds_on_random_groups(dtype, relative):
         config = draw(rng.randrange(10**6)).config
         values = [rng.choice([0.0, 1.0, 0.25, rng.uniform(-3, 3)]) for _ in range(rng.randint(2, 9))]
         rewards = torch.tensor([values], dtype=dtype)
-        advantages, variance = group_advantages(rewards, config.normalize)
+        advantages, variance = group_advantages(rewards, config.normalize, std_ddof=config.std_ddof)
         low, high = elastic_bounds(advantages, variance, config)
-        want, want_variance = reference.advantages(rewards[0].tolist(), config.normalize)
+        want, want_variance = reference.advantages(rewards[0].tolist(), config.normalize, config.std_ddof)
         largest = max(map(abs, values))
         assert variance.item() == pytest.approx(want_variance, rel=relative, abs=1e-15)
         for i, a in enumerate(want):
-            # A reward beside the mean: what is left of the subtraction holds the rounding of what was subtracted.
+            # Subtracting the mean from a reward close to it leaves the rounding error of both.
             assert advantages[0, i].item() == pytest.approx(
                 a, rel=relative, abs=1e-15 * largest / max(want_variance, 1e-9) ** 0.5
             )

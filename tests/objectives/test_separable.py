@@ -1,6 +1,7 @@
-"""The same loss piece by piece: what a fused policy head sees, and what context parallelism leaves of a sequence."""
+"""The loss computed in parts: chunk by chunk as the fused policy head does, and split over context-parallel ranks."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ T, N = 57, 5
 
 
 def packed(dtype=torch.float64) -> PolicyLossInputs:
-    """N sequences end to end, with some prompt tokens between them."""
+    """Makes N packed sequences, with some prompt tokens between them."""
     g = torch.Generator().manual_seed(0)
     old = -torch.rand(T, generator=g, dtype=torch.float64)
     sequence = torch.arange(T) * N // T
@@ -64,10 +65,10 @@ def test_a_chunk_of_gspo_is_refused():
 
 
 def test_gspo_over_two_context_parallel_ranks():
-    """Each sequence's tokens lie on two ranks. A rank sees its own and learns the sums of the other through `reduce`.
+    """Each sequence's tokens lie on two ranks. A rank sees its own and gets the other's sums through `reduce`.
 
-    The two gradients, side by side, must be the whole one's: the sequence ratio is the same on both, and the weight of a
-    token holds the whole length. The loss is the sum of both ranks'.
+    The two gradients together must be that of the whole: both ranks compute the same sequence ratio, and a token's
+    weight uses the whole length. The loss is the sum of both ranks' losses.
     """
     config = Algo(loss="gspo", aggregate="seq-mean-token-mean", gspo_eps_low=0.05, gspo_eps_high=0.05)
     inputs = packed()
@@ -80,14 +81,20 @@ def test_gspo_over_two_context_parallel_ranks():
         )
         for at in halves
     ]
-    sums = []
-    for part in parts:
-        step = torch.where(part.mask, (part.logp - part.old_logp).clamp(-20, 20), 0.0)
-        sums.append(torch.zeros(N, dtype=torch.float64).index_add(0, part.sequence, step))
+    # First pass: what each rank gives to its reductions, in order. None of it depends on what a reduction returned.
+    given: list[list[torch.Tensor]] = [[], []]
+
+    def record(mine, rank):
+        given[rank].append(mine)
+        return mine
+
+    for rank, part in enumerate(parts):
+        whole(replace(part, denominator=count, reduce=partial(record, rank=rank)), config)
     total = 0.0
     for rank, part in enumerate(parts):
-        other = sums[1 - rank]
-        loss, d_logp, _ = whole(replace(part, denominator=count, reduce=lambda mine, other=other: mine + other), config)
+        others = iter(given[1 - rank])
+        add = partial(lambda mine, others: mine + next(others), others=others)
+        loss, d_logp, _ = whole(replace(part, denominator=count, reduce=add), config)
         torch.testing.assert_close(d_logp, gradient[halves[rank]], rtol=1e-13, atol=1e-17)
         total += loss.item()
     assert total == pytest.approx(want.item(), rel=1e-13)
@@ -101,7 +108,7 @@ def test_the_token_form_of_gspo_has_the_gradient_of_the_sequence_ratio(aggregate
     logp = inputs.logp.detach().requires_grad_()
     loss = logp.new_zeros(())
     alive = int((inputs.lengths > 0).sum())
-    for i in range(N):  # the paper's equation, left to autograd
+    for i in range(N):  # the paper's equation, differentiated by autograd
         mine = inputs.mask & (inputs.sequence == i)
         n = int(mine.sum())
         ratio = (logp - inputs.old_logp)[mine].mean().exp()
@@ -119,7 +126,7 @@ def test_gradients_agree_with_finite_differences():
     inputs = packed()
     for name in losses.names():
         config = Algo(loss=name, **FULL | {"is_cap": None})
-        if name == "cispo":  # its weight is detached: not the derivative of its value, by design
+        if name == "cispo":  # its weight is detached, so its gradient is not the derivative of its value, by design
             continue
         prepared = prepare(inputs, config)
         assert torch.autograd.gradcheck(

@@ -1,4 +1,4 @@
-"""Both modes of the head, in one process, against the naive way in fp64.
+"""Both modes of the head, in one process, against the naive computation in fp64.
 
 fp64 results must agree to rounding (1e-12 of numbers of order one): tiles, chunks and selected positions only change
 the order of sums.
@@ -26,7 +26,7 @@ POSITIONS = {
 
 
 def selected(name: str) -> torch.Tensor:
-    """Positions by name as a boolean `[T]`."""
+    """Returns the named positions as a boolean `[T]`."""
     index = POSITIONS[name]
     if index is None:
         return torch.ones(36, dtype=torch.bool)
@@ -36,7 +36,7 @@ def selected(name: str) -> torch.Tensor:
 @pytest.mark.parametrize("tiles", TILES)
 @pytest.mark.parametrize("where", POSITIONS)
 @pytest.mark.parametrize(("temperature", "real"), [(1.0, 50), (0.7, 43)])
-def test_both_modes_are_the_naive_way(tiles, where, temperature, real):
+def test_both_modes_equal_the_naive_computation(tiles, where, temperature, real):
     p = problem(real=real)
     keep = selected(where)
     logp, entropy = naive(p, temperature, real)
@@ -72,8 +72,8 @@ def test_gradcheck(entropy_grad):
     assert torch.autograd.gradcheck(head, (p.hidden, p.weight))
 
 
-def test_fused_gradient_is_the_slope_of_its_loss():
-    """Central differences along random directions; gradcheck itself runs a backward more than once."""
+def test_fused_gradient_agrees_with_central_differences():
+    """Uses central differences along random directions, because gradcheck runs the backward more than once."""
     p = problem(tokens=7, hidden=5, vocab=19)
 
     def head(hidden, weight):
@@ -102,7 +102,7 @@ def test_fp32_keeps_six_digits_and_returns_fp32():
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_sixteen_bits_round_the_weight_gradient_once(fused):
-    """32 chunks of bf16: summed in fp32, each element is one rounding (2^-9) and fp32 noise away from exact."""
+    """Sums 32 chunks of bf16 in fp32: each element differs from the exact one by one rounding (2^-9) and fp32 noise."""
     p = problem(tokens=64, hidden=16, vocab=200, dtype=torch.bfloat16)
     logp, entropy = naive(p)
     expected = torch.autograd.grad(p.objective(slice(None), logp, entropy).sum(), (p.hidden, p.weight))
@@ -125,7 +125,7 @@ def test_sixteen_bit_sums_are_an_option():
     assert 0 < (a - b).norm() / a.norm() < 0.01
 
 
-def test_positions_that_nobody_needs_are_never_read():
+def test_positions_outside_the_index_are_never_read():
     p = problem()
     keep = POSITIONS["boolean"]
     hidden = p.hidden.detach().clone()
@@ -140,10 +140,10 @@ def test_positions_that_nobody_needs_are_never_read():
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_padding_takes_no_probability_and_no_gradient(fused):
+def test_padding_has_no_probability_and_no_gradient(fused):
     p = problem(real=43)
     with torch.no_grad():
-        p.weight[43:] = 1e6  # any probability for these rows would be all of it
+        p.weight[43:] = 1e6  # if these rows counted, they would have all of the probability
     if fused:
         loss, logp, _ = fused_policy_head(p.hidden, p.weight, p.targets, p.objective, vocab_size=43)
     else:
@@ -177,13 +177,13 @@ def test_extreme_logits_stay_finite(size, fused):
         loss = (by_logp * logp + entropy).sum()
     loss.backward()
     assert torch.isfinite(logp).all()
-    assert entropy.abs().max() < 1  # one token takes it all
+    assert entropy.abs().max() < 1  # one token has almost all probability
     assert torch.isfinite(p.hidden.grad).all()
     assert torch.isfinite(p.weight.grad).all()
 
 
 def test_tokens_at_minus_infinity_have_no_probability():
-    """Half of the vocabulary, whole tiles of it, at -inf: the other half is its own distribution."""
+    """With half of the vocabulary, in whole tiles, at -inf, the result is that of the other half alone."""
     p = problem(hidden=1, vocab=40)
     with torch.no_grad():
         p.hidden.abs_()
@@ -198,7 +198,7 @@ def test_tokens_at_minus_infinity_have_no_probability():
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_no_tokens_leave_zero_gradients(fused):
-    """An empty micro-batch must still reach the parameters: gradient hooks count on it."""
+    """Gradients of an empty micro-batch must still reach the parameters, because gradient hooks wait for them."""
     p = problem()
     hidden = p.hidden[:0]
     if fused:
@@ -241,11 +241,11 @@ def test_a_loss_scaled_in_place_scales_the_gradient():
     assert largest_gap(*((a / 4, b) for a, b in zip(whole, quarter, strict=True))) < 1e-15
 
 
-def test_fused_gradients_are_handed_out_once():
+def test_the_fused_head_allows_one_backward():
     p = problem()
     loss = fused_policy_head(p.hidden, p.weight, p.targets, p.objective)[0]
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="handed out already"):
+    with pytest.raises(RuntimeError, match="only one backward"):
         loss.backward()
 
 
@@ -262,7 +262,7 @@ def test_only_what_needs_a_gradient_gets_one():
     assert torch.equal(logp, again)
 
 
-def test_entropy_is_nan_where_it_was_not_asked_for():
+def test_entropy_is_nan_without_need_entropy():
     p = problem()
     logp, entropy = token_logprobs(p.hidden, p.weight, p.targets, need_entropy=False)
     assert entropy.isnan().all()
@@ -283,14 +283,14 @@ def test_entropy_is_nan_where_it_was_not_asked_for():
         ({"weight": torch.zeros(50, 9)}, r"need hidden \[T, H\]"),
     ],
 )
-def test_wrong_arguments_are_named(change, message):
+def test_errors_name_the_wrong_argument(change, message):
     p = problem()
     arguments = {"hidden": p.hidden, "weight": p.weight, "targets": p.targets} | change
     with pytest.raises(ValueError, match=message):
         token_logprobs(**arguments)
 
 
-def test_fused_mode_names_what_it_cannot_do():
+def test_fused_mode_rejects_wrong_shapes_and_fp16():
     p = problem()
     with pytest.raises(ValueError, match=r"a number for each position, \[36\], or their sum; got \[1\]"):
         fused_policy_head(p.hidden, p.weight, p.targets, lambda _at, logp, _entropy: logp[:1])
@@ -299,7 +299,7 @@ def test_fused_mode_names_what_it_cannot_do():
         fused_policy_head(half.hidden, half.weight, half.targets, p.objective)
 
 
-def test_an_objective_that_ignores_the_policy_moves_nothing():
+def test_an_objective_without_logp_has_zero_gradient():
     p = problem()
     loss = fused_policy_head(p.hidden, p.weight, p.targets, lambda at, _logp, _entropy: p.by_logp[at])[0]
     loss.backward()

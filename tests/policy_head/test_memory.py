@@ -1,4 +1,4 @@
-"""Peak memory of both modes, measured in processes of their own by the benchmark's own instrument.
+"""Peak memory of both modes, measured in separate processes with the benchmark's code.
 
 At T = 1,024 and V = 65,536 the fp32 logits are 268 MB. Recompute mode may hold one tile (512 x 4,096: 8.4 MB), fused
 mode one chunk (256 x V: 67 MB; on each of two ranks half of that). 24 MB are left for the matrix library's buffers,
@@ -21,8 +21,8 @@ def peak(variant: str, tp: int = 1) -> int:
 
 
 @pytest.mark.slow
-def test_the_naive_way_holds_the_logits_twice():
-    assert peak("naive") > 2 * LOGITS  # otherwise the instrument sees nothing
+def test_the_naive_computation_holds_the_logits_twice():
+    assert peak("naive") > 2 * LOGITS  # otherwise the measurement misses memory
 
 
 @pytest.mark.parametrize(

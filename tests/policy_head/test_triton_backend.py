@@ -1,4 +1,4 @@
-"""The Triton kernels against the torch backend, tile by tile, in Triton's interpreter: numbers, not speed."""
+"""The Triton kernels against the torch backend, tile by tile, in Triton's interpreter: results, and not speed."""
 
 import os
 
@@ -16,7 +16,7 @@ ROWS = 6
 
 
 def tile(columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits with a row of large numbers, one of -inf alone, and targets in, before and behind the tile."""
+    """Makes logits with a row of large numbers and a row of -inf, and targets inside, before and after the tile."""
     g = torch.Generator().manual_seed(columns)
     logits = torch.randn(ROWS, columns, generator=g) * 3
     logits[1, :3] = -torch.inf
@@ -33,6 +33,17 @@ def test_statistics(columns, entropy):
     for backend, out in zip((TorchBackend(), TritonBackend()), found, strict=True):
         backend.statistics(logits.clone(), target, entropy, out[1, :, 1:-1])
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [5, 5001])
+def test_a_nan_logit_makes_its_row_nan_and_no_other(columns):
+    """On a GPU a plain tl.maximum drops it, and the row looks sound; the interpreter keeps it either way."""
+    logits, target = tile(columns)
+    logits[4, columns - 1] = torch.nan
+    found = torch.zeros(4, ROWS)
+    TritonBackend().statistics(logits.clone(), target, True, found)
+    assert found[1].isnan().tolist() == [False] * 4 + [True, False]
+    assert found[2].isnan().tolist() == [False] * 4 + [True, False]
 
 
 @pytest.mark.parametrize("columns", [5, 2048, 5001])

@@ -1,4 +1,4 @@
-"""Ranks of test_tensor_parallel.py: every rank also computes the whole in one process and compares its part."""
+"""The ranks of test_tensor_parallel.py: each also computes the whole alone and compares its part."""
 
 import itertools
 import sys
@@ -18,7 +18,7 @@ calls: Counter[str] = Counter()
 
 
 def count_collectives() -> None:
-    """Count every collective that the head issues, under its own name."""
+    """Counts every collective of the head by name."""
 
     def counted(name: str, inner):
         def call(*args, **kwargs):

@@ -72,7 +72,7 @@ def test_gaps_break_a_curve_and_rare_values_are_joined():
     (path,) = re.findall(r'<path d="([^"]*)" class="curve"', broken)
     assert path.count("M") == 2
     rare = line_chart(list(range(9)), [Line("x", [1.0, *[None] * 3, 2.0, *[None] * 3, 1.5])])
-    (path,) = re.findall(r'<path d="([^"]*)" class="curve"', rare)
+    (path,) = re.findall(r'<path d="([^"]*)" class="joined"', rare)
     assert (path.count("M"), path.count("L")) == (1, 2)
     assert rare.count("h0") == 3
 

@@ -1,7 +1,7 @@
 """Batches for the RL loop: rounds of dynamic sampling, sampling a step ahead, resuming, and early grades.
 
-The engine here is a real one as far as the interface goes: it answers from a table instead of a model, so that what a
-batch must hold is known by hand. The verifier is the real pool.
+The engine implements the real interface, but answers from a table instead of a model, so the right contents of a batch
+are known by hand. The verifier is the real pool.
 """
 
 import io
@@ -23,12 +23,12 @@ GROUP = 4
 
 
 class TableEngine:
-    """Answers `right[prompt.id]` of a group correctly, the first ones; `policy_version` as it was when it sampled."""
+    """Answers the first `right[prompt.id]` samples of a group correctly; rollouts carry its `policy_version`."""
 
     def __init__(self, right: dict[str, int], independent: bool = False):
         self.right, self.independent, self.policy_version = right, independent, 0
         self.calls: list[tuple[list[str], int, int]] = []
-        """Prompt ids, version, and thread of each `generate`."""
+        """Prompt ids, version and thread of each `generate`."""
 
     def generate(self, prompts, group_size, sampling, *, on_finish=None, on_progress=None):
         self.calls.append(([p.id for p in prompts], self.policy_version, threading.get_ident()))
@@ -69,9 +69,16 @@ def graders():
 def build(tmp_path, graders):
     opened = []
 
-    def make(right: list[int], *words: str, independent: bool = False):
+    def make(right: list[int], *arguments: str, independent: bool = False):
         settings = compose(
-            ["stage=rl", "model=tiny", "rl.prompts_per_step=2", f"rl.group_size={GROUP}", "verify.workers=1", *words]
+            [
+                "stage=rl",
+                "model=tiny",
+                "rl.prompts_per_step=2",
+                f"rl.group_size={GROUP}",
+                "verify.workers=1",
+                *arguments,
+            ]
         )
         prompts = [Prompt(id=f"p{i}", token_ids=[i + 1], gold=str(i + 10)) for i in range(len(right))]
         engine = TableEngine({f"p{i}": count for i, count in enumerate(right)}, independent)
@@ -93,7 +100,7 @@ def ids(batch) -> list[str]:
     return [group[0].prompt.id for group in batch.groups]
 
 
-def test_a_batch_is_the_samplers_prompts_with_their_grades(build):
+def test_a_batch_holds_the_samplers_prompts_with_their_grades(build):
     made = build([0, 1, 2, 3])
     batch = made.collector.next()
     assert ids(batch) == made.engine.calls[0][0]
@@ -103,7 +110,7 @@ def test_a_batch_is_the_samplers_prompts_with_their_grades(build):
     assert made.collector.metrics(batch, version=0)["rollout/version_lag_max"] == 0
 
 
-def test_dynamic_sampling_goes_on_until_the_batch_is_full_of_mixed_groups(build):
+def test_dynamic_sampling_continues_until_the_batch_is_full_of_mixed_groups(build):
     made = build([0, 0, 0, 2, 4, 0, 1, 0], "algo.dynamic_sampling=true", "rl.dynamic_sampling_rounds=4")
     batch = made.collector.next()
     assert sorted(ids(batch)) == ["p3", "p6"]
@@ -112,13 +119,16 @@ def test_dynamic_sampling_goes_on_until_the_batch_is_full_of_mixed_groups(build)
 
 def test_a_batch_without_any_mixed_group_says_what_to_do(build):
     made = build([0, 4, 0, 4, 0, 0], "algo.dynamic_sampling=true", "rl.dynamic_sampling_rounds=3")
-    found = r"No usable groups: in 3 rounds of 2 prompts \(4 groups all wrong, 2 all right\) .*_rounds=6\. .*min_pass_rate=0 "
+    found = (
+        r"No usable groups: in 3 rounds of 2 prompts \(4 groups all wrong, 2 all right\) .*_rounds=6\. "
+        r".*min_pass_rate=0 "
+    )
     with pytest.raises(InputError, match=found):
         made.collector.next()
     assert len(made.engine.calls) == 3
 
 
-def test_a_short_batch_is_told_once(build, capsys):
+def test_a_short_batch_is_reported_once(build, capsys):
     made = build([0, 4, 2, 0], "algo.dynamic_sampling=true", "rl.dynamic_sampling_rounds=2")
     made.collector.tracker.enabled = True
     assert ids(made.collector.next()) == ["p2"]
@@ -150,7 +160,7 @@ def test_a_resumed_run_trains_on_the_batch_that_was_sampled_ahead(build):
     saved = io.BytesIO()
     torch.save(made.collector.state_dict(), saved)
     saved.seek(0)
-    state = torch.load(saved)  # as a checkpoint reads it: nothing but tensors and plain values
+    state = torch.load(saved)  # as a checkpoint reads it: only tensors and plain values
     expected = [made.collector.next()]
     made.collector.look_ahead()
     expected.append(made.collector.next())
@@ -160,24 +170,24 @@ def test_a_resumed_run_trains_on_the_batch_that_was_sampled_ahead(build):
     found = [again.collector.next()]
     again.collector.look_ahead()
     found.append(again.collector.next())
-    assert again.engine.calls[0][0] == ids(expected[1])  # the first batch was not sampled anew
+    assert again.engine.calls[0][0] == ids(expected[1])  # the first batch was not sampled again
     for a, b in zip(expected, found, strict=True):
         assert a.groups == b.groups
         assert a.graded.rewards.equal(b.graded.rewards)
 
 
-def test_a_batch_ahead_whose_prompts_are_gone_is_refused(build):
+def test_a_batch_ahead_with_unknown_prompts_is_an_error(build):
     made = build([1] * 4, "rl.async_depth=1")
     made.collector.look_ahead()
     state = made.collector.state_dict()
     other = build([1] * 4, "rl.async_depth=1")
     for i, prompt in enumerate(other.sampler.prompts):
         other.sampler.prompts[i] = Prompt(id=f"q{i}", token_ids=prompt.token_ids, gold=prompt.gold)
-    with pytest.raises(InputError, match="not among the training prompts"):
+    with pytest.raises(InputError, match="no longer among the training prompts"):
         other.collector.load_state_dict(state)
 
 
-def test_metrics_count_what_was_graded_since_the_last_time(build):
+def test_metrics_count_the_gradings_since_the_last_call(build):
     made = build([1] * 4)
     grader = made.collector.grader
     made.collector.next()

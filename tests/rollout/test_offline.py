@@ -1,9 +1,10 @@
-"""The offline stage, killed and continued: no sample lost, none repeated, and the bytes of an undisturbed run.
+"""The offline stage, killed and continued: no sample is lost or repeated, and the bytes equal those of an undisturbed
+run.
 
-Worlds of one rank and of two, as two copies of the model or as one cut in two. The same world must repeat to the byte; those
-of other layouts must sample the same tokens, while their log-probs differ in the last digits (sums in another order). The
-moments of the kills are chosen here; tests/lib/offline_run.py takes them at random, and kills a model cut in two as well. Not
-covered: vLLM, whose samples may depend on the batch around them, and several machines.
+Worlds have one rank or two, as two copies of the model or as one copy on both. The same world must repeat to the byte.
+Other layouts must sample the same tokens, but their log-probs differ in the last digits (sums in another order). The
+kills come at fixed moments here; tests/lib/offline_run.py kills at random, and also with one copy on two ranks. Not
+covered: vLLM, whose samples may depend on the batch, and several machines.
 """
 
 import json
@@ -27,7 +28,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(folder):
-    """What a run without kills leaves behind, by layout (TP, DP)."""
+    """Makes the outputs of a run without kills, by layout (TP, DP)."""
     made = {}
 
     def of(tp: int, dp: int) -> dict[str, bytes]:
@@ -58,7 +59,8 @@ def test_every_sample_is_there_once_and_counted(undisturbed):
 
 @pytest.mark.parametrize(("tp", "dp", "alone"), [(1, 1, False), (1, 2, True)])
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(folder, undisturbed, tp, dp, alone):
-    """Killed after its first shard: all processes at once, or a rank alone, whose world then ends by itself."""
+    """Kills the run after its first shard: all processes at once, or one rank, and then its world must end by
+    itself."""
     whole = undisturbed(tp, dp)
     settings = offline.copy_of(folder, f"killed-{tp}-{dp}", tp, dp)
     process = offline.start(settings)
@@ -73,7 +75,7 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(folder, undistur
     there = offline.outputs(settings)
     assert there
     assert there.items() <= whole.items()
-    # What a kill in the middle of the second shard's write leaves beside it, and a disk that forgot half of the last.
+    # The temporary file of a kill during the second shard's write, and a last shard of which the disk lost half.
     shards = folder / settings.name / "rollout" / "shards"
     (shards / ".00001.jsonl.torn.tmp").write_bytes(whole["rollout/shards/00001.jsonl"][:100])
     (shards / "00001.jsonl").unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The offline stage's display by a clock that the test moves: samples of all copies, tokens a second, time left.
+"""The offline stage's display with a clock that the test moves: samples of all copies, tokens per second, time left.
 
-What is shown must be exact at the end of every wave, and speak only of what this start did. Within a wave one copy speaks for
-all, which is a guess. That the stage shows it on a terminal is tested in tests/stages/test_rollout.py.
+The numbers must be exact at the end of every wave, and count only the work of this start. Within a wave they are
+estimated from one copy. tests/stages/test_rollout.py tests that the stage shows them on a terminal.
 """
 
 import io
@@ -27,8 +27,8 @@ def groups(samples: int, tokens: int) -> list[list[Rollout]]:
 
 
 def waves(total: int, done: int, count: int, samples: int, copies: int) -> list[str]:
-    """The lines of `count` waves of `samples` samples with 10 tokens each, 4 s a wave: half of each copy's rows after 2 s, all
-    after 3, and a second for grading and writing."""
+    """Returns the lines of `count` waves of `samples` samples with 10 tokens each. A wave takes 4 s: half of each
+    copy's rows are done after 2 s, all after 3 s, and grading and writing take 1 s."""
     clock, out = Clock(), io.StringIO()
     with OfflineProgress(total, done, clock=clock, stream=out) as display:
         for _ in range(count):
@@ -43,7 +43,7 @@ def waves(total: int, done: int, count: int, samples: int, copies: int) -> list[
     return [*out.getvalue().splitlines(), summary]
 
 
-def test_one_copy_speaks_for_all_and_a_wave_is_done_when_it_is_written():
+def test_one_copy_estimates_all_and_a_wave_is_done_when_it_is_written():
     expected = waves(total=160, done=0, count=4, samples=40, copies=1)
     assert waves(total=160, done=0, count=4, samples=40, copies=2) == expected
     assert expected[:7] == [
@@ -62,7 +62,7 @@ def test_one_copy_speaks_for_all_and_a_wave_is_done_when_it_is_written():
     ]
 
 
-def test_what_an_earlier_start_did_is_no_speed():
+def test_the_speed_leaves_out_the_work_of_an_earlier_start():
     lines = waves(total=160, done=80, count=2, samples=40, copies=2)
     assert lines[0] == "rollout 100/160  100 tokens/s  6.0 s left"
     assert lines[-3:] == [

@@ -1,4 +1,4 @@
-"""The folder of shards: which are made together, and what happens to those of another plan or cut short."""
+"""The folder of shards: which are made together, and what happens to shards of another plan and to truncated ones."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_waves_are_whole_and_cover_what_is_missing(tmp_path):
     assert [len(shards.members(shard)) for shard in range(5)] == [5, 5, 5, 5, 3]
 
 
-def test_a_shard_that_is_there_stays(tmp_path):
+def test_a_finished_shard_stays(tmp_path):
     shards = ShardFolder(tmp_path, prompts_of(4), 2, 2)
     shards.open({})
     shards.write(0, rows_of(shards.members(0)))
@@ -52,7 +52,7 @@ def test_another_plan_sets_the_shards_aside(tmp_path):
     assert shards.open(plan) == []
     assert shards.missing() == [1]
     (said,) = shards.open(plan | {"prompts": prompts_digest(prompts[::-1]), "group_size": 2})
-    assert "made with another group_size and prompts; set aside in" in said
+    assert "made with another group_size and prompts; moved aside to" in said
     assert [path.name for path in (tmp_path / "shards.old-1").iterdir()] == ["00000.jsonl"]
     assert shards.missing() == [0, 1]
 
@@ -64,7 +64,7 @@ def test_shards_of_an_unknown_plan_are_set_aside(tmp_path, damage):
     shards.write(0, rows_of(shards.members(0)))
     (tmp_path / "plan.json").write_text(damage)
     (said,) = shards.open({"seed": 1})
-    assert "nobody knows how" in said
+    assert "with an unknown plan" in said
     assert shards.missing() == [0, 1]
     assert shards.open({"seed": 1}) == []
 
@@ -85,7 +85,7 @@ def test_pass_rates_are_counted_from_the_files(tmp_path):
 @pytest.mark.parametrize(
     "keep", ["nothing", "half a line", "all but the last newline", "all but one line", "a line too many"]
 )
-def test_a_shard_that_is_not_whole_is_made_again(tmp_path, keep):
+def test_a_truncated_shard_is_made_again(tmp_path, keep):
     shards = ShardFolder(tmp_path, prompts_of(4), 2, 2)
     shards.open({})
     for shard in range(2):
@@ -109,11 +109,11 @@ def test_a_shard_that_is_not_whole_is_made_again(tmp_path, keep):
     assert len(shards.finish()) == 4
 
 
-def test_a_shard_of_other_samples_is_refused(tmp_path):
+def test_a_shard_of_other_samples_is_an_error(tmp_path):
     shards = ShardFolder(tmp_path, prompts_of(4), 2, 2)
     shards.open({})
     for shard in range(2):
         shards.write(shard, rows_of(shards.members(0)))
-    with pytest.raises(InputError, match=r"00001\.jsonl does not hold 2 samples of each of its prompts\. Remove it"):
+    with pytest.raises(InputError, match=r"00001\.jsonl does not hold 2 samples of each of its prompts\. Delete it"):
         shards.finish()
     assert not (tmp_path / "pass_rates.jsonl").exists()

@@ -40,10 +40,10 @@ def test_values_become_what_their_types_say(mini):
     settings = compose(
         [*mini, "rl.optimizer.lr=1e-6", "algo.k=none", "algo.dual_clip=3", "algo.is_cap=none", "rl.recompute=true",
          "data.path=a.jsonl,b.parquet", "data.eval_path.aime=c.jsonl", "rollout.stop=", "sft.phases.0.steps=12",
-         "layout.vpp=none", "verify.rewards.format=0.1", "seed=3", "what=verifier"]
+         "layout.vpp=none", "verify.rewards.format=0.1", "seed=3"]
     )  # fmt: skip
     assert settings.rl.optimizer.lr == 1e-6
-    assert settings.algo.k == "none"  # a word of its own there, not "no value"
+    assert settings.algo.k == "none"  # a choice there, not "no value"
     assert settings.algo.dual_clip == 3
     assert settings.algo.is_cap is None
     assert settings.rl.recompute is True
@@ -52,7 +52,7 @@ def test_values_become_what_their_types_say(mini):
     assert settings.sft.phases[0].steps == 12
     assert settings.sft.phases[0].rows == "sft"  # the rest of the default's entry stays
     assert settings.verify.rewards == {"correctness": 1.0, "format": 0.1}
-    assert settings.bench.what == "verifier"
+    assert compose(["stage=bench", "what=verifier"]).bench.what == "verifier"
 
 
 def test_the_resolved_settings_survive_yaml(mini):

@@ -1,4 +1,4 @@
-"""How errors become exit codes and messages, whatever library wrapped them."""
+"""How errors become exit codes and messages, also those that libraries wrap."""
 
 import errno
 import fcntl
@@ -41,7 +41,7 @@ def test_a_full_disk_is_told_as_such(error):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full, a disk that is always full")
 def test_what_torch_and_python_really_raise_on_a_full_disk():
-    with pytest.raises(Exception) as caught:  # noqa: PT011  whatever it is
+    with pytest.raises(Exception) as caught:  # noqa: PT011  any error
         torch.save({"a": torch.zeros(1 << 20)}, "/dev/full")
     assert explain(caught.value)[0] == 3
     with pytest.raises(Exception) as caught:  # noqa: PT011
@@ -53,7 +53,10 @@ def test_what_torch_and_python_really_raise_on_a_full_disk():
 def test_a_folder_that_may_not_be_written_to_is_told_as_such(number):
     code, message = explain(OSError(number, "Not allowed", "the runs/shards"))
     assert code == 3
-    assert message.startswith("the runs/shards cannot be read or written (Not allowed). ")
+    assert message == (
+        "the runs/shards cannot be read or written (Not allowed). Fix its permissions, or choose another folder: "
+        "runs_dir=<folder>."
+    )
     assert explain(OSError(number, "Not allowed"))[0] == 1  # no file: a signal, a socket
 
 

@@ -39,8 +39,12 @@ def test_the_small_preset_itself_is_fine(rl):
         (["rollout.max_new_tokens=250"], ["314 exceed the model's context of 256"]),
         (["layout.micro_batch_tokens=100"], ["128 do not fit into layout.micro_batch_tokens=100"]),
         (["cluster.nnodes=2", "cluster.node_rank=2"], ["cluster.node_rank=2 must be below cluster.nnodes=2"]),
-        (["cluster.device_memory_gib=0.5"], ["alone take 2.5 GiB", "cluster.device_memory_gib"]),
+        (["cluster.device_memory_gib=0.5"], ["alone need 2.5 GiB", "cluster.device_memory_gib"]),
         (["layout.rollout_tp=3"], ["layout.rollout_tp=3 does not divide cluster.devices_per_node=8"]),
+        (
+            ["rollout.mode=standalone", "rollout.server_ranks=3", "layout.rollout_tp=2"],
+            ["layout.rollout_tp=2 does not divide rollout.server_ranks=3"],
+        ),
     ],
 )
 def test_a_layout_that_cannot_work_is_refused_with_its_reason(rl, words, said):
@@ -91,11 +95,78 @@ def test_the_plan_of_everything_names_each_stage_and_launcher(tmp_path, monkeypa
     out = capsys.readouterr().out
     for stage in ("preprocess", "sft", "convert", "rl", "evaluate", "export", "report"):
         assert f"stages.{stage} " in out
-    assert "--nproc-per-node=2 --standalone" in out
+    assert "--nproc-per-node=2 --rdzv-backend=loopback" in out
     assert "DS_ACCELERATOR=cpu" in out
     assert "evaluate (before)" in out
     assert cli.main(["stage=plan", f"model={path}", "cluster=gpu8", "rl.group_size=16"]) == 0
     assert "deepspeed.launcher.launch" in capsys.readouterr().out
+
+
+NODES = ["cluster.nnodes=2", "cluster.master_addr=head", "cluster=gpu8", "rl.group_size=16"]
+
+
+def typed(out):
+    """Stage, checkpoint and node of every line to type."""
+    lines = [line.split() for line in out.splitlines() if line.startswith("  bash run.sh ")]
+    keys = ("stage", "evaluate.checkpoint", "cluster.node_rank")
+    return [tuple(dict(word.split("=", 1) for word in line[2:]).get(key) for key in keys) for line in lines]
+
+
+def test_each_node_types_the_stage_that_was_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
+    model = f"model={preset(tmp_path)}"
+    assert cli.main(["stage=rl", model, "dry_run=true", *NODES]) == 0
+    assert typed(capsys.readouterr().out) == [("rl", None, "0"), ("rl", None, "1")]
+    assert cli.main(["stage=report", model, "dry_run=true", *NODES]) == 0
+    assert typed(capsys.readouterr().out) == [("report", None, "0")]  # a plain stage runs on node 0 only
+
+
+@pytest.mark.parametrize("stage", ["plan", "all"])
+def test_a_plan_of_everything_names_each_stage_and_node(tmp_path, monkeypatch, capsys, stage):
+    monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
+    assert cli.main([f"stage={stage}", f"model={preset(tmp_path)}", "dry_run=true", *NODES]) == 0
+    out = capsys.readouterr().out
+    assert typed(out) == [
+        ("preprocess", None, "0"),
+        ("sft", None, "0"), ("sft", None, "1"),
+        ("convert", None, "0"), ("convert", None, "1"),
+        ("evaluate", "before", "0"), ("evaluate", "before", "1"),
+        ("rl", None, "0"), ("rl", None, "1"),
+        ("export", None, "0"), ("export", None, "1"),
+        ("evaluate", "after", "0"), ("evaluate", "after", "1"),
+        ("report", None, "0"),
+    ]  # fmt: skip
+    for line in out.splitlines():
+        if line.startswith("  bash run.sh "):
+            compose(line.split()[2:])  # what is to be typed is itself accepted
+
+
+def test_host_memory_of_a_node(tmp_path, monkeypatch, capsys):
+    """The warm-up reads 32,763,876,352 fp32 parameters on each of 8 ranks: 976.4 GiB."""
+    monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
+    words = ["stage=rl", "model=32b", "dry_run=true"]
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert "Host memory of a node, GiB (estimate): 976.4 for the warm-up's fp32 model on each of 8 ranks" in out
+    assert "a node has 1536" in out
+    assert "WARNING" not in out
+    assert cli.main([*words, "cluster.node_memory_gib=900"]) == 0
+    assert "WARNING: by this estimate it does not fit (cluster.node_memory_gib)" in capsys.readouterr().out
+    assert cli.main([*words, "cluster.node_memory_gib=900", "sft.enabled=false"]) == 0
+    assert "WARNING" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rollout.engine=native", "rollout.kv_memory_gib=3"], "generation       3.0  KV cache, at most"),
+        (["rollout.gpu_memory_share=0.5"], "generation      40.0  vLLM's share of 0.5"),
+        (["rollout.mode=standalone", "rollout.server_ranks=4"], "generation       0.0  on the servers"),
+    ],
+)
+def test_the_memory_of_sampling_is_that_of_the_engine_that_the_run_uses(capsys, words, said):
+    assert cli.main(["stage=rl", "model=8b", "dry_run=true", *words]) == 0
+    assert said in capsys.readouterr().out
 
 
 def test_a_dry_run_of_an_impossible_layout_is_refused(tmp_path, monkeypatch, capsys):

@@ -7,15 +7,17 @@ import transformers
 from pipeline.run.compose import compose
 from pipeline.run.door import preset_names
 from pipeline.run.memory import GIB, estimate
-from pipeline.run.plan import check, data_parallel, engine, world_size
+from pipeline.run.plan import check, data_parallel, world_size
 from pipeline.run.shapes import count, on_rank
 from pipeline.settings import Model
+from pipeline.settings.engine import chosen_engine
 
 MODELS = [name for name in preset_names("model") if name != "tiny"]
 
 PUBLISHED = {
     "0.6b": 596_049_920, "1.7b": 1_720_574_976, "4b": 4_022_468_096, "8b": 8_190_735_360, "14b": 14_768_307_200,
     "32b": 32_763_876_352, "llama3.1-8b": 8_030_261_248, "qwen2.5-math-7b": 7_615_616_512, "30b-a3b": 30_532_122_624,
+    "smollm2-135m": 134_515_008,
 }  # fmt: skip
 
 
@@ -74,7 +76,7 @@ def test_every_preset_has_a_layout_that_works_and_fits(settings, name, nodes):
     chosen = settings(name, f"cluster.nnodes={nodes}")
     check(chosen)
     assert world_size(chosen) == 8 * nodes
-    memory = estimate(chosen, data_parallel(chosen), engine(chosen), on_gpu=True)
+    memory = estimate(chosen, data_parallel(chosen), chosen_engine(chosen), on_gpu=True)
     assert memory.peak < chosen.cluster.device_memory_gib * GIB
 
 

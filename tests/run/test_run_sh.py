@@ -11,6 +11,8 @@ import subprocess
 import pytest
 from cli import ROOT, environment
 
+PYTHON = shutil.which("python3.11") or shutil.which("python3.12") or shutil.which("python3")
+"""The system's."""
 FAKE = '#!/bin/sh\necho "$PWD: $*"\n'
 
 
@@ -20,10 +22,14 @@ def house(tmp_path):
     root = tmp_path / "a house"  # a space in the path must not matter
     for folder in ("requirements", "configs"):
         shutil.copytree(ROOT / folder, root / folder)
-    (root / "pipeline" / "run").mkdir(parents=True)
+    for folder in ("common", "run"):
+        (root / "pipeline" / folder).mkdir(parents=True)
     for name in (
         "run.sh",
         "pipeline/__init__.py",
+        "pipeline/common/__init__.py",
+        "pipeline/common/names.py",
+        "pipeline/common/benches.py",
         "pipeline/run/__init__.py",
         "pipeline/run/door.py",
         "pipeline/run/environment.py",
@@ -43,11 +49,10 @@ def bash(tmp_path):
     """Calls `bash run.sh` where python3.11 cannot install anything: it only says that it would."""
     tools = tmp_path / "tools"
     tools.mkdir()
-    real = shutil.which("python3.11") or shutil.which("python3.12") or shutil.which("python3")
     shim = tools / "python3.11"
     shim.write_text(
         '#!/bin/sh\nif [ "$2" = pipeline.run.environment ]; then echo "installs"; exit "${INSTALL_CODE:-0}"; fi\n'
-        f'exec "{real}" "$@"\n'
+        f'exec "{PYTHON}" "$@"\n'
     )
     shim.chmod(0o755)
 
@@ -126,17 +131,28 @@ def test_an_extra_that_is_asked_for_and_missing_is_installed(house, bash):
 def test_both_sides_hash_the_requirements_alike(house):
     """run.sh compares the stamp in bash, and pipeline.run.environment writes it in Python."""
     code = "from pipeline.run import environment as e; print([e.is_ready('base'), e.is_ready('cpu-vllm')])"
-    python = shutil.which("python3.11") or shutil.which("python3")
     result = subprocess.run(
-        [python, "-c", code], env=environment(PYTHONPATH=str(house)), capture_output=True, text=True
+        [PYTHON, "-c", code], env=environment(PYTHONPATH=str(house)), capture_output=True, text=True
     )
     assert result.stdout.strip() == "[True, False]", result.stderr
 
 
+def test_stamps_are_read_without_sha256sum(house, tmp_path):
+    """As on macOS, which has shasum."""
+    tools = tmp_path / "mac"
+    tools.mkdir()
+    for tool in ("bash", "sh", "dirname", "cat", "env", "uname"):
+        (tools / tool).symlink_to(shutil.which(tool))
+    (tools / "shasum").write_text(f'#!/bin/sh\n[ "$1 $2" = "-a 256" ] && exec {shutil.which("sha256sum")}\n')
+    (tools / "shasum").chmod(0o755)
+    words = ["bash", str(house / "run.sh"), "stage=rl", "model=8b"]
+    result = subprocess.run(words, env={"PATH": str(tools)}, capture_output=True, text=True, cwd=tmp_path)
+    assert result.stdout == f"{tmp_path}: -m pipeline.run.cli stage=rl model=8b\n", result.stderr
+
+
 def test_an_unknown_extra_is_refused(house):
-    python = shutil.which("python3.11") or shutil.which("python3")
     result = subprocess.run(
-        [python, "-m", "pipeline.run.environment"],
+        [PYTHON, "-m", "pipeline.run.environment"],
         env=environment(PYTHONPATH=str(house), ETR_EXTRAS="gpu-vllm"), cwd=house, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 2
@@ -155,13 +171,158 @@ def test_no_python_that_fits_is_told(house, tmp_path):
     assert "Python 3.11 or 3.12 is needed" in result.stderr
 
 
-def test_a_gpu_adds_its_extras_once_even_if_they_cannot_be_had(house, bash, tmp_path):
+def stamp_of(house, layer):
+    """The content of a layer's stamp."""
+    files = {
+        "gpu-vllm": ("gpu-vllm.txt",),
+        "gpu-te": ("gpu-te-build.txt", "gpu-te.txt"),
+        "base": ("torch.txt", "cpu.txt"),
+    }
+    content = b"".join((house / "requirements" / name).read_bytes() for name in files[layer])
+    return hashlib.sha256(content).hexdigest() + "\n"
+
+
+def test_a_gpu_adds_its_extras_once_even_if_they_cannot_be_installed(house, bash, tmp_path):
     (tmp_path / "tools" / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: some GPU'\n")
     (tmp_path / "tools" / "nvidia-smi").chmod(0o755)
     assert "installs" in bash(house, "stage=rl", "model=8b").stdout
-    digest = hashlib.sha256((house / "requirements" / "gpu.txt").read_bytes()).hexdigest()
-    (house / ".venv" / ".stamp-gpu-failed").write_text(digest + "\n")  # tried in vain
+    (house / ".venv" / ".stamp-gpu-vllm").write_text(stamp_of(house, "gpu-vllm"))
+    assert "installs" in bash(house, "stage=rl", "model=8b").stdout  # transformer-engine is a layer apart
+    (house / ".venv" / ".stamp-gpu-te-failed").write_text(stamp_of(house, "gpu-te"))  # tried without success
     assert "installs" not in bash(house, "stage=rl", "model=8b").stdout
     (tmp_path / "tools" / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")  # the tool is there, a GPU is not
-    (house / ".venv" / ".stamp-gpu-failed").unlink()
+    (house / ".venv" / ".stamp-gpu-te-failed").unlink()
     assert "installs" not in bash(house, "stage=rl", "model=8b").stdout
+
+
+@pytest.mark.parametrize("where", ["relative", "absolute"])
+def test_etr_venv_names_another_environment(house, bash, tmp_path, where):
+    other = house / ".venv-other" if where == "relative" else tmp_path / "elsewhere"
+    shutil.copytree(house / ".venv", other)
+    shutil.rmtree(house / ".venv")
+    name = ".venv-other" if where == "relative" else str(other)
+    result = bash(house, "stage=rl", "model=8b", ETR_VENV=name)
+    assert result.stdout == f"{tmp_path}: -m pipeline.run.cli stage=rl model=8b\n", result.stderr
+    assert "installs" in bash(house, "stage=rl", "model=8b").stdout
+
+
+def test_etr_python_is_used_as_it_is(house, bash, tmp_path):
+    shutil.rmtree(house / ".venv")
+    mine = tmp_path / "mine"
+    mine.write_text(FAKE)  # a container's: it has everything
+    mine.chmod(0o755)
+    result = bash(house, "stage=rl", "model=8b", ETR_PYTHON=str(mine))
+    modules = [line.split("-m ")[1] for line in result.stdout.splitlines()]
+    assert modules == [
+        "pipeline.run.door stage=rl model=8b",
+        "pipeline.run.environment check",
+        "pipeline.run.cli stage=rl model=8b",
+    ]
+    assert not (house / ".venv").exists()
+
+
+def test_etr_python_that_lacks_packages_says_which(house, bash, tmp_path):
+    bare = tmp_path / "bare"
+    bare.write_text(f'#!/bin/sh\nexec "{PYTHON}" -S "$@"\n')  # without site-packages
+    bare.chmod(0o755)
+    result = bash(house, "stage=doctor", ETR_PYTHON=str(bare))
+    assert result.returncode == 3
+    assert "lacks packages: torch==2.13.0" in result.stderr
+    assert "pydantic==" in result.stderr
+    assert "hjson" not in result.stderr  # needed by deepspeed, not by us: pip brings it
+    wrong = bash(house, "stage=doctor", ETR_PYTHON=str(tmp_path / "nowhere"))
+    assert wrong.returncode == 2
+    assert "is not a Python 3.11 or 3.12" in wrong.stderr
+
+
+INSTALLER = """#!/bin/sh
+echo "$@" >> "$CALLS"
+case "$*" in *"$BREAKS"*) echo "the reason"; exit 1;; esac
+"""
+"""A Python of the environment that writes down what it is asked, and fails at one thing."""
+
+
+@pytest.fixture
+def gpu(house, tmp_path):
+    """Runs `pipeline.run.environment` beside a base that is ready, a GPU and nvcc; returns the result and pip's calls."""
+    (house / ".venv" / "lib" / "python3.11").mkdir(parents=True)
+    (house / ".venv" / "bin" / "python").write_text(INSTALLER)
+    tools = tmp_path / "tools"
+    for name, text in (("nvidia-smi", "#!/bin/sh\necho 'GPU 0: some GPU'\n"), ("cuda/bin/nvcc", "#!/bin/sh\n")):
+        (tools / name).parent.mkdir(parents=True, exist_ok=True)
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+
+    def call(breaks="nothing", cuda=tools / "cuda"):
+        calls = tmp_path / "calls"
+        calls.write_text("")
+        env = environment(PYTHONPATH=str(house), CALLS=str(calls), BREAKS=breaks, CUDA_HOME=str(cuda))
+        env["PATH"] = f"{tools}:{env['PATH']}"
+        result = subprocess.run(
+            [PYTHON, "-c", ONLY_EXTRAS], cwd=house, env=env, capture_output=True, text=True, timeout=30
+        )
+        return result, calls.read_text().splitlines()
+
+    return call
+
+
+ONLY_EXTRAS = (
+    "from pipeline.run import environment as e; e.NEEDED_GIB = dict.fromkeys(e.LAYERS, 0); raise SystemExit(e.main([]))"
+)
+
+
+def test_gpu_extras_are_installed_apart_and_within_the_lock(house, gpu):
+    result, calls = gpu()
+    assert result.returncode == 0, result.stderr
+    installs = [call for call in calls if "pip install" in call]
+    assert [call.split("requirements/")[1].split()[0] for call in installs] == [
+        "gpu-vllm.txt", "gpu-te-build.txt", "gpu-te.txt",
+    ]  # fmt: skip
+    assert all("constraints.txt" in call for call in installs)
+    assert "--no-build-isolation" not in installs[0]
+    assert "--no-build-isolation" in installs[2]
+    locked = (house / ".venv" / "constraints.txt").read_text().splitlines()
+    assert "torch==2.13.0" in locked
+    assert not any(line.startswith("numpy") for line in locked)
+    assert calls[-1] == "-c import transformer_engine.pytorch"
+    for layer in ("gpu-vllm", "gpu-te"):
+        assert (house / ".venv" / f".stamp-{layer}").read_text() == stamp_of(house, layer)
+    assert gpu()[1] == []  # the second time there is nothing to do
+
+
+@pytest.mark.parametrize("breaks", ["gpu-te.txt", "import transformer_engine"])
+def test_transformer_engine_that_fails_is_removed_and_reported_and_costs_nothing_else(house, gpu, breaks):
+    result, calls = gpu(breaks=breaks)
+    assert result.returncode == 0, result.stderr
+    assert "the reason" in result.stderr
+    assert "gpu-te could not be installed" in result.stderr
+    assert "pip uninstall -y transformer-engine " in calls[-1]
+    assert (house / ".venv" / ".stamp-gpu-te-failed").read_text() == stamp_of(house, "gpu-te")
+    assert (house / ".venv" / ".stamp-gpu-vllm").exists()
+    assert gpu(breaks=breaks)[1] == []  # not tried again by itself
+
+
+def test_transformer_engine_without_nvcc_is_not_tried(gpu, tmp_path):
+    result, calls = gpu(cuda=tmp_path)
+    assert result.returncode == 0
+    assert "Set CUDA_HOME" in result.stderr
+    assert not any("gpu-te" in call for call in calls)
+
+
+def test_vllm_that_fails_leaves_transformer_engine_a_chance(house, gpu):
+    result, _ = gpu(breaks="gpu-vllm.txt")
+    assert result.returncode == 0
+    assert "gpu-vllm could not be installed" in result.stderr
+    assert (house / ".venv" / ".stamp-gpu-te").exists()
+
+
+def test_a_folder_of_something_else_is_not_overwritten(house, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    result = subprocess.run(
+        [PYTHON, "-c", ONLY_EXTRAS], capture_output=True, text=True, cwd=house,
+        env=environment(PYTHONPATH=str(house), ETR_VENV=str(tmp_path / "home")),
+    )  # fmt: skip
+    assert result.returncode == 3
+    assert "holds something else" in result.stderr
+    assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"

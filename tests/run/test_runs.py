@@ -1,4 +1,4 @@
-"""A run's records: what is skipped, what is run again and why, what is set aside, and what a missing stage is told.
+"""A run's records: what is skipped, what runs again and why, what is moved aside, and the message for a missing stage.
 
 The stages' own code is replaced by a few lines of Python that leave the files the catalog names; the command line, the
 manifests and the supervision are the real ones.
@@ -12,7 +12,9 @@ import pytest
 from cli import preset
 
 from pipeline.common.files import read_json, write_json
-from pipeline.run import cli
+from pipeline.run import cli, manifests
+from pipeline.run.catalog import ORDER, STAGES, Job
+from pipeline.run.compose import compose
 from pipeline.run.launch import Command
 from pipeline.run.summary import mean_accuracy, write_summary
 
@@ -134,6 +136,62 @@ def test_evaluate_depends_on_how_answers_are_compared(run):
     assert "verify.percent either -> same" in out
 
 
+LATER = {"sft", "convert", "evaluate:before", "evaluate:after", "rollout"}
+DEPENDS = {
+    "model.dtype=bf16": {*LATER, "rl", "export"},
+    "model.norm_eps=1e-5": {*LATER, "rl", "export"},
+    "model.rope.theta=5000": {*LATER, "rl", "export"},
+    "seed=1": {*LATER, "rl", "preprocess"},
+    "rollout.engine=native": {"evaluate:before", "evaluate:after", "rollout", "rl"},
+    "rollout.max_new_tokens=60": {"evaluate:before", "evaluate:after", "rollout", "rl"},
+    "rollout.temperature=0.9": {"rollout", "rl"},
+    "verify.percent=same": {"evaluate:before", "evaluate:after", "rollout", "rl"},
+    "export.dtype=fp32": {"export"},
+    "evaluate.k=4": {"evaluate:before", "evaluate:after"},
+    "rl.save_every=3": set(),
+    "layout.tp=1": set(),
+}
+"""What of a finished run no longer matches under another setting."""
+
+
+def test_each_stage_depends_on_what_it_reads(tmp_path, run):
+    run("stage=all")
+    run("stage=rollout")
+    root, words = (
+        tmp_path / "runs" / "mini",
+        [f"model={preset(tmp_path)}", f"runs_dir={tmp_path / 'runs'}", "name=mini"],
+    )
+    for word, expected in DEPENDS.items():
+        changed = set()
+        for name in (*ORDER, "rollout"):
+            stage, _, variant = name.partition(":")
+            which = [f"evaluate.checkpoint={variant}"] if variant else []
+            job = Job(STAGES[stage], compose([f"stage={stage}", *words, *which, word]), variant or None)
+            if manifests.why_run(job, root, manifests.state_of(job, root)):
+                changed.add(name)
+        assert changed == expected, word
+
+
+def test_the_report_follows_the_warm_ups_curve(tmp_path, run):
+    run("stage=all")
+    (tmp_path / "runs" / "mini" / "sft" / "metrics.jsonl").write_text('{"step": 1}\n')
+    _, out, _ = run("stage=report")
+    assert worked(out) == ["report"]
+    assert "sft/metrics.jsonl has changed" in out
+
+
+def test_rl_depends_on_the_users_own_functions(tmp_path, run):
+    (tmp_path / "own.py").write_text("def loss(x, config): ...")
+    for stage in ("preprocess", "sft", "convert"):
+        run(f"stage={stage}")
+    assert run("stage=rl", "algo.import_path=own.py:loss")[0] == 0
+    assert worked(run("stage=rl", "algo.import_path=own.py:loss")[1]) == []
+    (tmp_path / "own.py").write_text("def loss(x, config): return 1")
+    code, _, err = run("stage=rl", "algo.import_path=own.py:loss")
+    assert code == 2
+    assert f"{tmp_path / 'own.py'} has changed" in err
+
+
 def test_rollout_follows_the_trained_actor(tmp_path, run):
     for stage in ("preprocess", "sft", "convert", "rollout"):
         run(f"stage={stage}")
@@ -142,7 +200,7 @@ def test_rollout_follows_the_trained_actor(tmp_path, run):
     run("stage=rl", "rl.steps=5")
     _, out, _ = run("stage=rollout")
     assert worked(out) == ["rollout"]
-    assert "checkpoints@latest is another" in out
+    assert "checkpoints@latest has changed" in out
     assert (tmp_path / "runs" / "mini" / "rollout" / "shards.old-1").is_dir()
     _, out, _ = run("stage=rollout")
     assert worked(out) == []
@@ -169,7 +227,7 @@ def test_a_missing_earlier_stage_is_told_the_command(run):
     assert code == 0
     code, out, _ = run("stage=sft", "sft.enabled=false")
     assert code == 0
-    assert "skipped, sft.enabled=false" in out
+    assert "skipped (sft.enabled=false)" in out
 
 
 def test_rl_continues_under_harmless_changes_and_refuses_others(tmp_path, run, monkeypatch):
@@ -192,7 +250,7 @@ def test_rl_continues_under_harmless_changes_and_refuses_others(tmp_path, run, m
     assert not list(root.glob("checkpoints.old-*"))
     code, out, _ = run("stage=rl", "rl.steps=8", "algo.alpha=0.5", "force=true")
     assert code == 0
-    assert "set aside as" in out
+    assert "moved aside to" in out
     assert (root / "checkpoints.old-1" / "latest_checkpointed_iteration.txt").read_text() == "8"
     assert (root / "metrics.jsonl.old-1").exists()
     run("stage=rl", "rl.steps=8", "algo.alpha=0.5", "force=true")

@@ -8,17 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from house import assert_gone, family, kill_all, ranks_of, until
+from house import assert_gone, family, kill_all, ranks_of, rows, steps_done, until
 from safetensors.torch import load_file
-
-from pipeline.common.files import read_jsonl
-
-TIMED = ("seconds/", "speed/", "verify/")
-"""What depends on the moment: times, and the verifier's counts of its processes and its cache."""
-
-
-def rows(file: Path) -> list[dict]:
-    return [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in read_jsonl(file)]
 
 
 def assert_transformers_loads(folder: Path) -> None:
@@ -29,10 +20,6 @@ def assert_transformers_loads(folder: Path) -> None:
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     ids = AutoTokenizer.from_pretrained(str(folder))("3+4-2=", return_tensors="pt").input_ids
     assert model(ids).logits.shape == (1, ids.shape[1], model.config.vocab_size)
-
-
-def steps_done(file: Path) -> int:
-    return sum(1 for _ in read_jsonl(file)) if file.exists() else 0
 
 
 def weights(folder: Path) -> dict:

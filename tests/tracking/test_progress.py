@@ -8,7 +8,7 @@ from pipeline.tracking.progress import Progress, Speed, duration, shown
 
 
 class Clock:
-    """A clock that stands still unless told."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_rows_are_strict_json(tmp_path):
         })  # fmt: skip
 
     def refuse(word):
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not JSON")
 
     row = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
     assert row["a/nan"] is row["a/inf"] is None
@@ -62,7 +63,7 @@ def test_torch_numbers_are_numbers(tmp_path):
     assert (row["a/x"], row["a/y"]) == (0.25, None)
 
 
-def test_phases_add_up_and_start_anew(tmp_path):
+def test_phases_add_up_until_the_next_row(tmp_path):
     clock = Clock()
     with tracker_of(tmp_path, clock=clock) as tracker:
         for seconds in (2.0, 1.0):
@@ -70,7 +71,6 @@ def test_phases_add_up_and_start_anew(tmp_path):
                 clock.now += seconds
         with pytest.raises(RuntimeError):
             _fail_within(tracker, clock)
-        assert tracker.seconds == {"generate": 3.0, "update": 4.0}
         clock.now += 1
         first = tracker.log(1, {})
         clock.now += 0.5
@@ -89,7 +89,7 @@ def test_tokens_a_second_follow_from_tokens_and_time(tmp_path):
         assert (row["speed/tokens_per_s"], row["speed/rollout_tokens_per_s"]) == (250.0, 500.0)
         clock.now += 1
         row = tracker.log(2, {"speed/generated_tokens": 1000.0, "speed/tokens_per_s": 3.0})
-        assert row["speed/tokens_per_s"] == 3.0  # what is given stands
+        assert row["speed/tokens_per_s"] == 3.0  # a given value is kept
         assert "speed/rollout_tokens_per_s" not in row
 
 
@@ -104,6 +104,49 @@ def test_a_resumed_run_has_no_step_twice(tmp_path):
         assert steps_of(tmp_path, "samples.jsonl") == [1, 1, 2, 2, 3, 3]
         tracker.log(4, {"reward/mean": 0.9})
     assert [row["reward/mean"] for row in rows_of(tmp_path)] == [0.1, 0.1, 0.1, 0.9]
+
+
+def test_a_row_is_on_the_disk_before_log_returns(tmp_path, monkeypatch):
+    synced, sync = {}, os.fsync
+
+    def fsync(handle):
+        sync(handle)
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))
+        synced[name] = os.fstat(handle).st_size
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with tracker_of(tmp_path) as tracker:
+        for step in (1, 2):
+            tracker.samples(step, [{}])
+            tracker.log(step, {})
+            sizes = {name: (tmp_path / name).stat().st_size for name in ("metrics.jsonl", "samples.jsonl")}
+            assert {name: synced[name] for name in sizes} == sizes
+    assert tmp_path.name in synced  # so that the new files themselves survive
+
+
+@pytest.mark.parametrize(
+    ("lost", "torn", "said"),
+    [
+        ({}, b"", None),
+        ({}, b'{"step": 7, "rew', None),  # after the checkpoint: sampled again
+        ({3}, b"", "step 3"),
+        ({2, 4, 5, 6}, b"", "steps 2, 4-6"),
+        ({6}, b'{"step": 6, "rew', "step 6"),
+        ({1, 2, 3, 4, 5, 6}, b"", "steps 1-6"),
+    ],
+)
+def test_a_resumed_run_says_once_which_rows_are_lost(tmp_path, lost, torn, said):
+    rows = [{"step": step, "reward/mean": 0.5} for step in range(1, 7) if step not in lost]
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows) + torn)
+    out = io.StringIO()
+    with Tracker(tmp_path, 9, stream=out, clock=Clock()) as tracker:
+        tracker.resume(6)
+        lines = out.getvalue().splitlines()
+        tracker.log(7, {})
+    assert [f"metrics.jsonl has no row of {said}: torn or lost" in line for line in lines] == [True] * (
+        said is not None
+    )
+    assert steps_of(tmp_path) == [*(row["step"] for row in rows), 7]
 
 
 def test_a_process_that_forgot_to_resume_still_leaves_no_step_twice(tmp_path):
@@ -166,7 +209,7 @@ def test_a_log_file_gets_one_plain_line_a_step_with_the_time_left(tmp_path):
     for step in (1, 2, 3):
         clock.now += 2
         tracker.log(step, {
-            "reward/mean": 0.5119, "reward/accuracy": 0.25, "clip/low": 0.004, "clip/high": 0.008,
+            "reward/mean": 0.5119, "reward/pass@1": 0.25, "clip/low": 0.004, "clip/high": 0.008,
             "policy/entropy": 0.83, "speed/tokens_per_s": 9600.3,
         })  # fmt: skip
     tracker.close()
@@ -185,7 +228,7 @@ def test_a_resumed_run_judges_its_speed_by_its_own_steps(tmp_path):
     tracker.resume(90)
     clock.now += 3
     tracker.log(91, {})
-    assert out.getvalue() == "rl  91/100  3.0 s  27 s left\n"
+    assert out.getvalue().splitlines()[-1] == "rl  91/100  3.0 s  27 s left"
 
 
 def test_figures_leave_out_what_is_not_there():

@@ -65,6 +65,23 @@ def check(model, layout: Layout, algo: Algo, chosen: torch.Tensor) -> None:
     print("ok", where, flush=True)
 
 
+def check_first_step(model, layout: Layout, algo: Algo) -> None:
+    """Without old log-probs the first optimizer step is the one that has those of the actor."""
+    parallel.initialize(layout, seed=0)
+    whole = some_without_signal(model.vocab_size)
+    old = actor_of(model, layout, algo)[0].logprobs(whole)
+    tensors, norm, metrics = step(model, layout, algo, replace(whole, old_logp=old), torch.arange(12))
+    found, found_norm, found_metrics = step(model, layout, algo, replace(whole, old_logp=None), torch.arange(12))
+    where = f"first step of {algo.loss} {layout}"
+    assert abs(found_norm - norm) <= 2e-6 * norm, f"{where}: gradient norm {found_norm}, not {norm}"
+    for name, tensor in tensors.items():
+        assert (found[name] - tensor).norm() <= 2e-6 * tensor.norm(), f"{where}: {name}"
+    for name in ("policy/loss", "gap/mean", "gap/max", "gap/is_weight"):
+        assert abs(found_metrics[name] - metrics[name]) <= 1e-5 * max(abs(metrics[name]), 1e-2), f"{where}: {name}"
+    assert found_metrics["policy/ratio_max"] == found_metrics["policy/ratio_min"] == 1
+    print("ok", where, flush=True)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     world = int(sys.argv[1])
@@ -76,7 +93,10 @@ def main() -> None:
             check(model, layout, Algo(loss=name, aggregate=aggregate), everyone)
     check(model, layout, Algo(), torch.tensor([0, 1, 3, 4]))  # one sequence of the minibatch has an advantage
     check(model, layout, Algo(), nobody)  # the optimizer still makes its step
+    for name in ("etr", "gspo", "cispo"):
+        check_first_step(model, layout, Algo(loss=name, is_weight="on"))
     if world == 2:
+        check_first_step(model, Layout(micro_batch_tokens=40, tp=2), Algo(is_weight="on"))
         for parts in ({"tp": 2}, {"cp": 2}, {"pp": 2}):
             check(model, Layout(micro_batch_tokens=40, **parts), Algo(), everyone)
             check(model, Layout(micro_batch_tokens=40, **parts), Algo(), nobody)

@@ -14,6 +14,7 @@ from experiences import random_experience
 from ranks import run_ranks
 
 from pipeline.objectives import losses
+from pipeline.objectives.losses import registry
 from pipeline.objectives.metrics.token import left_out
 from pipeline.rl.advantages import advantages_of
 from pipeline.rl.checks import entropy_metric
@@ -35,7 +36,8 @@ def test_every_published_loss_may_leave_them_out_and_an_unknown_one_may_not(tmp_
     assert not losses.of(Algo(import_path=f"{file}:distill")).needs_signal
 
 
-def test_a_loss_that_claims_it_wrongly_is_refused(tmp_path):
+def test_a_loss_that_claims_it_wrongly_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_LOSSES", dict(registry._LOSSES))
     file = tmp_path / "wrong.py"
     file.write_text(
         "from pipeline.objectives.losses import register\n"

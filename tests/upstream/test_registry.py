@@ -1,8 +1,8 @@
 """The registry against the installed megatron-core, and against sources that no longer match.
 
-A patch points at a line of somebody else's file. What must hold: the line is there and is the one that the patch is about;
-what the patch puts in its place exists; and a megatron-core that lost any piece that a patch counts on is refused by the
-patch's name while nothing has been changed yet.
+A patch points at a line of an upstream file. The line must exist and be the one that the patch is about, and the
+replacement must exist. If megatron-core lacks a piece of text that a patch relies on, the import must fail with the
+patch's name, before anything changes.
 """
 
 import importlib
@@ -36,7 +36,7 @@ RULES = [
 
 
 def without(module: str, piece: str):
-    """megatron-core's sources, but for one piece of one module."""
+    """Returns a reader of megatron-core's sources without one piece of one module."""
 
     def source(name: str) -> str:
         text = registry.upstream_source(name)
@@ -50,12 +50,12 @@ def test_the_installed_megatron_core_matches():
 
 
 @pytest.mark.parametrize(("name", "module", "piece"), PIECES)
-def test_a_source_without_a_piece_is_refused_by_the_name_of_the_patch(name, module, piece):
-    with pytest.raises(ImportError, match=rf"patch {name}: {re.escape(module)} no longer holds"):
+def test_a_source_without_a_piece_fails_with_the_name_of_the_patch(name, module, piece):
+    with pytest.raises(ImportError, match=rf"patch {name}: {re.escape(module)} no longer contains"):
         registry.check(without(module, piece))
 
 
-def test_a_moved_cuda_line_is_refused_by_the_name_of_the_rule():
+def test_a_changed_cuda_line_fails_with_the_name_of_the_rule():
     for name, module, piece in RULES:
         source = registry.upstream_source(module)
         if piece not in source:  # a spelling of an idiom that this module does not use
@@ -75,7 +75,7 @@ def test_a_rewritten_module_keeps_its_lines_and_no_rule_is_left():
         assert not any(spelling in rewritten for spelling in gone), module
 
 
-def test_another_version_is_refused(monkeypatch):
+def test_another_version_is_an_error(monkeypatch):
     monkeypatch.setattr(registry, "PINNED", "0.16.2")
     with pytest.raises(ImportError, match=r"0\.16\.1 is installed, the patches are for 0\.16\.2"):
         registry.check()
@@ -93,8 +93,8 @@ print([finder for finder in sys.meta_path if "megatron_patches" in type(finder).
 """
 
 
-def test_nothing_is_patched_where_one_patch_does_not_match(tmp_path):
-    """A real copy of megatron-core with one line edited, in a process of its own: refused, not loaded, no hook left."""
+def test_nothing_is_patched_if_one_patch_does_not_match(tmp_path):
+    """Edits one line in a real copy of megatron-core, in a new process: the import fails, and no hook is installed."""
     shutil.copytree(UPSTREAM / "megatron", tmp_path / "megatron", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     edited = tmp_path / "megatron/core/pipeline_parallel/schedules.py"
     edited.write_text(edited.read_text().replace("torch.clamp(num_tokens, min=1)", "num_tokens.clamp(min=1)"))
@@ -102,18 +102,18 @@ def test_nothing_is_patched_where_one_patch_does_not_match(tmp_path):
     paths = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ""}
     out = subprocess.run(command, env=paths, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     message, loaded, hooks = out.strip().splitlines()
-    assert message.startswith("patch global-loss: megatron.core.pipeline_parallel.schedules no longer holds")
+    assert message.startswith("patch global-loss: megatron.core.pipeline_parallel.schedules no longer contains")
     assert loaded == hooks == "[]"
 
 
-def test_every_row_points_at_the_line_that_it_is_about():
+def test_every_row_points_at_the_right_line():
     rows = {row["name"]: row for row in registry.report()}
     assert len(rows) == len(registry.REPLACEMENTS) + len(hook.patched_modules())
     for replacement in registry.REPLACEMENTS:
         file, _, number = rows[replacement.name]["upstream"].rpartition(":")
         text = (UPSTREAM / file).read_text()
         assert replacement.expects[0] in text.splitlines()[int(number) - 1], replacement.name
-        assert text.count(replacement.expects[0]) == 1, f"{replacement.name}: which of the lines is meant?"
+        assert text.count(replacement.expects[0]) == 1, f"{replacement.name}: more than one line matches"
     for row in rows.values():
         assert row["version"] == registry.PINNED
         assert row["reason"]
@@ -122,7 +122,7 @@ def test_every_row_points_at_the_line_that_it_is_about():
         assert all(0 < int(number) <= count for number in numbers.split(","))
 
 
-def test_what_stands_in_its_place_exists():
+def test_every_replacement_exists():
     for replacement in registry.REPLACEMENTS:
         module, _, name = replacement.ours.partition(" ")[0].rpartition(".")
         if module == "megatron_patches":  # a module by itself
@@ -138,7 +138,7 @@ def test_the_page_lists_the_same_patches_at_the_same_lines():
 
 
 def test_docstrings_point_at_lines_that_exist():
-    """Docstrings name upstream places as `<file>.py:<line>`; a file that is gone or shorter is a stale pointer."""
+    """Checks that every `<file>.py:<line>` in our docstrings is a line of the installed megatron-core."""
     for path in sorted((ROOT / "megatron_patches").rglob("*.py")):
         for file, number in re.findall(r"((?:\w+/)+\w+\.py):(\d+)", path.read_text()):
             upstream = UPSTREAM / "megatron/core" / file

@@ -1,4 +1,4 @@
-"""Run by test_buckets.py on real ranks: every layout's buckets put together again are the published tensors."""
+"""The ranks of test_buckets.py: the buckets of every layout, joined again, equal the published tensors."""
 
 import sys
 
@@ -18,7 +18,7 @@ LAYOUTS = {1: [Layout()], 2: [Layout(), Layout(tp=2), Layout(tp=2, sp=True), Lay
 
 
 def received(sender: BucketSender, published: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors as the pieces make them. Every row comes once: rows that come twice are counted and refused."""
+    """Joins the pieces to tensors. Every row must come once; rows that come twice are an error."""
     whole = {name: torch.full_like(tensor, torch.nan) for name, tensor in published.items()}
     times = {name: torch.zeros(len(tensor), dtype=torch.int64) for name, tensor in published.items()}
     for name, first, rows in sender:

@@ -1,6 +1,6 @@
-"""Run by test_layouts.py on two real ranks: weights from pipeline stages and expert ranks into vLLM.
+"""The two ranks of test_layouts.py: weights from pipeline stages and expert ranks into vLLM.
 
-argv: engine's TP, then cases `family,pp,ep,tied`. Prints the gaps.
+argv: the engine's TP, then cases `family,pp,ep,tied`. Prints the gaps.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""A tokenizer of 101 words for the tiny models, as files that vLLM reads."""
+"""A tokenizer of 101 tokens for the tiny models, as files that vLLM reads."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ PIECES = [chr(97 + i) for i in range(26)] + ["<end>", "ab", "cde", "xyz"] + [f"[
 
 
 def save_tokenizer(folder: str | Path):
-    """Write it beside the config in `folder`; returns it."""
+    """Writes the tokenizer next to the config in `folder`, and returns it."""
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
@@ -19,5 +19,5 @@ def save_tokenizer(folder: str | Path):
 
 
 def text_of(token_ids: list[int]) -> str:
-    """All pieces, special ones included: what stop strings are looked for in."""
+    """Joins all pieces, special ones included; stop strings are searched in this text."""
     return "".join(PIECES[i] for i in token_ids)

@@ -1,6 +1,6 @@
-"""Run by test_sampling.py on two real ranks: what vLLM samples, and what it says of it, against fp64 transformers.
+"""The two ranks of test_sampling.py: vLLM's samples and their log-probs against fp64 transformers.
 
-argv: engine's TP, sequences that it holds at once. Prints the largest difference and the tokens of one batch.
+argv: the engine's TP, and its most sequences at once. Prints the largest difference and the tokens of one batch.
 """
 
 import json
@@ -42,14 +42,15 @@ def tokens_of(groups: list[list[Rollout]]) -> list[list[int]]:
 
 @torch.no_grad()
 def logits_of(hf64, rollout: Rollout) -> torch.Tensor:
-    """fp64 [response, V]: what each response token was drawn from."""
+    """Computes the logits of each response token: fp64 [response, V]."""
     return hf64(torch.tensor([rollout.prompt.token_ids + rollout.token_ids])).logits[
         0, len(rollout.prompt.token_ids) - 1 : -1
     ]
 
 
 def filtered(logits: torch.Tensor, how: Sampling) -> torch.Tensor:
-    """Probabilities [N, V] of the contract: temperature, the k largest, then the smallest set of these that reaches p."""
+    """Computes the contract's probabilities [N, V]: temperature, the k largest, then the smallest set that reaches
+    p."""
     warm, order = (logits / how.temperature).sort(-1, descending=True)
     if how.top_k:
         warm[:, how.top_k :] = -torch.inf
@@ -59,13 +60,13 @@ def filtered(logits: torch.Tensor, how: Sampling) -> torch.Tensor:
 
 
 def check_logps(hf64, engine: VllmEngine, prompts: list[Prompt]) -> float:
-    """Both log-probs of every sampled token under every filter; returns the largest difference."""
+    """Checks both log-probs of every sampled token under every filter; returns the largest difference."""
     worst = 0.0
     for how in FILTERS:
         for rollout in flat(engine.generate(prompts, 3, how)):
             logits, tokens = logits_of(hf64, rollout), torch.tensor(rollout.token_ids)[:, None]
             allowed = filtered(logits, how).gather(1, tokens)[:, 0]
-            assert (allowed > 0).all(), f"{how}: {rollout} holds a token that the filters leave out"
+            assert (allowed > 0).all(), f"{how}: {rollout} contains a token that the filters remove"
             for found, expected in (
                 (rollout.logps, allowed.log()),
                 (rollout.raw_logps, logits.log_softmax(-1).gather(1, tokens)[:, 0]),
@@ -85,7 +86,7 @@ def check_greedy(hf64, engine: VllmEngine, prompts: list[Prompt]) -> None:
 
 
 def check_frequencies(hf64, engine: VllmEngine, prompt: Prompt) -> None:
-    """Chi-square of first tokens against the contract's distribution; 4 standard deviations are allowed."""
+    """Compares first tokens with the contract's distribution by chi-square, with a limit of 4 standard deviations."""
     draws, how = 2000, Sampling(max_new_tokens=1, temperature=0.7, top_p=0.9, top_k=30, seed=1)
     with torch.no_grad():
         expected = filtered(hf64(torch.tensor([prompt.token_ids])).logits[0, -1:], how)[0] * draws
@@ -100,7 +101,7 @@ def check_frequencies(hf64, engine: VllmEngine, prompt: Prompt) -> None:
 
 
 def check_stop_tokens(engine: VllmEngine, prompts: list[Prompt]) -> None:
-    """The stop token is a response's last and occurs nowhere else, also where it is the last that is allowed."""
+    """Checks that a stop token is a response's last and occurs nowhere else, even at the token limit."""
     how = replace(MIXED, temperature=1.0, top_p=1.0, top_k=0, stop_token_ids=tuple(range(20, 32)))
     for most in (12, 1):
         rollouts = flat(engine.generate(prompts, 8, replace(how, max_new_tokens=most)))
@@ -114,7 +115,7 @@ def check_stop_tokens(engine: VllmEngine, prompts: list[Prompt]) -> None:
 
 
 def check_stop_strings(engine: VllmEngine, prompts: list[Prompt]) -> None:
-    """Strings across tokens, within one, and with a special token; the one that completes the string is kept."""
+    """Checks stop strings across tokens, within one, and with a special token; the token that completes one is kept."""
     stops = ("a", "1]", "3][", "z[", "<end>")
     how = replace(MIXED, temperature=1.0, top_p=1.0, top_k=0, stop=stops)
     for most in (12, 1):
@@ -130,7 +131,8 @@ def check_stop_strings(engine: VllmEngine, prompts: list[Prompt]) -> None:
 
 
 def check_independence(engine: VllmEngine, policy: Policy, prompts: list[Prompt]) -> list[list[int]]:
-    """A request's tokens depend on its prompt's id, its number, the seed and the policy version alone; returns them."""
+    """Checks that a request's tokens depend only on its prompt's id, its number, the seed and the policy version;
+    returns them."""
     how = replace(MIXED, top_p=0.95, top_k=40, stop_token_ids=tuple(range(6)))
     whole = engine.generate(prompts, 4, how)
     made = tokens_of(whole)

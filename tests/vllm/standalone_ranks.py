@@ -1,7 +1,8 @@
-"""Run by test_standalone.py: the trainer's end of a standalone engine.
+"""The trainer of test_standalone.py, with a standalone engine.
 
-argv: the address at which it listens, the servers' ranks, the engine's TP, and optionally the process of server rank 1, which
-it kills: `between` two calls, while a call `samples`, or in the middle of a `sync`. On several ranks the actor has TP.
+argv: its address, the number of server ranks, the engine's TP, and optionally the process of server rank 1, which it
+    kills: `between` two calls, while a call `samples`, or during a `sync`. On several ranks the actor has tensor
+    parallelism.
 """
 
 import os
@@ -27,12 +28,12 @@ from pipeline.settings import Layout  # isort: skip
 
 
 def check_loss(engine: StandaloneVllmEngine, call: Callable, address: str, victim: int, when: str) -> None:
-    """A server that is killed ends the call with an error that names its rank and the command; none is told to stop."""
+    """Checks that a killed server ends the call with an error that names its rank and the command to start it again."""
 
     def kill(rollout: Rollout | None = None) -> None:
         os.kill(victim, signal.SIGKILL)
         while rollout is None and Path(f"/proc/{victim}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-            os.sched_yield()  # until it is dead, its connections closed
+            os.sched_yield()  # until it is dead and its connections are closed
 
     def pieces() -> Iterator[tuple]:
         for number, piece in enumerate(sender):
@@ -45,7 +46,7 @@ def check_loss(engine: StandaloneVllmEngine, call: Callable, address: str, victi
         kill()
     if when == "sync":
         engine.sender = pieces()
-    with pytest.raises(ServerError, match=rf"{address} is gone: lost rank 1 of 2 .*torchrun .*server {address} 2\)"):
+    with pytest.raises(ServerError, match=rf"{address} was lost: rank 1 of 2 .*torchrun .*server {address} 2\)"):
         call(kill if when == "samples" else None)
     assert engine.link is None
 

@@ -1,6 +1,6 @@
-"""Run by test_sync.py on real ranks: what a sync takes in memory, and what the check after it finds.
+"""The ranks of test_sync.py: the memory of a sync, and the check after it.
 
-argv: actor's TP, engine's TP. Prints the figures.
+argv: the actor's TP, the engine's TP. Prints the figures.
 """
 
 import json
@@ -25,7 +25,7 @@ import torch.distributed as dist  # isort: skip
 
 from pipeline.rollout.vllm.blocks import checksums, find, worst  # isort: skip
 from pipeline.settings import Layout, Model  # isort: skip
-from pipeline.rl.checks import GapError  # isort: skip
+from pipeline.rollout.gap import GapError  # isort: skip
 
 SHAPE = {
     "hidden_size": 512, "head_dim": 64, "num_attention_heads": 8, "num_query_groups": 4, "ffn_hidden_size": 1536,
@@ -38,7 +38,8 @@ fused qkv is never cut, so the first bucket is 2 MiB as well."""
 
 
 def check_memory(engine: VllmEngine, policy: Policy, model: Model) -> dict[str, dict[str, float]]:
-    """Extra memory of a sync, in buckets: tensors alive (two at most), and resident (1 MiB more: the allocator's)."""
+    """Measures the extra memory of a sync, in buckets: tensors (two at most), and resident (1 MiB more,
+    allocator's)."""
     whole = sum(4 * tensor.numel() for _, tensor in export_tensors(policy.chunks, model))
     found = {}
     for mib in BUCKETS_MIB:
@@ -55,30 +56,32 @@ def check_memory(engine: VllmEngine, policy: Policy, model: Model) -> dict[str, 
         found[f"{mib:g} MiB"] = {"alive": live.peak / bucket, "resident": resident / bucket}
         assert 0 < live.peak <= 2 * bucket, found
         assert resident <= 2 * bucket + MIB, found
-        assert live.now == 0, "something of the sync stays alive"
+        assert live.now == 0, "a tensor of the sync is still alive"
     return found
 
 
 def check_checksums(engine: VllmEngine, policy: Policy, model: Model) -> None:
-    """Every number of every tensor is in some rank's checksum, and all checksums are those of the actor."""
+    """Checks that the ranks' checksums cover every number of every tensor, and equal those of the actor."""
     holdings = gathered(checksums(engine.core.model))
     for name, tensor in export_tensors(policy.chunks, model):
         spans = sorted({(first, length) for _, first, length, _ in (held[name] for held in holdings)})
         end = 0
         for first, length in spans:
-            assert first <= end, f"{name}: nobody has {end} to {first}"
+            assert first <= end, f"{name}: no rank has {end} to {first}"
             end = max(end, first + length)
         assert end == tensor.shape[holdings[0][name][0]], name
     assert worst(holdings, export_tensors(policy.chunks, model)) == (None, 0.0)
 
 
 def check_blame(engine: VllmEngine, policy: Policy) -> None:
-    """A load that leaves one tensor of the world's last rank wrong stops the sync on every rank, with the tensor's name; the
-    next sync heals it. What is wrong in no tensor is said to be in none."""
+    """Checks that one wrong tensor on the last rank stops the sync on every rank with the tensor's name, and that the
+    next sync repairs it. If all tensors are equal, the error says so."""
     load = engine.core.load
     spoilers: dict[str, Callable[[torch.Tensor], object]] = {
         "model.layers.1.mlp.down_proj.weight": lambda held: held[::2].mul_(3),
-        "model.layers.0.self_attn.v_proj.weight": lambda held: held.copy_(held.flip(0)),  # the same numbers elsewhere
+        "model.layers.0.self_attn.v_proj.weight": lambda held: held.copy_(
+            held.flip(0)
+        ),  # the same numbers in other places
         "model.layers.1.mlp.up_proj.weight": lambda held: held[:1].fill_(torch.nan),
         "model.embed_tokens.weight": lambda held: held.mul_(0.5),
         "model.norm.weight": lambda held: held.add_(2),
@@ -91,13 +94,13 @@ def check_blame(engine: VllmEngine, policy: Policy) -> None:
                 spoil(find(engine.core.model)[name].parameter)
 
         engine.core.load = load_and_spoil  # type: ignore[method-assign]
-        with pytest.raises(GapError, match=rf"policy version 7 .*The worst tensor is {name}:"):
+        with pytest.raises(GapError, match=rf"policy version 7: .*The worst tensor is {name}:"):
             engine.sync(policy, 7)
         engine.core.load = load  # type: ignore[method-assign]
         assert engine.sync(policy, 8)["gap/sync_max"] < 1e-5
     processor: Any = engine.core.model.logits_processor
     processor.scale *= 2
-    with pytest.raises(GapError, match="every tensor that can be compared is equal"):
+    with pytest.raises(GapError, match="Every tensor that can be compared is equal"):
         engine.sync(policy, 9)
     processor.scale /= 2
 

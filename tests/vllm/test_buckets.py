@@ -1,7 +1,7 @@
-"""Weights in buckets: pieces of every size from every layout are the published tensors again, each row sent once.
+"""Weights in buckets: pieces of every size from every layout join to the published tensors, and each row is sent once.
 
-Buckets of 12 kB cut the embedding (26 kB), gate and up (49 kB) and down (25 kB) into pieces. Not covered: what vLLM makes
-of them, see test_vllm_engine.py.
+Buckets of 12 kB split the embedding (26 kB), gate and up (49 kB) and down (25 kB). Not covered: loading into vLLM, see
+test_vllm_engine.py.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Actors in pipeline stages and with shared out experts, and vLLM: after every sync both give the same log-probs.
+"""Pipeline- and expert-parallel actors with vLLM: after every sync both compute the same log-probs.
 
-What must be equal: as in test_vllm_engine.py, to 1e-5, over two updates, at PP 2 and engine TP 1, tied (the last stage has a
-copy of the embedding) and untied in pieces of 10 kB, and at engine TP 2; at EP 2 and engine TP 1 and 2. Not covered: PP and EP
-together.
+What must be equal is that of test_vllm_engine.py, to 1e-5, over two updates. PP 2 runs with engine TP 1, tied (the last
+stage has a copy of the embedding) and untied in pieces of 10 kB, and with engine TP 2. EP 2 runs with engine TP 1 and
+2. Not covered: PP and EP together.
 """
 
 import importlib.util

@@ -1,9 +1,10 @@
-"""What vLLM samples and what it says of it: the contract of pipeline.rollout.interface.
+"""vLLM's samples and their log-probs: the contract of pipeline.rollout.interface.
 
-What must be equal: both log-probs of every sampled token and those of fp64 transformers under the declared order of filters
-(temperature, top-k, top-p), to 1e-5; greedy tokens and the arg-max; a request's tokens in any batch, order, number of
-places and cut of the engine. First tokens pass a chi-square test. Stop tokens and stop strings end a response, and no
-token follows them. Not covered: GPUs, bf16 (there a token near the edge of its interval may fall on the other side).
+Both log-probs of every sampled token must equal those of fp64 transformers with the declared order of filters
+(temperature, top-k, top-p), to 1e-5. Greedy tokens must be the arg-max. A request's tokens must not depend on batch,
+order, most sequences at once, or the engine's TP. First tokens must pass a chi-square test. Stop tokens and stop
+strings must end a response, and no token may follow them. Not covered: GPUs, and bf16 (there a token whose number is
+near the edge of its interval may change).
 """
 
 import importlib.util
@@ -21,8 +22,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.slow
-def test_vllm_samples_by_the_contract_whatever_the_batch_and_the_cut():
-    """Two engines on a rank each with 32 places, then one engine on both ranks with 6."""
+def test_vllm_samples_by_the_contract_for_every_batch_and_layout():
+    """Runs two engines on one rank each with 32 sequences, then one engine on both ranks with 6."""
     made = [
         json.loads(run_ranks(2, SCRIPT, engine_tp, places, timeout=200)[0].stdout.splitlines()[-1])
         for engine_tp, places in ((1, 32), (2, 6))

@@ -1,10 +1,10 @@
-"""vLLM in a process of its own, linked over gloo: weights arrive, samples come back, and it ends with its trainer.
+"""vLLM in a separate process, linked over gloo: it gets weights, returns samples, and ends with its trainer.
 
-What must be equal: after each sync the servers' log-probs of their own tokens are those of transformers on the tensors that
-the trainer holds, to 1e-5: one server, one engine over two ranks, two engines, a trainer of two ranks. A server that is killed,
-between two calls, while it samples or while weights are on their way, ends the trainer's call with an error that names its rank
-and the command to start it again.
-Not covered: NCCL, whose waits end by its own watchdog; a machine that vanishes without closing its connections.
+After each sync the servers' log-probs of their own tokens must equal those of transformers on the trainer's tensors, to
+1e-5: for one server, one engine over two ranks, two engines, and a trainer of two ranks. If a server is killed between
+two calls, while it samples or during a sync, the trainer's call must end with an error that names its rank and the
+command to start it again. Not covered: NCCL, whose watchdog ends waits; a machine that is lost without closing its
+connections.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 @contextlib.contextmanager
 def servers(address: str, ranks: int) -> Iterator[list[subprocess.Popen]]:
-    """Server processes in a world of their own, as torchrun starts them."""
+    """Starts server processes in a separate world, as torchrun does."""
     world = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     base = os.environ | world | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     started = [
@@ -68,7 +68,7 @@ def test_two_engines_share_the_work_and_the_loss_of_one_ends_the_run(when):
 
 
 @pytest.mark.parametrize("address", ["node0", "node0:", ":29600", "node0:port", "node0:70000"])
-def test_an_address_that_cannot_be_is_refused(address):
+def test_a_wrong_address_is_an_error(address):
     from pipeline.common.errors import UsageError
     from pipeline.rollout.vllm.link import parse_address
 

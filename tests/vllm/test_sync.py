@@ -1,9 +1,9 @@
-"""A sync takes the memory of two buckets, and the check after it finds what it got wrong.
+"""A sync needs the memory of two buckets, and the check after it finds its errors.
 
-What must be equal: the checksums of all that vLLM holds and of the actor's tensors, to the bit. What must hold: at most two
-buckets of tensors are alive at once on any rank, for a model of 36 MiB and buckets of 2 and 3 MiB that single parameters
-fill to the last byte; one wrong tensor on one rank is named on all. Not covered: GPUs; errors whose gap is within
-`rollout.gap_limit`, which pass unnoticed by design; experts, which have no checksums.
+The checksums of vLLM's weights and of the actor's tensors must be equal to the bit. At most two buckets of tensors may
+be alive at once on any rank, for a model of 36 MiB and buckets of 2 and 3 MiB that single parameters fill to the last
+byte. One wrong tensor on one rank must be named on all. Not covered: GPUs; errors whose gap is within
+`rollout.gap_limit`, which pass by design; experts, which have no checksums.
 """
 
 import importlib.util
@@ -23,5 +23,5 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "actor_tp", "engine_tp"), [(1, 1, 1), (2, 2, 1), (2, 1, 2)])
-def test_a_sync_takes_two_buckets_and_its_check_names_what_is_wrong(world, actor_tp, engine_tp):
+def test_a_sync_needs_two_buckets_and_its_check_names_the_wrong_tensor(world, actor_tp, engine_tp):
     run_ranks(world, SCRIPT, actor_tp, engine_tp, timeout=200, env=GIVE_BACK)

@@ -1,9 +1,9 @@
-"""vLLM beside the actor on the same ranks: after every sync both give the same log-probs, whatever the two layouts are.
+"""vLLM and the actor on the same ranks: after every sync both compute the same log-probs, for any two layouts.
 
-What must be equal: the engine's weights are the actor's, so its log-probs of the tokens that it sampled are those of
-transformers on the published tensors, and those of the actor, up to fp32 rounding (1e-5), over five updates, tied and
-untied, with whole tensors in one bucket and with tensors cut into pieces of 10 kB. Not covered: GPUs, sleeping, pipeline
-and expert parallel actors (their buckets are tested without vLLM in test_buckets.py).
+The engine's weights are the actor's. So its log-probs of its own tokens must equal those of transformers on the
+published tensors, and those of the actor, up to fp32 rounding (1e-5). This is checked over five updates, tied and
+untied, with whole tensors in one bucket and with pieces of 10 kB. Not covered: GPUs, sleeping, pipeline- and
+expert-parallel actors (test_buckets.py tests their buckets without vLLM).
 """
 
 import importlib.util

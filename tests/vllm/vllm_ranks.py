@@ -1,6 +1,6 @@
-"""Run by test_vllm_engine.py on real ranks: weights on their way from every layout of the actor to every one of the engine.
+"""The ranks of test_vllm_engine.py: weights from every layout of the actor into every layout of the engine.
 
-argv: actor's TP, engine's TP.
+argv: the actor's TP, the engine's TP.
 """
 
 import json
@@ -33,7 +33,7 @@ def settings_of(model: Model, layout: Layout, **rollout) -> Settings:
 
 
 def folder_of(model: Model, rank: int = 0) -> str:
-    """A folder with the config alone, as the convert stage leaves it."""
+    """Makes a folder with only the config, as the convert stage does."""
     folder = Path(tempfile.mkdtemp())
     config = config_of(model).to_dict() | {"architectures": [type(hf_model(model)).__name__]}
     (folder / "config.json").write_text(json.dumps(config))
@@ -49,7 +49,7 @@ def prompts_of(count: int, vocabulary: int) -> list[Prompt]:
 
 @torch.no_grad()
 def reference(hf, rollouts: list[Rollout]) -> list[torch.Tensor]:
-    """fp64 log-softmax rows [response, V] that transformers gives each response."""
+    """Computes each response's fp64 log-softmax rows [response, V] with transformers."""
     rows = []
     for r in rollouts:
         logps = hf(torch.tensor([r.prompt.token_ids + r.token_ids])).logits[0].double().log_softmax(-1)
@@ -58,7 +58,7 @@ def reference(hf, rollouts: list[Rollout]) -> list[torch.Tensor]:
 
 
 def largest_gap(hf, groups: list[list[Rollout]]) -> float:
-    """Between the engine's log-probs of its own tokens and those of transformers."""
+    """Returns the largest difference between the engine's log-probs of its own tokens and those of transformers."""
     rollouts = [r for group in groups for r in group]
     return max(
         float((torch.tensor(r.raw_logps) - rows.gather(1, torch.tensor(r.token_ids)[:, None])[:, 0]).abs().max())
@@ -67,7 +67,9 @@ def largest_gap(hf, groups: list[list[Rollout]]) -> float:
 
 
 def check(layout: Layout, tied: bool, bucket_mib: float, family: str = "qwen2", updates: int = UPDATES) -> None:
-    model = tiny_model(family, tie_word_embeddings=tied, hidden_size=128, head_dim=32)  # what vLLM can on a CPU
+    model = tiny_model(
+        family, tie_word_embeddings=tied, hidden_size=128, head_dim=32
+    )  # sizes that vLLM supports on a CPU
     settings = settings_of(model, layout, sync_bucket_mib=bucket_mib)
     parallel.initialize(layout, seed=0)
     policy = Policy(settings.model, settings.layout, settings.rl, settings.rollout.temperature)

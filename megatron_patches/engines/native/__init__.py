@@ -1,4 +1,5 @@
-"""Rollouts on the actor's own Megatron modules: no second copy of the weights, and nothing to sync."""
+"""The native rollout engine: it samples with the actor's own Megatron modules, without a copy of the weights to
+sync."""
 
 from megatron_patches.engines.native.engine import NativeEngine
 

@@ -1,7 +1,7 @@
-"""Continuous batching: rows in flight, each with its own length, their places refilled as soon as they are free.
+"""Continuous batching: rows of different lengths decode together, and a new row gets the slot of one that ended.
 
-All state of the rows is in a few tensors whose first R columns are live. A step is a fixed number of tensor operations;
-Python touches single rows only when they begin or end.
+The state of all rows is in a few tensors, of which the first R columns are live. A step is a fixed number of tensor
+operations. Python handles single rows only when they begin or end.
 """
 
 from collections import deque
@@ -19,12 +19,12 @@ from pipeline.rollout.interface import Prompt, Sampling
 from pipeline.rollout.streams import request_key
 
 TOKEN, POSITION, CURSOR, LEFT = range(4)
-"""Rows of the state: newest token, its position, where the next token is recorded, tokens still allowed."""
+"""Rows of the state tensor: newest token, its position, index of the next token in the records, tokens left."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One response to be sampled."""
+    """One response to sample."""
 
     prompt: int
     """Index into the engine's list of prompts."""
@@ -48,21 +48,21 @@ class DecodeBatch:
         self.decoder, self.cache, self.sampling = decoder, cache, sampling
         self.policy_version, self.prefill_tokens, self.stop_strings = policy_version, prefill_tokens, stop_strings
         self.device = decoder.device
-        # Long prompts first: neighbours are prefilled together, and what starts last is short.
+        # Longest first: prompts of similar length are prefilled together, and the last to start are short.
         self.waiting = deque(sorted(prompts, key=lambda item: -len(item[1].token_ids)))
         self.group_size = group_size
         self.ready: deque[tuple[Request, int, Prompt]] = deque()
-        """Requests whose prompt is in the stash, with its row there."""
+        """Requests whose prompt is prefilled, with the prompt's row in the stash."""
         self.stash = torch.empty(0)
         self.rows = 0
         self.longest = 0
         slots, most = cache.slots, sampling.max_new_tokens
         self.state = torch.zeros((4, slots), dtype=torch.int64, device=self.device)
         self.one_token = torch.tensor([[1], [1], [-1]], device=self.device)
-        """What a token adds to position, cursor and the tokens left."""
+        """Added per token to position, cursor and tokens left."""
         self.requests: list[Request] = []
         self.records: list[int] = []
-        """Of each live row, the line of the record tensors it writes to; lines do not move when rows do."""
+        """For each live row, its line in the record tensors. Lines do not move when rows do."""
         self.free_records = list(range(slots - 1, -1, -1))
         self.tokens = torch.zeros((slots, most), dtype=torch.int64, device=self.device)
         self.logps = torch.zeros((2, slots, most), device=self.device)
@@ -70,7 +70,7 @@ class DecodeBatch:
         self.stop_ids = torch.tensor(sampling.stop_token_ids, dtype=torch.int64, device=self.device)
 
     def run(self, on_finish: Callable[[Response], None], on_step: Callable[[int], None]) -> None:
-        """Until nothing is left. `on_step` hears how many tokens the step made."""
+        """Decodes until every request has ended. `on_step` gets the number of tokens of each step."""
         while True:
             self._admit()
             if not self.rows:
@@ -84,6 +84,7 @@ class DecodeBatch:
     # Beginning -------------------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
+        """Fills free slots with requests, and prefills prompts when none is ready."""
         while self.rows < self.cache.slots and (self.ready or self.waiting):
             if not self.ready:
                 self._prefill()
@@ -93,7 +94,7 @@ class DecodeBatch:
             self.stash = torch.empty(0)
 
     def _prefill(self) -> None:
-        """Compute the next prompts' keys and values, once for each group, as many as the token budget holds."""
+        """Computes keys and values of the next prompts, once per group, for as many as the token budget allows."""
         longest = max(len(self.waiting[0][1].token_ids) - 1, 1)
         count = min(len(self.waiting), max(1, self.prefill_tokens // longest))
         chosen = [self.waiting.popleft() for _ in range(count)]
@@ -104,7 +105,7 @@ class DecodeBatch:
         self.stash = self.decoder.prefill(ids.to(self.device))
 
     def _begin(self, starting: list[tuple[Request, int, Prompt]]) -> None:
-        """Append rows. A row begins with its prompt's last token still to be fed: the step that feeds it samples."""
+        """Appends rows. The prompt's last token is not in the cache yet: the first step feeds it and samples."""
         count, most = len(starting), self.sampling.max_new_tokens
         where = slice(self.rows, self.rows + count)
         self.cache.append(self.rows, self.stash, torch.tensor([row for _, row, _ in starting], device=self.device))
@@ -114,7 +115,7 @@ class DecodeBatch:
         self.state[:, where] = torch.tensor(begin, device=self.device)
         if self.sampling.temperature > 0:
             keys = [
-                request_key(self.sampling.seed, prompt.id, request.sample, self.policy_version)
+                request_key(self.sampling.seed, prompt.stream, request.sample, self.policy_version)
                 for request, _, prompt in starting
             ]
             self.uniforms[records] = uniforms(torch.tensor(keys, dtype=torch.int64, device=self.device), most)
@@ -126,7 +127,7 @@ class DecodeBatch:
     # One token for every row -----------------------------------------------------------------------------------------
 
     def _step(self) -> list[int] | None:
-        """Returns the rows that ended, or None."""
+        """Decodes one token for every row. Returns the rows that ended, or None."""
         token, position, cursor, left = self.state[:, : self.rows]
         logits = self.decoder.step(token, position, self.cache, self.longest)
         mine = self.decoder.ranks.rows(self.rows)
@@ -141,13 +142,15 @@ class DecodeBatch:
         self.state[POSITION:, : self.rows] += self.one_token
         self.longest += 1
         stops = (tokens[:, None] == self.stop_ids).any(-1)
-        # One wait for the device a token: nonzero() would add another, for the size of its result.
+        # tolist() is the only device synchronisation of a step. nonzero() would add another, for the size of its
+        # result.
         ended = [row for row, over in enumerate((stops | (left == 0)).tolist()) if over]
         if self.stop_strings is not None:
             ended = sorted({*ended, *self._ended_by_string(tokens)})
         return ended or None
 
     def _ended_by_string(self, tokens: torch.Tensor) -> list[int]:
+        """Returns the rows whose newest token completes a stop string."""
         assert self.stop_strings is not None
         found = []
         for row in self.stop_strings.candidates(tokens):
@@ -158,12 +161,13 @@ class DecodeBatch:
         return found
 
     def _made(self, row: int) -> int:
+        """Returns the number of tokens that the row has."""
         return self.sampling.max_new_tokens - int(self.state[LEFT, row])
 
     # Ending ----------------------------------------------------------------------------------------------------------
 
     def _remove(self, ended: list[int]) -> list[Response]:
-        """Take the rows out and close the gaps with the last rows."""
+        """Removes ended rows and returns their responses; the last rows move into the gaps."""
         records = [self.records[row] for row in ended]
         made = (self.sampling.max_new_tokens - self.state[LEFT, ended]).tolist()
         last = self.state[TOKEN, ended].tolist()
@@ -175,7 +179,7 @@ class DecodeBatch:
         finished = []
         for i, row in enumerate(ended):
             n = made[i]
-            # A row that also ran out of tokens with a stop token as its last one has stopped.
+            # A row can reach its token limit with a stop token: its finish reason is then "stop".
             stopped = n < self.sampling.max_new_tokens or last[i] in stop_ids or self._string_at(records[i], n)
             request = self.requests[row]
             finished.append(
@@ -187,6 +191,7 @@ class DecodeBatch:
 
     @property
     def _raw_is_sampled(self) -> bool:
+        """Whether the raw distribution is the one that was sampled from, so that one log-prob serves for both."""
         how = self.sampling
         return how.temperature == 1 and how.top_k == 0 and how.top_p == 1
 
@@ -196,6 +201,7 @@ class DecodeBatch:
         return self.stop_strings.ends(self.tokens[record, max(0, made - self.stop_strings.window) : made].tolist())
 
     def _close_gaps(self, ended: list[int]) -> None:
+        """Moves the last live rows into the slots of ended rows, so that live rows stay at the front."""
         left = self.rows - len(ended)
         gone = set(ended)
         targets = [row for row in ended if row < left]

@@ -19,26 +19,27 @@ from pipeline.settings import Model
 from pipeline.settings import Rollout as RolloutSettings
 
 PREFILL_TOKENS = 8192
-"""Most prompt tokens computed at once: enough to keep any device busy, few enough for their activations."""
+"""Most prompt tokens per prefill: enough to keep any device busy, and few enough for the memory of activations."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How a `generate` will be run; the same on every rank."""
+    """The sizes of one `generate`; the same on every rank."""
 
     slots: int
     """Most rows at once."""
     length: int
-    """Positions of a row."""
+    """Positions per row."""
     prefill_tokens: int
     stop_strings: StopStrings | None
 
 
 class NativeEngine:
-    """Samples from the present weights of `chunks` (wrapped or not), on every rank of the world in step.
+    """Samples from the current weights of `chunks` (wrapped or not). Every rank of the world calls each method
+    together.
 
-    Ranks that hold the same weights take shares of the prompts; tensor-parallel ranks decode together. The cache is
-    kept between calls until `sleep`; small models' weights are packed for the processor until they change.
+    Ranks that hold the same weights split the prompts; tensor-parallel ranks decode together. The cache is kept between
+    calls until `sleep`. Weights of small models are packed for the processor until they change.
     """
 
     independent = False
@@ -51,8 +52,8 @@ class NativeEngine:
         tokenizer: Any = None,
         timeout_minutes: float = 30.0,
     ):
-        """`tokenizer` (transformers') makes the texts and finds stop strings; `timeout_minutes` is how long ranks wait for
-        each other. Raises UsageError under pipeline parallelism."""
+        """`tokenizer` (of transformers) decodes texts and finds stop strings. Ranks wait for each other up to
+        `timeout_minutes`. Raises UsageError under pipeline parallelism."""
         self.replicas = Replicas.of_world()
         self.rollout, self.tokenizer = rollout, tokenizer
         self.limit = Limit(model.max_position_embeddings, "the model's context")
@@ -71,15 +72,16 @@ class NativeEngine:
         on_finish: Callable[[Rollout], None] | None = None,
         on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> list[list[Rollout]]:
-        """`len(prompts)` groups of `group_size` rollouts, in order, the same on every rank.
+        """Samples `len(prompts)` groups of `group_size` rollouts, in order, the same on every rank.
 
-        The ranks of a replica take turns in calling `on_finish`: with one replica, rank r of w hears of every w-th
-        rollout of the flattened groups, beginning with number r.
+        `on_finish` is called once per rollout in the world; the ranks of a replica alternate. With one replica, rank r
+        of w gets every w-th rollout of the flattened groups, from number r on.
 
         Raises:
             InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
-            UsageError: prompt and response exceed the model's context, rollout.kv_memory_gib holds no row, or there are
-                stop strings and no tokenizer.
+            UsageError: prompt and response exceed the model's context, rollout.kv_memory_gib is too small for one row,
+            or
+                there are stop strings and no tokenizer.
         """
         check_requests(self.rollout, prompts, sampling, self.limit)
         plan = self._plan(prompts, sampling)
@@ -99,19 +101,22 @@ class NativeEngine:
         return gathering.groups()
 
     def sync(self, actor: Any, policy_version: int) -> dict[str, float]:
-        """The actor's weights are the engine's: only the version moves, and what was packed of the old ones goes."""
+        """Sets the version and discards weights packed before. Nothing is copied: the engine uses the actor's
+        weights."""
         self.decoder.forget()
         self.policy_version = policy_version
         return {"seconds/sync": 0.0}
 
     def sleep(self) -> None:
-        """Give the cache and packed weights back."""
+        """Frees the cache and the packed weights."""
         self.decoder.forget()
         self._cache = None
 
     def _plan(self, prompts: list[Prompt], sampling: Sampling) -> _Plan:
-        """The cache's shape. From all prompts, not this replica's share: every rank must find the same, so that none
-        waits for one that has raised."""
+        """Computes the cache's shape. Raises UsageError if not one row fits.
+
+        It uses all prompts, and not this replica's share, so that every rank finds the same and raises together.
+        """
         longest = max((len(prompt.token_ids) for prompt in prompts), default=1)
         # The last token is never fed; rounding keeps rows apart by whole cache lines.
         length = -(-(longest + sampling.max_new_tokens - 1) // 8) * 8
@@ -121,15 +126,16 @@ class NativeEngine:
         if slots < 1:
             need = (length + prefill) * self.decoder.bytes_per_token() / 2**30
             raise UsageError(
-                f"rollout.kv_memory_gib={self.rollout.kv_memory_gib} holds no sequence of {length} tokens; "
-                f"one needs {need:.3g} GiB. Raise it, or lower rollout.max_new_tokens or rollout.max_prompt_tokens"
+                f"rollout.kv_memory_gib={self.rollout.kv_memory_gib} is too small for one sequence of {length} tokens, "
+                f"which needs {need:.3g} GiB. Raise it, or lower rollout.max_new_tokens or rollout.max_prompt_tokens"
             )
         return _Plan(min(slots, self.rollout.max_concurrent), length, prefill, self._stopper(sampling))
 
     def _cache_for(self, slots: int, length: int) -> Cache:
+        """Returns the kept cache if it fits, and is not far too long; else a new one."""
         cache, decoder = self._cache, self.decoder
         if cache is None or cache.slots != slots or cache.length < length or cache.length > 2 * length:
-            self._cache = cache = None  # free the old one before the new one is made
+            self._cache = cache = None  # frees the old one before the new one is allocated
             self._cache = Cache(decoder.layer_count, slots, decoder.g, length, decoder.d, decoder.dtype, decoder.device)
         assert self._cache is not None
         return self._cache

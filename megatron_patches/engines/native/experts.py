@@ -1,7 +1,8 @@
-"""A mixture-of-experts layer for decoding: the layer's own router and experts, one all-reduce and no token exchange.
+"""A mixture-of-experts layer for decoding: the layer's own router and experts, with one all-reduce and no token
+exchange.
 
-Training sends each token to the ranks that hold its experts. When decoding, every rank of a replica holds every row
-anyway, so each computes what its experts contribute and the contributions are summed.
+Training sends each token to the ranks that hold its experts. In decoding every rank of a replica holds every row, so
+each computes the part of its own experts, and the parts are summed.
 """
 
 from typing import Any
@@ -13,10 +14,10 @@ from megatron.core import parallel_state
 
 
 def mixture(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    """Megatron's MoELayer on [T, h] -> [T, h], summed over the ranks that share its experts."""
+    """Applies Megatron's MoELayer to x [T, h], and sums over the ranks that share its experts: [T, h], dtype of x."""
     weights, routing = layer.router(x[:, None])
     out = torch.zeros_like(x)
-    # By expert, then by row: asking each expert for its rows would make a GPU wait once an expert.
+    # Sorted by expert, then by row, with two synchronisations for all. Asking each expert for its rows needs one each.
     chosen = routing[:, layer.local_expert_indices].t()
     _, all_rows = chosen.nonzero(as_tuple=True)
     shares = all_rows.split(chosen.sum(1).tolist())

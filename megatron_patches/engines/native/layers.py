@@ -1,6 +1,6 @@
-"""What a decode step needs of the model's layers, looked up once a `generate`.
+"""The weights and norms of the model's layers, looked up once for all decode steps.
 
-A module's attribute costs a microsecond, and a step of a small model asks for some fifty of them on every layer.
+Reading an attribute of a module takes a microsecond, and a step of a small model reads about fifty of them per layer.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 
 
 class Norm:
-    """A module's RMSNorm on x [T, h]."""
+    """The RMSNorm of a module, for x [T, h]."""
 
     def __init__(self, module: Any):
         self.module = module
@@ -20,7 +20,7 @@ class Norm:
             self.eps = torch.tensor(module.eps)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """In fp32 on a CPU by five small kernels, where torch's own makes eight."""
+        """Normalises x [T, h]. For fp32 on a CPU it runs five small kernels; torch's own norm runs eight."""
         if not self.plain:
             return self.module(x)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -30,7 +30,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Layer:
-    """One transformer layer."""
+    """The parameters of one transformer layer; weights are [out, in] as in the module."""
 
     input_norm: Norm
     qkv: torch.Tensor
@@ -41,14 +41,14 @@ class Layer:
     proj: torch.Tensor
     mlp_norm: Norm
     experts: Any
-    """The MoE layer's module, or None: then the next two hold."""
+    """The module of the MoE layer, or None; then `fc1` and `fc2` are set."""
     fc1: torch.Tensor | None
     """Gate, then up: [2f, h]."""
     fc2: torch.Tensor | None
 
     @classmethod
     def of(cls, module: Any) -> "Layer":
-        """Of Megatron's TransformerLayer."""
+        """Reads them from Megatron's TransformerLayer."""
         attention, mlp = module.self_attention, module.mlp
         routed = hasattr(mlp, "router")
         return cls(

@@ -1,51 +1,51 @@
-"""Matrix products of generation with the model's own weights, packed on a CPU.
+"""Matrix products for generation with the model's own weights, which are packed on a CPU.
 
-A decode step multiplies a few rows with every weight, and a CPU's library spends a third of that on bringing the weight
-into the order that its kernel reads. oneDNN takes weights that are in that order already: on one core 74 instead of 50
-GFLOP/s with 32 rows of the bench's model, 34 instead of 21 with 8 rows. It also gives a row the same bits whatever rows
-are beside it.
+A decode step multiplies a few rows with every weight. A CPU library spends a third of that time on reordering the
+weight for its kernel. oneDNN accepts weights in that order: on one core 74 instead of 50 GFLOP/s with 32 rows of the
+benchmark's model, and 34 instead of 21 with 8 rows. A row also gets the same bits for any other rows in the batch.
 
-Packed weights are a copy, so there is one only from the first product to `forget`, only in fp32 on a CPU, and only of models
-of at most `MOST_BYTES` a rank. Everything else multiplies with the module's parameter itself. `refresh` finds copies of weights
-that have changed since by their sums: reading the weights once costs less than a token of one row.
+A packed weight is a copy. It exists from the first product to `forget`, only in fp32 on a CPU, and only for models of
+at most `MOST_BYTES` per rank. All other products use the module's parameter. `refresh` compares sums to find copies of
+weights that have changed; reading the weights once costs less than one token of one row.
 """
 
 import torch
 import torch.nn.functional as F
 
 MOST_BYTES = 512 << 20
-"""Weights of a rank that are still packed: packing takes a millisecond a MiB, which large batches of small models earn back."""
+"""Largest size of a rank's weights that are packed. Packing takes 1 ms per MiB, which pays for small models."""
 ROWS = 64
-"""The number of rows that the packed order is chosen for; any other number works with it."""
+"""Number of rows that the packed order is optimised for; it works for any number."""
 
 
 class Products:
-    """x @ weight.T for weights that stay as they are until `forget`."""
+    """Computes x @ weight.T, for weights that do not change before `forget` or `refresh`."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, weight_bytes: int):
         usable = device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
         self.packs = usable and weight_bytes <= MOST_BYTES
         self._packed: dict[int, tuple[torch.Tensor, torch.Tensor, float]] = {}
-        """By the parameter's address, which is its own as long as the model lives: packed, the parameter, its sum then."""
+        """Parameter's address -> packed weight, parameter, its sum when it was packed. Addresses are unique while the
+        model exists."""
 
     def refresh(self) -> None:
-        """Pack those weights anew, when they are next used, that are not as they were when they were packed."""
+        """Discards packed weights whose parameter has changed; the next use packs them again."""
         for address, (_, weight, total) in list(self._packed.items()):
             if float(weight.sum()) != total:
                 del self._packed[address]
 
     def forget(self) -> None:
-        """Weights change: pack each anew when it is next used."""
+        """Discards all packed weights; the next use packs them again."""
         self._packed.clear()
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """x [T, k] @ weight [n, k].T (+ bias [n]) -> [T, n]."""
+        """Computes x [T, k] @ weight [n, k].T (+ bias [n]) -> [T, n], in the dtype of x."""
         if not self.packs:
             return F.linear(x, weight, bias)
         return torch.ops.mkldnn._linear_pointwise(x, self._pack(weight), bias, "none", [], "")
 
     def add(self, x: torch.Tensor, part: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """x [T, n] + part [T, k] @ weight [n, k].T."""
+        """Computes x [T, n] + part [T, k] @ weight [n, k].T."""
         if not self.packs:
             return torch.addmm(x, part, weight.t())
         return torch.ops.mkldnn._linear_pointwise.binary(part, x, self._pack(weight), None, "add")

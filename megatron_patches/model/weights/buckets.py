@@ -1,4 +1,4 @@
-"""Weights out of Megatron's layout, bucket by bucket: what an engine that has a copy of its own is sent.
+"""Weights out of Megatron's layout, bucket by bucket: what is sent to an engine that keeps another copy.
 
 A bucket is one flat buffer. Its parameters belong to one pipeline stage and, for experts, one expert-parallel rank. The
 holders gather their tensor-parallel shards in the buffer, and the buffer then goes to the other stages and expert ranks.
@@ -99,7 +99,7 @@ class BucketSender:
         self.largest_bytes = max(b.numbers * b.shards for b in self.buckets) * first.element_size()
 
     def _plan(self, held: dict[str, tuple]) -> Iterator[Bucket]:
-        """Neighbouring parameters as long as they fit; those of unlike holders or cuts in buckets of their own."""
+        """Neighbouring parameters as long as they fit; those of unlike holders or cuts go into separate buckets."""
         open_: dict[tuple, list[Part]] = {}
         for entry in entries(self.model):
             stage, expert_rank, shape = held[entry.name]
@@ -129,7 +129,7 @@ class BucketSender:
 
     def _unit(self, entry: Entry, rows: int) -> int:
         """The fewest rows of a shard that make rows of Hugging Face tensors; 0: the parameter is never cut."""
-        if "local_experts" in entry.name:  # vLLM stacks experts in forms of its own, which only whole tensors can fill
+        if "local_experts" in entry.name:  # vLLM stacks experts in its own forms, which only whole tensors can fill
             return 0
         return 1 if entry.kind in ("vocab", "rows", "columns", "gate_up") else 0
 

@@ -1,4 +1,4 @@
-"""The mapping, declared: for each Megatron parameter its Hugging Face tensors and how the one is made of the others.
+"""Declares, for each Megatron parameter, its Hugging Face tensors and how it is made of them.
 
 Megatron fuses query, key and value into one matrix interleaved by key/value group (`q q k v | q q k v | ...`, see
 transformer/attention.py:1399 of megatron-core 0.16.1), and the gated MLP's gate and up projections into one matrix whose
@@ -27,7 +27,7 @@ class Entry:
 
 
 def entries(model: Model) -> list[Entry]:
-    """All parameters of `model`, embedding first; a tied output layer has no entry of its own."""
+    """All parameters of `model`, embedding first; a tied output layer has no entry."""
     found = [Entry("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), "vocab")]
     for layer in range(model.num_layers):
         found += _layer(model, layer)

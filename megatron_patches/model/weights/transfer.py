@@ -31,7 +31,7 @@ def global_parameters(chunks: list, model: Model) -> dict[str, torch.nn.Paramete
 
 
 def _cut_group(entry: Entry):
-    """The group that this parameter is cut over: experts have a tensor-parallel group of their own."""
+    """The group that this parameter is cut over: experts have a separate tensor-parallel group."""
     if "local_experts" in entry.name:
         return parallel_state.get_expert_tensor_parallel_group()
     return parallel_state.get_tensor_model_parallel_group()
@@ -45,7 +45,7 @@ def load_hf(chunks: list, model: Model, read: Callable[[str], torch.Tensor]) -> 
     """
     local = global_parameters(chunks, model)
     by_name = {entry.name: entry for entry in entries(model)}
-    if model.tie_word_embeddings and "output_layer.weight" in local:  # last pipeline stage keeps a copy of its own
+    if model.tie_word_embeddings and "output_layer.weight" in local:  # the last pipeline stage keeps its own copy
         by_name["output_layer.weight"] = Entry("output_layer.weight", ("model.embed_tokens.weight",), "vocab")
     for name, parameter in local.items():
         entry = by_name[name]

@@ -1,4 +1,5 @@
-"""Running megatron-core on machines without CUDA: a source-level hook, installed before `megatron.core` is imported."""
+"""Support for machines without CUDA: an import hook that rewrites megatron-core's source, installed before its
+import."""
 
 from megatron_patches.upstream.cpu.hook import install
 

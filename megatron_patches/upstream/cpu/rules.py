@@ -1,11 +1,11 @@
-"""Which lines of megatron-core 0.16.1 assume CUDA, and what they become on a CPU.
+"""The lines of megatron-core 0.16.1 that assume CUDA, and their replacements on a CPU.
 
-Upstream names the CUDA device in some eighty places instead of asking the tensor at hand where it lives. Nearly all are
-one of five idioms, so the table below is `module -> {idiom: how often it stands there}`. Counts are exact: a release in
-which one moved is refused by name (`megatron_patches.upstream.cpu.hook`), because a line that silently stayed on CUDA would die
-in the middle of a run. Every replacement keeps its line, so tracebacks still point at the upstream source.
+Upstream names the CUDA device in about eighty places instead of using the device of a tensor. Nearly all are one of
+five idioms, so the table below is `module -> {idiom: number of occurrences}`. The counts are exact. If one differs, the
+import fails with the rule's name (`megatron_patches.upstream.cpu.hook`), because a line that stayed on CUDA would fail
+in the middle of a run. A replacement does not change line numbers, so tracebacks still point at the upstream source.
 
-The table can go when megatron-core asks `torch.get_default_device()` or the input tensor.
+The table can go when megatron-core uses `torch.get_default_device()` or the device of its inputs.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Idiom:
-    """A spelling of 'on the GPU' and its CPU counterpart."""
+    """Spellings of "on the GPU", and their CPU replacements in the same order."""
 
     spellings: tuple[str, ...]
     replacements: tuple[str, ...]
@@ -21,7 +21,7 @@ class Idiom:
 
 @dataclass(frozen=True)
 class Line:
-    """One special line of one module."""
+    """One line of one module that no idiom covers."""
 
     name: str
     before: str
@@ -113,7 +113,7 @@ LINES: dict[str, tuple[Line, ...]] = {
             "rng-no-warning",
             "if not torch.all(cpu_rng_state == torch.get_rng_state()).item():",
             "if False:",
-            "on a CPU the tracked generator is the CPU generator, so the warning that it moved would always fire",
+            "on a CPU the tracked generator is the CPU generator, so the warning that it changed would always appear",
         ),
     ),
     "megatron.core.dist_checkpointing.strategies.async_utils": (
@@ -121,7 +121,7 @@ LINES: dict[str, tuple[Line, ...]] = {
             "no-set-device",
             "torch.cuda.set_device(rank % torch.cuda.device_count())",
             "None",
-            "the persistent checkpoint worker picks a GPU; there is none",
+            "the persistent checkpoint worker chooses a GPU, but there is no GPU",
         ),
     ),
     "megatron.core.transformer.moe.moe_utils": (
@@ -137,7 +137,7 @@ LINES: dict[str, tuple[Line, ...]] = {
             "no-dtoh-stream",
             "MoEAlltoAllTokenDispatcher.cuda_dtoh_stream = torch.cuda.Stream()",
             "pass",
-            "counts are on the host already: no copy stream to make",
+            "counts are already on the host, so no copy stream is needed",
         ),
         Line(
             "no-side-stream",

@@ -1,4 +1,4 @@
-"""Policy losses by name, each a small pure function from tokens to one number a token.
+"""Policy losses by name. Each is a small pure function from tokens to one number per token.
 
 docs/custom-algorithm.md shows how to add one.
 """

@@ -1,4 +1,4 @@
-"""CISPO (MiniMax-M1, arXiv 2506.13585): REINFORCE with a clipped, detached weight; no token loses its gradient."""
+"""CISPO (MiniMax-M1, arXiv 2506.13585): REINFORCE with a clipped, detached weight, so every token keeps a gradient."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from pipeline.objectives.tokens import Tokens
 
 
 def _cuts(ratio: Tensor, advantages: Tensor, eps_low: Bound, eps_high: Bound) -> tuple[Tensor, Tensor]:
-    """Tokens whose weight is cut; they keep a gradient. Without an advantage there is nothing to cut."""
+    """Marks tokens whose weight is clipped; they keep a gradient. Without an advantage nothing is clipped."""
     return torch.zeros_like(ratio, dtype=torch.bool), (advantages != 0) & (ratio > 1 + eps_high)
 
 
@@ -19,6 +19,7 @@ def _cuts(ratio: Tensor, advantages: Tensor, eps_low: Bound, eps_high: Bound) ->
     base_bounds=("eps_low", "cispo_eps_high"), cuts=_cuts,
 )  # fmt: skip
 def cispo(x: Tokens, config: Any) -> Tensor:
-    """pg = -stop_gradient(min(rho, 1 + eps_high)) * A * logp"""
+    """Computes pg = -stop_gradient(min(rho, 1 + eps_high)) * A * logp (arXiv 2506.13585, equations 4 and 5, without the
+    lower bound, which the paper sets so wide that it never acts)."""
     weight = torch.minimum(x.ratio, 1 + x.eps_high).detach()
     return -weight * x.advantages * x.logp

@@ -1,4 +1,4 @@
-"""GSPO (arXiv 2507.18071): the ratio of a whole sequence, the geometric mean of its tokens'."""
+"""GSPO (arXiv 2507.18071): the ratio of a whole sequence, which is the geometric mean of its tokens' ratios."""
 
 from typing import Any
 
@@ -11,7 +11,8 @@ from pipeline.objectives.tokens import Tokens
 
 
 def sequence_ratio(x: Tokens) -> Tensor:
-    """s_i = exp(mean_t log_ratio_{i,t}), at each of its tokens; no gradient."""
+    """Computes s_i = exp(mean_t log_ratio_{i,t}) over the kept tokens, repeated at each token of the sequence; no
+    gradient."""
     return x.sequences().mean(x.log_ratio).exp()
 
 
@@ -20,11 +21,11 @@ def sequence_ratio(x: Tokens) -> Tensor:
     base_bounds=("gspo_eps_low", "gspo_eps_high"), ratio=sequence_ratio,
 )  # fmt: skip
 def gspo(x: Tokens, config: Any) -> Tensor:
-    """The clipped surrogate of the sequence's ratio, in its token form.
+    """Computes the clipped surrogate of the sequence's ratio, in its token form (GSPO-token, section 4.3).
 
-    Each token carries `s_i * exp(log_ratio - detached log_ratio)`: of value s_i, and with a gradient that, summed with
-    weights that are constant within a sequence, equals that of s_i itself. So no gradient has to cross ranks: only the
-    detached sums of a sequence do, where context parallelism has cut it.
+    Each token carries `s_i * exp(log_ratio - detached log_ratio)`. Its value is s_i. Its gradient, summed over a
+    sequence with constant weights, is that of s_i. If context parallelism splits a sequence, ranks therefore exchange
+    detached sums only, and no gradient.
     """
     ratio = sequence_ratio(x) * torch.exp(x.log_ratio - x.log_ratio.detach())
     return clipped_surrogate(ratio, x, config)

@@ -1,4 +1,4 @@
-"""The table of policy losses, and the way in for one of the user's own."""
+"""The table of policy losses, and the import of a user's own loss."""
 
 import difflib
 import importlib
@@ -18,18 +18,19 @@ from pipeline.objectives.losses.trial import try_out
 from pipeline.objectives.tokens import Tokens
 
 TokenFunction = Callable[[Tokens, Any], Tensor]
-"""`(tokens, config) -> [T]` (or `[B, T]`): each token's policy-gradient loss, to which the other terms are added."""
+"""`(tokens, config) -> [T]` (or `[B, T]`): each token's policy-gradient loss. KL and entropy terms are added later."""
 Bound = Tensor | float
 Cuts = Callable[[Tensor, Tensor, Bound, Bound], tuple[Tensor, Tensor]]
-"""`(ratio, advantages, eps_low, eps_high) -> (cut_low, cut_high)`, bool: tokens that an edge of the region cuts."""
+"""`(ratio, advantages, eps_low, eps_high) -> (cut_low, cut_high)`, bool: tokens that a bound clips."""
 
 
 def surrogate_cuts(ratio: Tensor, advantages: Tensor, eps_low: Bound, eps_high: Bound) -> tuple[Tensor, Tensor]:
-    """Where the clipped surrogate is flat: a bad token already made rarer, a good one already made likelier."""
+    """Marks where the clipped surrogate is flat: bad tokens already made rarer, good tokens already made likelier."""
     return (advantages < 0) & (ratio < 1 - eps_low), (advantages > 0) & (ratio > 1 + eps_high)
 
 
 def token_ratio(x: Tokens) -> Tensor:
+    """rho, the ratio of each token."""
     return x.ratio
 
 
@@ -40,21 +41,21 @@ class Loss:
     name: str
     function: TokenFunction
     separable: bool
-    """A token's loss depends on no other token's log-prob or entropy, so a fused head may form its gradient alone."""
+    """A token's loss depends on no other token's log-prob or entropy; the fused head can then compute its gradient."""
     elastic: bool
-    """Its bounds follow advantage and variance (alpha, beta); otherwise they are static whatever alpha and beta say."""
+    """Its bounds follow advantage and variance (alpha, beta). False: they are static; alpha and beta are ignored."""
     needs_signal: bool = False
-    """A token whose advantage is 0 has loss and gradient 0, so the update may leave such sequences out."""
+    """A token whose advantage is 0 has loss and gradient 0, so an update may leave such sequences out."""
     needs_entropy: bool = True
-    """It reads `Tokens.entropy`, so the policy head works it out during the update."""
+    """It reads `Tokens.entropy`, so the policy head computes entropies during the update."""
     matched: bool = False
     """Its bounds are the mean of the elastic ones."""
     base_bounds: tuple[str, str] = ("eps_low", "eps_high")
     """Settings that hold its bounds before elasticity."""
     ratio: Callable[[Tokens], Tensor] = token_ratio
-    """What it holds within its bounds."""
+    """The ratio that its bounds clip."""
     cuts: Cuts = surrogate_cuts
-    """Which tokens its bounds cut; for the metrics."""
+    """Which tokens its bounds clip; for the metrics."""
 
     def __call__(self, tokens: Tokens, config: Any) -> Tensor:
         return self.function(tokens, config)
@@ -75,11 +76,17 @@ def register(
     ratio: Callable[[Tokens], Tensor] = token_ratio,
     cuts: Cuts = surrogate_cuts,
 ) -> Callable[[TokenFunction], TokenFunction]:
-    """Decorator that puts a token function into the table; the fields are those of `Loss`."""
+    """Returns a decorator that registers a token function; the arguments are the fields of `Loss`.
+
+    The decorator raises ValueError if another module has registered that name.
+    """
 
     def add(function: TokenFunction) -> TokenFunction:
         if name in _LOSSES and _LOSSES[name].function.__module__ != function.__module__:
-            raise ValueError(f"there is a policy loss {name!r} already; take another name")
+            raise ValueError(
+                f"the policy loss {name!r} is already registered by {_LOSSES[name].function.__module__}; choose "
+                "another name"
+            )
         _LOSSES[name] = Loss(
             name=name, function=function, separable=separable, elastic=elastic, needs_signal=needs_signal,
             needs_entropy=needs_entropy, matched=matched, base_bounds=base_bounds, ratio=ratio, cuts=cuts,
@@ -90,23 +97,27 @@ def register(
 
 
 def names() -> list[str]:
+    """The registered names, sorted."""
     return sorted(_LOSSES)
 
 
 def get(name: str) -> Loss:
-    """The loss of that name. Raises UsageError where there is none, with the nearest one that there is."""
+    """Looks a loss up by name. Raises UsageError with the nearest name if it is not registered."""
     if name in _LOSSES:
         return _LOSSES[name]
     near = difflib.get_close_matches(name, _LOSSES, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise UsageError(
-        f"algo.loss={name} is no policy loss.{hint} Allowed: {', '.join(names())}; for one of your own set "
+        f"algo.loss={name} is not a policy loss.{hint} Allowed: {', '.join(names())}. To use your own loss, set "
         "algo.import_path=path/to/file.py:function"
     )
 
 
 def of(config: Any) -> Loss:
-    """The loss that `config` asks for: the function behind `import_path` where that is set, else that named `loss`."""
+    """Finds the loss that `config` selects: the function at `import_path` if that is set, else the one named `loss`.
+
+    Raises UsageError if there is no such loss, or if the function fails its trial (`trial.try_out`).
+    """
     return _imported(config.import_path) if config.import_path else get(config.loss)
 
 
@@ -119,7 +130,7 @@ def _imported(path: str) -> Loss:
     if not callable(function):
         raise UsageError(f"algo.import_path={path}: {module_name} has no function {attribute!r}")
     registered = (loss for loss in _LOSSES.values() if loss.function is function)
-    # Not decorated: nothing is known about it, so the mode that is right for every loss is taken.
+    # An undecorated function says nothing about itself: separable=False is right for every loss.
     loss = next(registered, Loss(name=attribute, function=function, separable=False, elastic=True))
     try_out(loss.function, loss.separable, loss.needs_signal, f"algo.import_path={path}")
     return loss
@@ -131,11 +142,11 @@ def _module(name: str, path: str) -> ModuleType:
             return importlib.import_module(name)
         file = Path(name).expanduser()
         if not file.is_file():
-            raise UsageError(f"algo.import_path={path}: there is no file {file.absolute()}")
+            raise UsageError(f"algo.import_path={path}: there is no file {file.absolute()}; check the path")
         alias = f"custom_loss_{file.stem}"
         spec = importlib.util.spec_from_file_location(alias, file)
         if spec is None or spec.loader is None:
-            raise UsageError(f"algo.import_path={path}: {file.absolute()} is no Python file")
+            raise UsageError(f"algo.import_path={path}: {file.absolute()} is not a Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[alias] = module  # dataclasses and pickling look a module up by name
         spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""A trial of a user's loss on a few tokens, so that a mistake is an error at the start and not a wrong gradient."""
+"""A trial run of a user's loss on a few tokens: a mistake is an error at the start, and not a wrong gradient later."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +16,11 @@ COUNT = 8
 
 
 def try_out(function: Callable[[Tokens, Any], Tensor], separable: bool, needs_signal: bool, label: str) -> None:
-    """Raises UsageError if `function` fails, does not return one number a token, or does not behave as it is registered.
+    """Runs `function` on `COUNT` tokens; also on each alone if it is `separable`, and with advantages 0 if it
+    `needs_signal`.
 
-    `label` says in the message where the function comes from.
+    Raises UsageError if it fails, does not return one number per token, is not separable, or is not 0 without
+    advantage. The message starts with `label`, which says where the function comes from.
     """
     whole = _tokens()
     try:
@@ -27,16 +29,23 @@ def try_out(function: Callable[[Tokens, Any], Tensor], separable: bool, needs_si
     except Exception as error:
         raise UsageError(
             f"{label}: the loss failed on a trial of {COUNT} tokens: {type(error).__name__}: {error}"
-        ) from error
+        ) from error  # the function is the user's: any exception is possible
     if shape != [COUNT]:
-        raise UsageError(f"{label}: the loss must return one number a token, [{COUNT}] for {COUNT} tokens, not {shape}")
+        raise UsageError(
+            f"{label}: the loss must return one number a token, [{COUNT}] for {COUNT} tokens, not {shape}; it must not "
+            "sum or average"
+        )
     if needs_signal and function(replace(whole, advantages=torch.zeros(COUNT).double()), Algo()).any():
         raise UsageError(
-            f"{label}: the loss is registered with needs_signal=True, but is not 0 where the advantage is 0"
+            f"{label}: the loss is registered with needs_signal=True, but is not 0 where the advantage is 0; "
+            "register it with needs_signal=False"
         )
     if not separable:
         return
-    problem = f"{label}: the loss is registered with separable=True, but a token's loss depends on other tokens"
+    problem = (
+        f"{label}: the loss is registered with separable=True, but a token's loss depends on other tokens; register it "
+        "with separable=False"
+    )
     try:
         alone = torch.cat([function(_part(whole, slice(at, at + 1)), Algo()) for at in range(COUNT)])
     except Exception as error:
@@ -46,7 +55,7 @@ def try_out(function: Callable[[Tokens, Any], Tensor], separable: bool, needs_si
 
 
 def _tokens() -> Tokens:
-    """Two sequences of ordinary response tokens with everything that a loss may ask for."""
+    """Makes two sequences of ordinary response tokens, with every optional field set."""
     g = torch.Generator().manual_seed(0)
 
     def uniform(low: float, high: float) -> Tensor:

@@ -1,1 +1,1 @@
-"""What to log, as sums that add up: over micro-batches, over ranks, and then once into numbers."""
+"""Metrics as sums: they add up over micro-batches and ranks, and become numbers once at the end."""

@@ -1,4 +1,4 @@
-"""Histograms with edges that are known beforehand, so that counts of all ranks add up and medians can be read off."""
+"""Histograms with fixed edges, so that the counts of all ranks add up and medians can be read from them."""
 
 import math
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Bins:
-    """`count` bins of equal width between `low` and `high` on the scale of `transform`; what lies outside falls into
-    the first or last one.
+    """`count` bins of equal width between `low` and `high` on the scale of `transform`. Values outside count in the
+    first or last bin.
 
     transform: "linear" x; "log" log10(x), for x > 0; "signed_log" sign(x) * log10(1 + |x| / 1e-6), which is fine near 0
     and coarse far from it, on both sides.
@@ -22,7 +22,7 @@ class Bins:
     transform: str = "linear"
 
     def counts(self, values: Tensor, weight: Tensor) -> Tensor:
-        """Sum of `weight` in each bin, fp64 [count]; both tensors of one shape. Nothing waits for the device."""
+        """Sums `weight` in each bin: fp64 [count]. Both tensors have one shape. Nothing synchronises the device."""
         first, last = self._scaled(self.low), self._scaled(self.high)
         place = (self._transformed(values.double()) - first) * (self.count / (last - first))
         index = place.nan_to_num(0.0).clamp(0, self.count - 1).long()
@@ -36,7 +36,7 @@ class Bins:
         return [self.low, *inner, self.high]
 
     def median(self, counts: list[float]) -> float | None:
-        """The median, interpolated within its bin on the bins' scale; None of nothing."""
+        """Reads the median, interpolated within its bin on the bins' scale; None if all counts are 0."""
         total, below = sum(counts), 0.0
         if not total:
             return None

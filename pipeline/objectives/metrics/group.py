@@ -1,4 +1,4 @@
-"""Metrics of groups and responses: rewards, lengths, and where the elastic bounds lie."""
+"""Metrics of groups and responses: rewards, lengths, and elastic bounds."""
 
 from typing import Any
 
@@ -20,13 +20,20 @@ def group_metrics(
     config: Any = None,
     bounds: tuple[Tensor, Tensor] | None = None,
 ) -> MetricSums:
-    """Sums over groups and responses. On a rank that holds the whole rollout batch these are final: reduce nothing.
+    """Computes sums over groups and responses. A rank that holds the whole rollout batch must not reduce them.
 
     Args:
-        rewards, advantages, lengths: [prompts, group].
-        variance: [prompts].
+        rewards, advantages: [prompts, group], any real dtype.
+        lengths: [prompts, group], response tokens.
+        variance: [prompts], the population variance of each group's rewards.
         config: `pipeline.settings.Algo`.
-        bounds: `(eps_low, eps_high)` as trained with (`clip_bounds`), each [prompts, group]; None: `elastic_bounds`.
+        bounds: the `(eps_low, eps_high)` of training (`clip_bounds`), each [prompts, group]. None: `elastic_bounds`.
+
+    Returns:
+        The sums; docs/objective.md explains the names.
+
+    Raises:
+        ValueError: the shape of `variance` does not fit.
     """
     config = as_config(config)
     out = SumsBuilder()
@@ -35,6 +42,8 @@ def group_metrics(
     eps_low, eps_high = elastic_bounds(advantages, variance, config) if bounds is None else bounds
     everything = torch.ones_like(scale, dtype=torch.bool)
 
+    # Variance is exactly 0 if rewards are equal (group_advantages), so == 0 is the test. Whether such a group is all
+    # right or all wrong depends on the reward range, since rewards need not be 0 and 1.
     flat = variance.reshape(-1) == 0
     mean = reward.mean(-1).reshape(-1)
     middle = (config.reward_min + config.reward_max) / 2
@@ -47,6 +56,7 @@ def group_metrics(
         },
         per="groups",
     )
+    # "live" means weighted by the tokens that a gradient comes from: the mean that grpo_matched trains with.
     live = (variance[..., None] > 0).expand_as(lengths)
     out.rows({"responses": everything, "live_tokens": lengths * live}, per="")
     out.rows(
@@ -69,6 +79,7 @@ def group_metrics(
         },
         per="live_tokens",
     )
+    # Lengths are named length/min, bounds bounds/scale_min: hence the two ways to join.
     for name, values in {
         "bounds/scale": scale,
         "bounds/eps_low": eps_low,
@@ -78,6 +89,7 @@ def group_metrics(
         join = "" if name.endswith("/") else "_"
         out.lowest(f"{name}{join}min", values, everything)
         out.highest(f"{name}{join}max", values, everything)
+    # Edges depend on the settings alone, so that histograms of different steps can be compared.
     low, high = static_bounds(config)
     smallest, greatest = config.scale_min, config.scale_max
     for name, values, base in (("scale", scale, 1.0), ("eps_low", eps_low, low), ("eps_high", eps_high, high)):

@@ -1,4 +1,4 @@
-"""Metrics as sums and maxima in two flat vectors: two collectives for all of them, and one wait for the device."""
+"""Metrics as sums and maxima in two flat vectors: two collectives and one device synchronisation serve all of them."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -17,17 +17,17 @@ Number = float | dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Field:
-    """One entry of `MetricSums.sums`, and what becomes of it."""
+    """Describes one entry of `MetricSums.sums` and how `finalize` turns it into a metric."""
 
     name: str
     per: str = ""
-    """Name of the count that it is divided by; empty: it is a total. "update": by the number of optimizer steps."""
+    """Name of the count that divides it. Empty: it is a total. "update": the number of optimizer steps divides it."""
     bins: Bins | None = None
-    """It is a histogram's counts."""
+    """Set if the entry is the counts of a histogram."""
     median: str = ""
-    """Instead of the histogram itself, its median is a metric of this name."""
+    """If set, the metric is the histogram's median, under this name, and not the histogram."""
     exp: bool = False
-    """The median is of the exponential of what the histogram holds."""
+    """The metric is the exponential of the median."""
 
     @property
     def size(self) -> int:
@@ -36,23 +36,24 @@ class Field:
 
 @dataclass(frozen=True, eq=False)
 class MetricSums(Mapping[str, Any]):
-    """Sums that add up over micro-batches (`+`) and ranks (`all_reduce`), and `finalize` into named numbers.
+    """Sums that add up over micro-batches (`+`) and ranks (`all_reduce`); `finalize` turns them into named numbers.
 
-    Read as a mapping it gives those numbers for what it holds so far (this waits for the device once for each read).
+    As a mapping it gives the numbers for the sums so far. Each read synchronises with the device once.
     """
 
     sums: Tensor
-    """fp64 [S]: added up."""
+    """fp64 [S]: combined by addition."""
     peaks: Tensor
-    """fp64 [M]: the maximum is taken; minima are stored negated."""
+    """fp64 [M]: combined by maximum; minima are stored negated."""
     fields: tuple[Field, ...]
-    """Of `sums`, in order; histograms take several entries. Names without a slash are counts that others divide by."""
+    """The fields of `sums`, in order. A histogram has several entries. Names without a slash are counts that divide
+    others."""
     peak_names: tuple[tuple[str, bool], ...]
-    """Of `peaks`: name, and whether it is a minimum."""
+    """For each of `peaks`: its name, and whether it is a minimum."""
 
     @classmethod
     def empty(cls, device: torch.device) -> "MetricSums":
-        """Sums of nothing."""
+        """Makes an empty sum."""
         nothing = torch.zeros(0, dtype=torch.float64, device=device)
         return cls(nothing, nothing, (), ())
 
@@ -61,7 +62,10 @@ class MetricSums(Mapping[str, Any]):
             return replace(self, sums=self.sums + other.sums, peaks=torch.maximum(self.peaks, other.peaks))
         shared = {f.name for f in self.fields} & {f.name for f in other.fields}
         if shared:
-            raise ValueError(f"metrics of different kinds of batches do not add up; both hold {sorted(shared)[0]}")
+            raise ValueError(
+                "metrics of different kinds of batches cannot be added: both hold "
+                f"{sorted(shared)[0]}, but other fields differ; give all micro-batches the same optional inputs"
+            )
         return MetricSums(
             torch.cat([self.sums, other.sums.to(self.sums.device)]),
             torch.cat([self.peaks, other.peaks.to(self.peaks.device)]),
@@ -77,14 +81,15 @@ class MetricSums(Mapping[str, Any]):
         return replace(self, sums=self.sums + torch.tensor(added, dtype=torch.float64, device=self.sums.device))
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> "MetricSums":
-        """Sums and maxima over the ranks of `group`; each token must be on one of them only. Two collectives."""
+        """Combines the sums and maxima of the ranks of `group`, with two collectives. Each token must be on one rank
+        only."""
         sums, peaks = self.sums.clone(), self.peaks.clone()
         dist.all_reduce(sums, group=group)
         dist.all_reduce(peaks, op=dist.ReduceOp.MAX, group=group)
         return replace(self, sums=sums, peaks=peaks)
 
     def finalize(self, updates: int = 1) -> dict[str, Number]:
-        """Named numbers; see `finalize`."""
+        """Returns named numbers; see the function `finalize`."""
         return finalize(self, updates)
 
     def __getitem__(self, name: str) -> Number:
@@ -98,10 +103,10 @@ class MetricSums(Mapping[str, Any]):
 
 
 def finalize(sums: MetricSums, updates: int = 1) -> dict[str, Number]:
-    """Named numbers by group prefix (`policy/`, `clip/`, ...), histograms as `hist/<name>`.
+    """Turns sums into named numbers (`policy/...`, `clip/...`) and histograms (`hist/<name>`).
 
-    `updates`: optimizer steps that were added up, for what is a total of one step (the loss and its parts). A mean over
-    nothing, and the greatest of nothing, are left out.
+    `updates`: the number of optimizer steps in the sums; the loss is divided by it. A mean, minimum or maximum over no
+    tokens is left out.
     """
     values = torch.cat([sums.sums, sums.peaks]).tolist()
     columns: dict[str, list[float]] = {}
@@ -129,7 +134,7 @@ def finalize(sums: MetricSums, updates: int = 1) -> dict[str, Number]:
 
 
 def add_up(parts: list[MetricSums]) -> MetricSums:
-    """The sum of at least one part."""
+    """Adds at least one part."""
     total = parts[0]
     for part in parts[1:]:
         total = total + part
@@ -137,7 +142,7 @@ def add_up(parts: list[MetricSums]) -> MetricSums:
 
 
 class SumsBuilder:
-    """Takes entries one by one; `pack` makes MetricSums of them."""
+    """Collects entries one by one; `pack` makes MetricSums of them."""
 
     def __init__(self) -> None:
         self._fields: list[Field] = []
@@ -146,19 +151,22 @@ class SumsBuilder:
         self._peaks: list[Tensor] = []
 
     def add(self, field: Field, total: Tensor) -> None:
+        """Adds one entry: a scalar, or the counts of a histogram."""
         self._fields.append(field)
         self._sums.append(total.double().reshape(-1))
 
     def rows(self, names: dict[str, Tensor], per: str) -> None:
-        """Sums over all entries of several tensors of one shape at once: one kernel instead of one each."""
+        """Adds the sums over several tensors of one shape, with one kernel for all of them."""
         totals = torch.stack([value.double().reshape(-1) for value in names.values()]).sum(-1)
         self._fields += [Field(name, per=per) for name in names]
         self._sums.append(totals)
 
     def highest(self, name: str, values: Tensor, keep: Tensor) -> None:
+        """Adds the maximum of `values` where `keep`."""
         self._peak(name, False, torch.where(keep, values.double(), -torch.inf))
 
     def lowest(self, name: str, values: Tensor, keep: Tensor) -> None:
+        """Adds the minimum of `values` where `keep`."""
         self._peak(name, True, torch.where(keep, -values.double(), -torch.inf))
 
     def _peak(self, name: str, negated: bool, values: Tensor) -> None:
@@ -166,4 +174,5 @@ class SumsBuilder:
         self._peaks.append(values.amax().reshape(1) if values.numel() else values.new_full((1,), -torch.inf))
 
     def pack(self) -> MetricSums:
+        """Makes MetricSums of the entries, in the order in which they were added."""
         return MetricSums(torch.cat(self._sums), torch.cat(self._peaks), tuple(self._fields), tuple(self._peak_names))

@@ -1,4 +1,4 @@
-"""Metrics of a micro-batch's tokens: clipping, policy movement, and the gap between rollout engine and trainer."""
+"""Metrics of a micro-batch's tokens: clipping, policy change, and the gap between rollout engine and trainer."""
 
 from typing import Any
 
@@ -14,26 +14,28 @@ from pipeline.objectives.tokens import LOG_RATIO_LIMIT, Tokens
 PASS_RATE_BINS = 5
 """Clipping is broken down by the group's pass rate: 0-.2, .2-.4, ... .8-1."""
 LOG_RATIO = Bins(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT, 240, "signed_log")
-"""Of log-ratios: 16 bins a decade on either side of 0, so that a median needs no tokens of other ranks."""
+"""Bins of log-ratios, 16 per decade on either side of 0: a median then needs counts, and no tokens, of other ranks."""
 KL3 = Bins(1e-14, 1e9, 230, "log")
-"""Of k3: 10 bins a decade."""
+"""Bins of k3, 10 per decade."""
 
 
 @torch.no_grad()
 def token_metrics(x: Tokens, config: Any, weighted_loss: Tensor) -> MetricSums:
-    """Sums over this micro-batch's response tokens, ready to be added to other micro-batches' and ranks'.
+    """Computes sums over the response tokens of a micro-batch, which add up over micro-batches and ranks.
 
     Args:
-        x: the tokens as the loss saw them.
-        config: what the loss had.
-        weighted_loss: what each token adds to the loss, fp64, the shape of the tokens.
+        x: the tokens that the loss was computed from, [T] or [B, T].
+        config: the config of the loss.
+        weighted_loss: each token's part of the loss, fp64, the shape of the tokens.
 
-    Names are explained in docs/objective.md. Nothing here waits for the device.
+    Returns:
+        The sums; docs/objective.md explains the names. Nothing here synchronises with the device.
     """
     out = SumsBuilder()
     keep, ratio, log_ratio = x.keep, x.ratio, x.log_ratio
     live = x.advantages != 0
 
+    # Both pairs of bounds are applied to the same tokens, so that their difference is elasticity and nothing else.
     objective = losses.of(config)
     bounded = objective.ratio(x)
     cut_low, cut_high = objective.cuts(bounded, x.advantages, x.eps_low, x.eps_high)
@@ -48,6 +50,8 @@ def token_metrics(x: Tokens, config: Any, weighted_loss: Tensor) -> MetricSums:
     if config.dual_clip is not None:
         clip["clip/dual"] = (x.advantages < 0) & (bounded > config.dual_clip) & keep
 
+    # KL(old, current) from samples of old, so d = -log_ratio in the formulas of `terms.kl`. Entries outside `keep` must
+    # be 0, since rows are summed whole: log_ratio and entropy are already, a ratio there is 1.
     kl_old_k3 = torch.expm1(log_ratio) - log_ratio
     policy = {
         "policy/ratio_mean": torch.where(keep, ratio, 0.0),
@@ -59,15 +63,16 @@ def token_metrics(x: Tokens, config: Any, weighted_loss: Tensor) -> MetricSums:
     if x.entropy is not None:
         policy["policy/entropy"] = x.entropy
     if x.ref_logp is not None:
+        # With kl_coef = 0 a reference log-prob may be NaN at a kept token: it must not spoil the sum.
         d = torch.where(keep, x.logp - x.ref_logp, 0.0).nan_to_num(0.0).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
         policy |= {"policy/kl_ref_k1": d, "policy/kl_ref_k3": torch.expm1(-d) + d}
     if x.importance is not None:
         policy["gap/is_weight"] = torch.where(keep, x.importance, 0.0)
 
-    # Tokens are counted once, here; the rows below are divided by these counts. Sequences that the update leaves out
-    # (`left_out`) are added to the first count alone: nothing of them is cut, and their ratios are not known.
+    # The counts that divide the rows below; dropped tokens are in neither. Sequences that the update leaves out (`left_out`)
+    # are added to the first count only: nothing of them is clipped, and their ratios are not known.
     out.rows({"tokens": keep, "trained_tokens": keep}, per="")
-    out.rows(clip | {"policy/live_tokens": live}, per="tokens")
+    out.rows(clip | {"policy/live_tokens": live & keep}, per="tokens")
     out.rows(policy, per="trained_tokens")
     out.rows({"policy/loss": weighted_loss}, per="update")
     out.rows(
@@ -84,6 +89,7 @@ def token_metrics(x: Tokens, config: Any, weighted_loss: Tensor) -> MetricSums:
     )
     out.add(Field("kl_old_k3", bins=KL3, median="policy/kl_old_k3_median"), KL3.counts(kl_old_k3, keep))
 
+    # The gap is of the two engines, and not of the current policy: tokens dropped by the loss count in it.
     if x.gap is not None:
         _gap(out, x.gap, x.keep | x.dropped)
     if x.pass_rate is not None:
@@ -92,7 +98,7 @@ def token_metrics(x: Tokens, config: Any, weighted_loss: Tensor) -> MetricSums:
 
 
 def _gap(out: SumsBuilder, gap: Tensor, mask: Tensor) -> None:
-    """Between what the rollout engine and the trainer said of the same tokens under the same weights."""
+    """Adds the differences between rollout engine and trainer in the log-probs of the same tokens."""
     finite = mask & torch.isfinite(gap)
     size = torch.where(finite, gap.abs(), 0.0)
     out.rows({"gap_tokens": finite}, per="")
@@ -130,10 +136,11 @@ def _label(i: int) -> str:
 
 
 def _by_pass_rate(out: SumsBuilder, clip: dict[str, Tensor], keep: Tensor, pass_rate: Tensor) -> None:
+    """Adds the share of clipped tokens in each bin of the group's pass rate."""
     bins = torch.arange(PASS_RATE_BINS, device=keep.device)[:, None]
     member = ((_bin_of(pass_rate) == bins) & keep.reshape(-1)).double()  # [bins, T]
     rows = torch.stack([keep.reshape(-1), clip["clip/low"].reshape(-1), clip["clip/high"].reshape(-1)]).double()
-    totals = rows @ member.T  # [3, bins]
+    totals = rows @ member.T  # [3, bins]; one product instead of a mask per bin, and no boolean index (it would sync)
     for i in range(PASS_RATE_BINS):
         label = _label(i)
         out.add(Field(f"tokens_{label}"), totals[0, i])

@@ -1,5 +1,6 @@
-"""vLLM as a rollout engine, in the parts that know nothing of Megatron.
+"""vLLM as a rollout engine: the parts that do not use Megatron.
 
-`environment` what a process must set before vLLM is imported; `core` one shard of one engine; `sampler` both log-probs of
-every token; `blocks` where a Hugging Face tensor lies in vLLM's parameters; `link` and `server` engines on other nodes.
+`environment`: what a process must set before it imports vLLM. `core`: one rank of one engine. `sampler`: both log-probs
+of every token. `blocks`: the place of a Hugging Face tensor in vLLM's parameters. `link` and `server`: engines on other
+nodes.
 """

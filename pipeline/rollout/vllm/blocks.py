@@ -1,9 +1,8 @@
-"""Where a Hugging Face tensor lies in this rank's vLLM parameters.
+"""The place of each Hugging Face tensor in this rank's vLLM parameters.
 
-vLLM stacks query, key and value, and the MLP's gate and up, and cuts each by the engine's tensor-parallel rank. Whole
-tensors go through vLLM's own loaders. This module is for what those cannot do: a tensor that arrives in pieces, and the
-comparison of what an engine holds with what it was sent. Experts are stacked in forms that differ by kernel; they are
-left out here.
+vLLM stacks query, key and value, and the MLP's gate and up, and splits each by the engine's tensor-parallel rank.
+vLLM's own loaders load whole tensors. This module does what they cannot: it writes a tensor that arrives in pieces, and
+compares an engine's weights with the actor's. It leaves out experts, because each kernel stacks them in another form.
 """
 
 from collections.abc import Iterable
@@ -16,28 +15,28 @@ PARTS = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
-"""vLLM's stacked layers and what they are made of, in order."""
+"""vLLM's stacked layers and their parts, in order."""
 PRIME = 8191
-"""Weights of a checksum run from 1 to this and again: rows that have changed places show."""
+"""The weights of a checksum run from 1 to this and repeat, so that exchanged rows change it."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """This rank's part of one Hugging Face tensor, whole along every dimension but `dim`."""
+    """This rank's part of one Hugging Face tensor; it is whole along every dimension except `dim`."""
 
     parameter: torch.Tensor
-    """The view in vLLM's parameter."""
+    """A view of vLLM's parameter."""
     dim: int
-    """Dimension along which the tensor is cut."""
+    """Dimension along which the tensor is split."""
     first: int
-    """Index along `dim` in the whole tensor at which this rank's part begins."""
+    """Index of the first element of this rank's part along `dim` of the whole tensor."""
 
     def of(self, whole: torch.Tensor) -> torch.Tensor:
-        """This rank's part of the whole tensor."""
+        """Selects this rank's part of the whole tensor."""
         return whole.narrow(self.dim, self.first, self.parameter.shape[self.dim])
 
     def write(self, first: int, rows: torch.Tensor) -> None:
-        """Copy what belongs to this rank of the whole tensor's rows `first` on."""
+        """Copies this rank's part of `rows`, which are rows `first` and following of the whole tensor."""
         if self.dim == 1:
             self.parameter[first : first + rows.shape[0]].copy_(self.of(rows))
             return
@@ -48,7 +47,7 @@ class Block:
 
 
 def find(model: torch.nn.Module) -> dict[str, Block]:
-    """Blocks by the name of the Hugging Face tensor."""
+    """Finds the blocks of a vLLM model, by the name of the Hugging Face tensor."""
     from vllm.model_executor.layers.linear import (
         MergedColumnParallelLinear,
         QKVParallelLinear,
@@ -99,7 +98,7 @@ def _stacked(
 
 
 def checksum(tensor: torch.Tensor) -> float:
-    """A weighted sum in fp64 that tells tensors of equal numbers in another order apart."""
+    """Computes a weighted sum in fp64, which differs for the same numbers in another order."""
     flat = tensor.detach().reshape(-1)
     total = 0.0
     for part in flat.split(PRIME * 512):  # fp64 copies of a few MB at most
@@ -109,11 +108,11 @@ def checksum(tensor: torch.Tensor) -> float:
 
 
 Checksums = dict[str, tuple[int, int, int, float]]
-"""By Hugging Face tensor: the block's dim, first index and length, and its checksum."""
+"""Name of the Hugging Face tensor -> the block's dim, first index, length and checksum."""
 
 
 def checksums(model: torch.nn.Module) -> Checksums:
-    """Of all blocks of this rank."""
+    """Computes the checksums of all blocks of this rank."""
     return {
         name: (block.dim, block.first, block.parameter.shape[block.dim], checksum(block.parameter))
         for name, block in find(model).items()
@@ -121,9 +120,9 @@ def checksums(model: torch.nn.Module) -> Checksums:
 
 
 def worst(holdings: list[Checksums], sent: Iterable[tuple[str, torch.Tensor]]) -> tuple[str | None, float]:
-    """The tensor whose blocks differ most from what was sent, and by how much; None where all are equal.
+    """Finds the tensor whose blocks differ most from the actor's, and the relative difference; None if all are equal.
 
-    `sent` is read to its end: it may be a collective.
+    `sent` yields the actor's tensors. It is always read to its end, because it may be a collective.
     """
     name, difference = None, 0.0
     for key, tensor in sent:

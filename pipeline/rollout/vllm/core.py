@@ -1,7 +1,7 @@
-"""One shard of one vLLM engine, in this process: its requests, its weights, its memory.
+"""One rank of one vLLM engine, in this process: its requests, weights and memory.
 
-The ranks of an engine run it in step (executor `external_launcher`): each makes the same scheduling decisions from the
-same requests and reads the same logits, so each has all results.
+The ranks of an engine run in lock step (executor `external_launcher`). Each makes the same scheduling decisions from
+the same requests and reads the same logits, so each has all results.
 """
 
 import time
@@ -19,42 +19,42 @@ from pipeline.rollout.streams import request_key
 from pipeline.rollout.vllm import blocks, environment, sampler
 
 Piece = tuple[str, int | None, torch.Tensor]
-"""A Hugging Face tensor's name and the tensor, whole (None) or its rows from an index on."""
+"""Name of a Hugging Face tensor, index of the first row, and these rows. The index None means the whole tensor."""
 POSITIVE = 2**63 - 1
-"""Seeds of vLLM are not negative: -1 would mean none."""
+"""Mask that makes a seed non-negative: to vLLM, -1 means no seed."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What an engine is built with."""
+    """The options that an engine is built with."""
 
     folder: str
-    """Config and tokenizer of the model; weights, if there are any, are not read."""
+    """Folder with the model's config and tokenizer; weights in it are ignored."""
     tp: int
     dtype: str
     """`float32` or `bfloat16`."""
     max_tokens: int
-    """Longest prompt and response together."""
+    """Most tokens of prompt and response together."""
     max_concurrent: int
     kv_bytes: int
-    """Memory of the KV cache on a CPU."""
+    """Size of the KV cache on a CPU, in bytes."""
     gpu_memory_share: float
     has_tokenizer: bool = True
 
 
 @dataclass(frozen=True)
 class Request:
-    """`samples` responses to one prompt."""
+    """One prompt to sample responses to."""
 
     prompt: int
-    """The caller's number of the prompt."""
+    """The caller's number for the prompt."""
     id: str
-    """What the random streams know the prompt by."""
+    """The prompt's id, which selects its random streams."""
     token_ids: list[int]
 
 
 class EngineCore:
-    """vLLM's engine with random weights, until they are loaded."""
+    """A vLLM engine; its weights are random until `load`."""
 
     def __init__(self, options: Options):
         environment.prepare()
@@ -64,10 +64,10 @@ class EngineCore:
         self.on_gpu = torch.cuda.is_available()
         special: dict[str, Any] = {"gpu_memory_utilization": options.gpu_memory_share, "enable_sleep_mode": True}
         if not self.on_gpu:
-            # Explicit, so that vLLM does not measure: it would count what the other ranks hold as well.
+            # Explicit, because vLLM would otherwise measure free memory, and count the other ranks' use as its own.
             special = {"kv_cache_memory_bytes": options.kv_bytes, "enforce_eager": True}
         threads, set_threads = torch.get_num_threads(), torch.set_num_threads
-        with torch.random.fork_rng(devices=[]):  # the trainer's random stream is not the engine's
+        with torch.random.fork_rng(devices=[]):  # the engine must not change the trainer's random stream
             self.llm = LLM(
                 model=str(Path(options.folder)),
                 skip_tokenizer_init=not options.has_tokenizer,
@@ -77,21 +77,21 @@ class EngineCore:
                 dtype=options.dtype,  # type: ignore[arg-type]
                 max_model_len=options.max_tokens,
                 max_num_seqs=options.max_concurrent,
-                # Whole prompts at once: a cut one would draw from its random stream more than once.
+                # Prompts stay whole: one in chunks would draw from its random stream more than once.
                 enable_chunked_prefill=False,
                 max_num_batched_tokens=max(options.max_tokens, 8192),
-                async_scheduling=False,  # ranks would run apart
+                async_scheduling=False,  # otherwise ranks would get out of step
                 logprobs_mode="processed_logprobs",
                 disable_log_stats=True,
                 generation_config="vllm",
                 seed=0,
                 **special,
             )
-        torch.set_num_threads = set_threads  # the CPU worker replaces it by a warning
+        torch.set_num_threads = set_threads  # the CPU worker replaces it by a function that only warns
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         self.engine = self.llm.llm_engine
-        # At exit vLLM would take down process groups that the trainer has already left.
+        # At exit vLLM would destroy process groups that the trainer has already destroyed.
         self.engine.engine_core._finalizer.detach()  # type: ignore[attr-defined]
         sampler.install(self.runner.sampler)
         self._calls = 0
@@ -99,7 +99,7 @@ class EngineCore:
 
     @property
     def runner(self) -> Any:
-        """The worker's model runner."""
+        """vLLM's model runner."""
         worker = self.engine.model_executor.driver_worker
         return getattr(worker, "worker", worker).model_runner
 
@@ -117,14 +117,18 @@ class EngineCore:
         policy_version: int,
         on_step: Callable[[int], None] | None = None,
     ) -> Iterator[Response]:
-        """Responses as they end. `on_step` hears after every step how many tokens there are.
+        """Samples `samples` responses to each request, and yields each when it ends.
 
-        Raises UsageError for stop strings without a tokenizer.
+        `on_step` gets the number of tokens so far after every step. Raises UsageError for stop strings without a
+        tokenizer.
         """
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         if sampling.stop and not self.options.has_tokenizer:
-            raise UsageError(f"rollout.stop={list(sampling.stop)}: stop strings need the engine's tokenizer")
+            raise UsageError(
+                f"rollout.stop={list(sampling.stop)}: stop strings need a tokenizer, and the engine has none; give it "
+                "one, or use stop tokens"
+            )
         self._calls += 1
         exact = sampling.temperature == 1 and sampling.top_p == 1 and sampling.top_k == 0
         twofold = not exact and sampling.temperature > 0
@@ -142,7 +146,7 @@ class EngineCore:
                     stop=list(sampling.stop) or None,
                     include_stop_str_in_output=True,
                     stop_token_ids=list(sampling.stop_token_ids) or None,
-                    ignore_eos=True,  # the stop tokens say what ends a response
+                    ignore_eos=True,  # only stop tokens and strings end a response
                     max_tokens=sampling.max_new_tokens,
                     logprobs=1 if twofold else 0,
                     flat_logprobs=True,
@@ -168,6 +172,7 @@ class EngineCore:
                     on_step(ended + self._unfinished_tokens())
 
     def _logps(self, flat: Any, count: int, sampling: Sampling, twofold: bool) -> tuple[list[float], list[float]]:
+        """Reads the log-probs of a response: as sampled, and under the raw policy."""
         values, starts = flat.logprobs, flat.start_indices[:count]
         first = [values[i] for i in starts]
         if sampling.temperature == 0:
@@ -179,7 +184,7 @@ class EngineCore:
         return sum(state.detokenizer.num_output_tokens() for state in states if state.detokenizer is not None)
 
     def score(self, sequences: list[list[int]]) -> list[list[float]]:
-        """Log-prob under the raw policy of every token but the first of each sequence."""
+        """Computes the log-probs (nats), under the raw policy, of every token except the first of each sequence."""
         from vllm import SamplingParams
 
         params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
@@ -195,9 +200,10 @@ class EngineCore:
 
     @torch.no_grad()
     def load(self, pieces: Iterable[Piece]) -> None:
-        """Write the pieces in place as they come; vLLM's loaders take this rank's part of each whole tensor.
+        """Writes the pieces into vLLM's parameters as they arrive; vLLM's loaders select this rank's part of whole
+        tensors.
 
-        Raises KeyError for a part of a tensor that vLLM keeps in another form than rows.
+        Raises KeyError for rows of a tensor that vLLM does not store as rows (experts).
         """
         places = blocks.find(self.model)
 
@@ -211,19 +217,21 @@ class EngineCore:
         self.model.load_weights(whole())  # type: ignore[operator]
 
     def weights_changed(self) -> None:
-        """What was cached under other weights is worthless."""
+        """Discards the prefix cache, which is of the old weights."""
         self.llm.reset_prefix_cache()
 
     # Memory ----------------------------------------------------------------------------------------------------------
 
     def sleep(self) -> None:
-        """Give back KV cache and weights (GPU; a CPU engine keeps both). They are sent again before the next use."""
+        """Frees KV cache and weights on a GPU; a CPU engine keeps both. The weights must be sent again before the next
+        use."""
         if self.on_gpu and not self._asleep:
             self.llm.sleep(level=2)
         self._asleep = True
 
     def wake(self, what: str) -> None:
-        """`weights` before they are loaded, then `kv_cache`, when the memory that the loading took is free again."""
+        """Allocates memory again: `weights` before loading, then `kv_cache` after it, when the loader's memory is
+        free."""
         if self.on_gpu and self._asleep:
             self.llm.wake_up(tags=[what])
         if what == "kv_cache":
@@ -235,7 +243,7 @@ class EngineCore:
 
 
 class Timer:
-    """Seconds of the pieces of a sync."""
+    """Measures the seconds of the parts of a sync."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()

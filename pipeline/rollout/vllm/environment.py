@@ -1,4 +1,4 @@
-"""What a process that holds a vLLM engine must set up before vLLM is first imported."""
+"""Setup of a process for a vLLM engine, before it first imports vLLM."""
 
 import importlib.util
 import os
@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 
 SETTINGS = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in this process, where its weights can be written
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # ranks share the cores as torchrun has dealt them out
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # its sampler is another one, which `sampler` does not extend
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs in this process, so that its weights can be written
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # keeps the cores that torchrun gave to each rank
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # V2 has another sampler, which `sampler` does not extend
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_CONFIGURE_LOGGING": "1",
@@ -26,13 +26,13 @@ def installed() -> bool:
 
 
 def prepare() -> None:
-    """Set the process up. What the user has set stays, except where anything else would be wrong.
+    """Sets the process up. Call it before `import vllm` and after torch.distributed is initialised.
 
-    On a CPU, oneDNN is switched off for vLLM's matrix products: it packs the weights away when a model is loaded and goes
-    on with the packed ones after an update (silently, where embeddings are tied). Without it the products read the
-    parameters themselves. Experts are packed at every use instead of once.
+    Variables that the user has set stay, except two that have only one right value.
 
-    To be called before `import vllm`; torch.distributed is to be initialised by then.
+    On a CPU it turns oneDNN off for vLLM's matrix products. oneDNN packs the weights at load, and vLLM would use the
+    old packed weights after an update (silently, if embeddings are tied). Without it, products read the parameters.
+    Experts are packed at every use instead of once.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -48,11 +48,11 @@ def prepare() -> None:
 
 
 def _leave_experts_unpacked() -> None:
-    """Pack experts for the kernel whenever it runs.
+    """Makes vLLM pack experts whenever the kernel runs.
 
     vLLM 0.32.0 (model_executor/layers/fused_moe/experts/cpu_moe.py:208) replaces the experts' parameters by packed ones
-    when a model is loaded, and what is loaded later would be written into those as if they were not. Packing costs a copy
-    of one layer's experts a step, which a CPU, where such models are only tried out, can bear.
+    at load. A later update would write unpacked weights into them. Packing each time copies one layer's experts per
+    step; that is acceptable on a CPU, where such models are only tried out.
     """
     from vllm.model_executor.layers.fused_moe.experts import cpu_moe
 
@@ -69,11 +69,12 @@ def _leave_experts_unpacked() -> None:
 
 
 def _name_shared_memory() -> None:
-    """Give this world's shared memory a name of its own, and let nothing of it outlast the processes. A collective.
+    """Gives this world's shared memory a unique name, and removes its files once all ranks have mapped it. A
+    collective.
 
-    vLLM 0.32.0 (distributed/device_communicators/cpu_communicator.py:235) names the memory of its CPU ranks after the port of
-    its rendezvous, which an engine that joins an existing world has none of: two runs on one machine, or one after a
-    killed one, would meet at the same name and fail.
+    vLLM 0.32.0 (distributed/device_communicators/cpu_communicator.py:235) names the memory of its CPU ranks after the
+    port of its rendezvous. An engine that joins an existing world has no such port. Two runs on one machine, or a run
+    after a killed one, would use the same name and fail.
     """
     from vllm.distributed.device_communicators import cpu_communicator
 
@@ -95,7 +96,8 @@ def _name_shared_memory() -> None:
 
         def _init_cpu_shm(self) -> int:
             handle = super()._init_cpu_shm()
-            # Every rank has it mapped by now: without its name it goes when the last of them ends, however it ends.
+            # Every rank has mapped it by now. Without a file the memory is freed when the last rank ends, even if
+            # killed.
             Path("/dev/shm", f"{self.group_name}_{self.communicator.rank}").unlink(missing_ok=True)
             return handle
 

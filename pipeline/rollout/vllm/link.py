@@ -1,11 +1,14 @@
-"""Between a trainer and vLLM servers on other nodes: commands and results over gloo, weights over NCCL (gloo on CPU).
+"""The link between a trainer and vLLM servers on other nodes: commands and results over gloo, weights over NCCL (gloo
+on CPU).
 
-Rank 0 is the trainer's first rank, rank r + 1 the server's rank r. The groups stand beside torch.distributed's default
-group, which trainer and servers each have to themselves. Objects are pickled: link only machines that trust each other.
+Rank 0 is the trainer's first rank; rank r + 1 is rank r of the servers. The groups do not use torch.distributed's
+default group, since trainer and servers each have their own. Messages are pickles of a few classes; any other class is
+refused. Nothing is encrypted and no password is asked for: link only machines that trust each other.
 """
 
 import pickle
 import queue
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,67 +19,75 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.common.errors import InputError, UsageError, UserError
+from pipeline.common.addresses import parse_address
+from pipeline.common.errors import InputError, UserError
+from pipeline.common.unpickling import ForeignClass, loads
 
 TRAINER = 0
+LOCAL = ("127.0.0.1", "localhost", "::1")
+MESSAGES = (
+    "pipeline.rollout.gathering.Response",
+    "pipeline.rollout.interface.Sampling",
+    "pipeline.rollout.vllm.core.Options",
+    "pipeline.rollout.vllm.core.Request",
+    "torch.Size",
+    *(f"torch.{name}" for name in ("float32", "bfloat16", "float16", "float64")),
+)
+"""The classes that commands and answers are made of, beside Python's own numbers, texts and lists."""
 
 
 class ServerError(UserError):
-    """A vLLM server failed or is gone."""
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """`host:port`. Raises UsageError for anything else."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UsageError(f"rollout.server_address={address}: expected host:port, for example node0:29600")
-    return host, int(port)
+    """A vLLM server failed or was lost."""
 
 
 @dataclass
 class Link:
-    """One end of it."""
+    """One end of the link."""
 
     rank: int
     size: int
     control: Any
     """ProcessGroupGloo."""
     data: Any
-    """ProcessGroupNCCL, or the control group where there is no GPU."""
+    """ProcessGroupNCCL, or the control group if there is no GPU."""
     device: torch.device
     store: Any
-    """Kept alive: the groups live by it."""
+    """Referenced here because the groups need it."""
     address: str
 
     @classmethod
     def open(cls, address: str, rank: int, size: int, device: torch.device, timeout_minutes: float) -> "Link":
-        """Meet the others at `address`, where the trainer listens; whoever comes first waits.
+        """Connects to the others at `address`, where the trainer listens. All may start in any order.
 
-        Raises InputError when not all have come in time.
+        Raises InputError if not all have come within `timeout_minutes`.
         """
         host, port = parse_address(address)
         timeout = timedelta(minutes=timeout_minutes)
         try:
-            store = dist.TCPStore(host, port, size, is_master=rank == TRAINER, timeout=timeout, wait_for_workers=False)
-            control: Any = dist.ProcessGroupGloo(dist.PrefixStore("control", store), rank, size, timeout)
+            listener = socket.create_server((host, port)).detach() if rank == TRAINER and host in LOCAL else None
+            store = dist.TCPStore(
+                host, port, size, rank == TRAINER, timeout, wait_for_workers=False, master_listen_fd=listener
+            )
+            control: Any = _gloo(dist.PrefixStore("control", store), rank, size, timeout, host in LOCAL)
             data = control
             if device.type == "cuda":
                 options = dist.ProcessGroupNCCL.Options()
                 data = dist.ProcessGroupNCCL(dist.PrefixStore("data", store), rank, size, options)
         except (RuntimeError, dist.DistError) as error:
             raise InputError(
-                f"trainer and vLLM servers did not meet at rollout.server_address={address} within {timeout_minutes:g} "
-                f"minutes ({_short(error)}). {size - 1} server ranks are expected "
+                f"trainer and vLLM servers did not connect at rollout.server_address={address} within "
+                f"{timeout_minutes:g} minutes ({_short(error)}). {size - 1} server ranks are expected "
                 f"(rollout.server_ranks); start them: {_command(address, size)}"
             ) from error
         return cls(rank, size, control, data, device, store, address)
 
     def tell(self, message: Any = None) -> Any:
-        """The trainer's message, on every rank. Raises ServerError where a server is gone."""
+        """Sends the trainer's message, and returns it on every rank. Raises ServerError if a server is lost."""
         with self._servers_alive():
-            return pickle.loads(_bytes(self._spread(_numbers(message) if self.rank == TRAINER else None)))
+            return _message(self._spread(_numbers(message) if self.rank == TRAINER else None))
 
     def _spread(self, numbers: torch.Tensor | None) -> torch.Tensor:
+        """Broadcasts the trainer's bytes, uint8 [n]; servers pass None."""
         length = torch.tensor([0 if numbers is None else len(numbers)])
         self.control.broadcast(length, TRAINER).wait()
         if numbers is None:
@@ -85,22 +96,22 @@ class Link:
         return numbers
 
     def weights(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The trainer's tensor, into the servers' `tensor` of the same shape. Raises ServerError as `tell` does."""
+        """Broadcasts the trainer's `tensor` into the servers', of the same shape and dtype. Raises as `tell`."""
         with self._servers_alive():
             self.data.broadcast(tensor, TRAINER).wait()
         return tensor
 
     def answer(self, message: Any) -> None:
-        """From a server's rank to the trainer."""
+        """Sends a message from a server's rank to the trainer."""
         numbers = _numbers(message)
         self.control.send([torch.tensor([self.rank, len(numbers)])], TRAINER, 0).wait()
         self.control.send([numbers], TRAINER, 1).wait()
 
     def hear(self) -> Iterator[tuple[int, Any, Any]]:
-        """The servers' answers to a command as they come: rank, kind and content, until every rank is `done`.
+        """Yields the servers' answers to a command (rank, kind and content), until every rank is `done`.
 
-        Raises ServerError when a rank sends `error`, or is gone. A thread waits for each rank: gloo does not tell one who
-        waits for any of them that a sender has died.
+        Raises ServerError if a rank sends `error` or is lost. One thread waits for each rank, because gloo reports a
+        dead sender only to a receive from that rank.
         """
         heard: queue.SimpleQueue = queue.SimpleQueue()
 
@@ -112,6 +123,8 @@ class Link:
                     heard.put((rank, kind, content))
             except RuntimeError as error:
                 heard.put((rank, "gone", error))
+            except ServerError as error:
+                heard.put((rank, "error", str(error)))
 
         threads = [threading.Thread(target=listen, args=(rank,), daemon=True) for rank in range(1, self.size)]
         for thread in threads:
@@ -122,7 +135,7 @@ class Link:
             if kind in ("gone", "error"):
                 self._hang_up()
                 for thread in threads:
-                    thread.join()  # one that wakes while Python ends would take the process down with an abort
+                    thread.join()  # a thread that wakes while Python exits would abort the process
                 if kind == "gone":
                     raise ServerError(self._gone([rank], content)) from content
                 raise ServerError(f"the vLLM server's rank {rank - 1} failed:\n{content}")
@@ -131,8 +144,10 @@ class Link:
                 yield rank, kind, content
 
     def _hang_up(self) -> None:
-        """Close all connections, so that whoever waits on one, here or there, hears of it: gloo does that when a wait runs
-        out of time (its abort leaves waits alone, torch 2.13)."""
+        """Closes all connections, so that every wait on one, here or on a server, ends with an error.
+
+        gloo closes them when a wait times out; its abort does not end waits (torch 2.13).
+        """
         for rank in range(1, self.size):
             with suppress(RuntimeError):
                 self.control.recv([torch.zeros(1)], rank, 2).wait(timedelta(milliseconds=1))
@@ -142,11 +157,11 @@ class Link:
         self.control.recv([header], rank, 0).wait()
         numbers = torch.empty(int(header[1]), dtype=torch.uint8)
         self.control.recv([numbers], rank, 1).wait()
-        return pickle.loads(_bytes(numbers))
+        return _message(numbers)
 
     @contextmanager
     def _servers_alive(self) -> Iterator[None]:
-        """On the trainer, says whose connection it was that broke."""
+        """Turns a broken connection, on the trainer, into a ServerError that names the server's rank."""
         try:
             yield
         except RuntimeError as error:
@@ -156,7 +171,7 @@ class Link:
 
     def _broken(self, rank: int) -> bool:
         try:
-            self.control.recv([torch.zeros(1)], rank, 2)  # refused at once where the connection is closed
+            self.control.recv([torch.zeros(1)], rank, 2)  # fails at once if the connection is closed
         except RuntimeError:
             return True
         return False
@@ -164,9 +179,9 @@ class Link:
     def _gone(self, ranks: list[int], error: Exception) -> str:
         who = ", ".join(str(rank - 1) for rank in ranks) or "unknown"
         return (
-            f"the vLLM server at rollout.server_address={self.address} is gone: lost rank {who} of {self.size - 1} "
-            f"({_short(error)}). Its own output says why (killed, out of memory, machine lost). Start "
-            f"the servers again ({_command(self.address, self.size)}) and then this stage, which goes on from its last "
+            f"the vLLM server at rollout.server_address={self.address} was lost: rank {who} of {self.size - 1} "
+            f"({_short(error)}). The server's output says why (killed, out of memory, machine lost). Start "
+            f"the servers again ({_command(self.address, self.size)}), then this stage, which continues from its last "
             "checkpoint"
         )
 
@@ -176,7 +191,7 @@ def _command(address: str, size: int) -> str:
 
 
 def _short(error: Exception) -> str:
-    """What happened, without gloo's advice."""
+    """Shortens an error to its first sentence, without gloo's advice."""
     return str(error).strip().partition("\n")[0].partition(". This is typically")[0]
 
 
@@ -184,5 +199,20 @@ def _numbers(message: Any) -> torch.Tensor:
     return torch.frombuffer(bytearray(pickle.dumps(message)), dtype=torch.uint8)
 
 
-def _bytes(numbers: torch.Tensor) -> bytes:
-    return numbers.numpy().tobytes()
+def _message(numbers: torch.Tensor) -> Any:
+    """The object that `_numbers` packed. Raises ServerError for one that no trainer or server sends."""
+    try:
+        return loads(numbers.numpy().tobytes(), MESSAGES)
+    except ForeignClass as error:
+        raise ServerError(f"a message on the link asks for {error}, which neither trainer nor server sends") from None
+
+
+def _gloo(store: Any, rank: int, size: int, timeout: timedelta, local: bool) -> Any:
+    """The group; where trainer and servers share a machine it listens there alone."""
+    if not local:
+        return dist.ProcessGroupGloo(store, rank, size, timeout)
+    gloo: Any = dist.ProcessGroupGloo
+    options = gloo._Options()
+    options._timeout = timeout
+    options._devices = [gloo.create_device(hostname="127.0.0.1")]
+    return gloo(store, rank, size, options)

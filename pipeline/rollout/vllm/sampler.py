@@ -1,7 +1,8 @@
 """Both log-probs of every sampled token: under the distribution it was drawn from, and under the raw policy.
 
-vLLM gives one of the two (`logprobs_mode`). An engine that asks for `processed_logprobs` with one further log-prob for
-each token gets the raw one in that place: vLLM's way out of the engine stays as it is, also from other nodes.
+vLLM returns one of the two (`logprobs_mode`). Here an engine in mode `processed_logprobs` that asks for one more
+log-prob per token gets the raw one in that place. The path from sampler to caller needs no change, not even from other
+nodes.
 """
 
 from dataclasses import replace
@@ -11,15 +12,17 @@ import torch
 
 
 def install(sampler: Any) -> None:
-    """Make vLLM's `sampler` (v1/sample/sampler.py:20 of 0.32.0) also return raw log-probs. Its mode has to be
-    `processed_logprobs`."""
+    """Makes vLLM's `sampler` (v1/sample/sampler.py:20 of 0.32.0) also return raw log-probs.
+
+    Its mode must be `processed_logprobs` (asserted).
+    """
     if not torch.cuda.is_available():
         _stay_eager()
     assert sampler.logprobs_mode == "processed_logprobs", sampler.logprobs_mode
     parent = type(sampler)
 
     class TwofoldSampler(parent):  # type: ignore[misc, valid-type]
-        """Column 0: the sampled token's log-prob as sampled; column 1, where it was asked for: its raw log-prob."""
+        """Returns, per token, its log-prob as sampled in column 0, and its raw log-prob in column 1 if asked for."""
 
         def forward(self, logits: torch.Tensor, sampling_metadata: Any, *args: Any, **kwargs: Any) -> Any:
             wanted = sampling_metadata.max_num_logprobs == 1
@@ -41,7 +44,8 @@ def install(sampler: Any) -> None:
 
 
 def _stay_eager() -> None:
-    """Leave the rank of a sampled token to plain torch: compiling that one line takes a CPU 40 s, and nobody reads ranks."""
+    """Computes the rank of a sampled token without torch.compile: compiling it takes 40 s on a CPU, and it is
+    unused."""
     from vllm.v1.sample import sampler as module
 
     compiled = module.batched_count_greater_than

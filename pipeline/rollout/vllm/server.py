@@ -1,7 +1,7 @@
 """A vLLM server for standalone rollouts: `torchrun --nproc-per-node=N -m pipeline.rollout.vllm.server HOST:PORT N`.
 
 HOST:PORT is the trainer's `rollout.server_address`, N its `rollout.server_ranks`. Everything else (model folder, engine
-size, limits) comes from the trainer; the folder's path has to hold here too. The server ends with the trainer.
+size, limits) comes from the trainer. The model folder must have the same path here. The server ends with the trainer.
 """
 
 import os
@@ -20,17 +20,18 @@ from pipeline.rollout.vllm.core import EngineCore, Piece
 from pipeline.rollout.vllm.link import Link
 
 PATIENCE_MINUTES = 24 * 60.0
-"""How long a server waits for a trainer, or for its next command: training steps may be long."""
+"""Most minutes that a server waits for a trainer, or for its next command: training steps may be long."""
 
 
 class Server:
-    """One rank: does what the trainer says until it says stop."""
+    """One server rank: runs the trainer's commands until `stop`."""
 
     def __init__(self, link: Link):
         self.link = link
         self.core: EngineCore | None = None
 
     def serve(self) -> None:
+        """Runs commands until `stop`. A command that fails is reported to the trainer, and raised."""
         while True:
             name, *arguments = self.link.tell()
             if name == "stop":
@@ -38,7 +39,7 @@ class Server:
             try:
                 getattr(self, f"do_{name}")(*arguments)
                 self.link.answer(("done", None))
-            except Exception:  # the trainer is to hear of it, whatever it is
+            except Exception:  # every error is reported to the trainer
                 self.link.answer(("error", traceback.format_exc(limit=-3)))
                 raise
 
@@ -49,7 +50,7 @@ class Server:
 
     @property
     def place(self) -> tuple[int, int]:
-        """This rank's engine, and its rank within it."""
+        """The number of this rank's engine, and the rank within it."""
         return divmod(self.link.rank - 1, self.engine.options.tp)
 
     def do_build(self, options: Any) -> None:
@@ -62,7 +63,7 @@ class Server:
         self.engine.weights_changed()
 
     def _pieces(self) -> Iterator[Piece]:
-        """Headers and tensors, until a header that is None."""
+        """Receives headers and tensors, until a header is None."""
         while (header := self.link.tell()) is not None:
             name, first, shape, dtype = header
             yield name, first, self.link.weights(torch.empty(shape, dtype=dtype, device=self.link.device))
@@ -86,7 +87,7 @@ class Server:
 
 
 def main(arguments: list[str]) -> int:
-    """Join the servers' own world, then the trainer; serve. Returns the exit code."""
+    """Joins the servers' own world, connects to the trainer, and serves. Returns the exit code."""
     if len(arguments) != 2 or not arguments[1].isdigit():
         print(__doc__.splitlines()[0], file=sys.stderr)
         return 2
@@ -99,7 +100,11 @@ def main(arguments: list[str]) -> int:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(minutes=PATIENCE_MINUTES))
     if dist.get_world_size() != size:
-        print(f"{size} server ranks were announced, torchrun started {dist.get_world_size()}", file=sys.stderr)
+        print(
+            f"the command says {size} server ranks, but torchrun started {dist.get_world_size()}; "
+            f"start it with --nproc-per-node={size} in all",
+            file=sys.stderr,
+        )
         return 2
     try:
         Server(Link.open(address, dist.get_rank() + 1, size + 1, device, PATIENCE_MINUTES)).serve()

@@ -243,3 +243,14 @@ def _factors(tree: Tree) -> tuple[bool, list[Any]]:
         elif part != ("num", Fraction(1)):
             found.append(_of_tree(part))
     return minus, found
+
+
+_ORDINAL = re.compile(r"\d[\^\s{}]*(?:\\[a-z]+\s*\{\s*)?(?:st|nd|rd|th)(?![A-Za-z])")
+
+
+def is_copied_ordinal(given: str, gold: str, problem: str) -> bool:
+    """Whether `given`, as it was written, is an ordinal of the statement (`12^{th}`), and the gold none. `clean` drops
+    the ending, as it says nothing where the answer was worked out."""
+    if not problem or not _ORDINAL.search(given) or _ORDINAL.search(gold):
+        return False
+    return re.sub(r"\s+", "", given) in re.sub(r"\s+", "", problem)

@@ -49,16 +49,6 @@ _UNREADABLE = re.compile(
     r"\\(?:sum|prod|int|iint|iiint|oint|lim|det|begin|frac\s*\{\s*(?:d|\\partial)\b|limsup|liminf|sup|inf|deg|dim|rank|Pr)(?![A-Za-z])"
     r"|\\text\s*\{[^{}]*\}|(?<![A-Za-z\\])[A-Za-z]{3,}"
 )
-_OPERATIONS = {
-    "prod": "product",
-    "int": "integral",
-    "iint": "integral",
-    "iiint": "integral",
-    "oint": "integral",
-    "lim": "limit",
-    "det": "determinant",
-    "begin": "matrix",
-}
 _ONE: Tree = ("num", Fraction(1))
 
 
@@ -191,15 +181,10 @@ def _of_text(text: str) -> set[str]:
     try:
         tree = syntax.parse(text)
     except (SyntaxError, RecursionError):
-        return {_name_of(match.group()) for match in _UNREADABLE.finditer(text)} or {"unread"}
+        return {re.sub(r"\s", "", match.group()) for match in _UNREADABLE.finditer(text)} or {"unread"}
     if syntax.symbols(tree):
         return {name for name in _functions(tree) if name in _WORKED_OUT}
     return of_constant(tree)
-
-
-def _name_of(command: str) -> str:
-    name = re.sub(r"[\s\\]", "", command)
-    return _OPERATIONS.get(name, "derivative" if name.startswith("frac") else name)
 
 
 def _functions(tree: Tree) -> set[str]:
@@ -252,17 +237,19 @@ def _of_rational(tree: Tree, value: Fraction) -> set[str]:
 def _of_product(tree: Tree, value: Fraction, large: bool) -> set[str]:
     above, below = _factors(tree)
     if len(above) > 1 or len(below) > 1:
-        usual = _is_scientific(above, below) or (large and _is_product_of_powers(above, below))
-        return set() if usual else {"product"}
+        if _is_scientific(above, below) or (
+            large
+            and sum(not _has_power(part) for part in [*above, *below]) <= 2 > len(below)
+            and any(map(_has_power, [*above, *below]))
+            and sum(not _has_power(p) for p in above) <= 1
+        ):
+            return set()
+        return {"product"}
     if below:
-        whole = value.denominator == 1
-        return {"quotient"} if whole or not all(_is_plain(part) for part in [*above, *below]) else set()
+        if value.denominator == 1 or not all(_is_plain(part) for part in [*above, *below]):
+            return {"quotient"}
+        return set()
     return _of_rational(above[0], value) if above else {"product"}
-
-
-def _is_product_of_powers(above: list[Tree], below: list[Tree]) -> bool:
-    r"""`3 \cdot 2^{50}`: one plain factor at most."""
-    return len(below) <= 1 and any(map(_has_power, above)) and sum(not _has_power(part) for part in above) <= 1
 
 
 def _is_plain(tree: Tree) -> bool:
@@ -314,26 +301,26 @@ def _of_closed_form(tree: Tree) -> set[str]:
         if sum(part[0] == "add" for part in above) > 1:
             found.add("product")
     elif kind in ("pow", "root"):
-        found |= _of_irrational_power(tree, value)
+        exponent = evaluate.exact(tree[2] if kind == "pow" else tree[1])
+        if value is not None:
+            found.add("root")
+        whole = exponent if kind == "pow" and exponent is not None and exponent.denominator == 1 else None
+        if whole is not None and (
+            tree[1] == ("const", "i") or whole in (0, 1) or (tree[1][0] in ("add", "root") and whole > 1)
+        ):
+            found.add("power")
+        if (
+            kind == "root"
+            and (radicand := evaluate.exact(tree[2])) is not None
+            and radicand < 0
+            and tree[1] == ("num", Fraction(2))
+        ):
+            found.add("root of a negative number")
     elif kind == "fn" and tree[1] != "factorial":
         found.add(_FAMILIES.get(tree[1], "" if tree[1] == "exp" else tree[1]))
     elif kind == "neg" and tree[1][0] == "neg":
         found.add("sum")
     return found - {""}
-
-
-def _of_irrational_power(tree: Tree, value: Fraction | None) -> set[str]:
-    found = set() if value is None else {"root"}
-    if tree[0] == "root":
-        radicand = evaluate.exact(tree[2])
-        if radicand is not None and radicand < 0 and tree[1] == ("num", Fraction(2)):
-            found.add("root of a negative number")
-        return found
-    base, exponent = tree[1], evaluate.exact(tree[2])
-    if exponent is not None and exponent.denominator == 1:
-        worked_out = base == ("const", "i") or exponent in (0, 1) or (base[0] in ("add", "root") and exponent > 1)
-        found |= {"power"} if worked_out else set()
-    return found
 
 
 # ---- shapes
@@ -368,12 +355,12 @@ def _is_mixed(tree: Tree) -> bool:
 
 def _is_power_and_one(tree: Tree) -> bool:
     one = [part for part in tree[1] if part in (_ONE, ("neg", _ONE))]
-    powers = [part for part in tree[1] if part[0] == "pow" and _is_high_power(part)]
+    powers = [
+        part
+        for part in tree[1]
+        if part[0] == "pow" and part[1][0] == part[2][0] == "num" and part[2][1] >= _MINUS_ONE_FROM
+    ]
     return len(one) == len(powers) == 1 and len(tree[1]) == 2
-
-
-def _is_high_power(tree: Tree) -> bool:
-    return tree[1][0] == tree[2][0] == "num" and bool(tree[2][1] >= _MINUS_ONE_FROM)
 
 
 def _has_power(tree: Tree) -> bool:

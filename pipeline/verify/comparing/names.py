@@ -10,14 +10,11 @@ from pipeline.verify.reading.words import Qualified
 
 _NAME = re.compile(r"\\text\s*\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z](?:_(?:\{[^{}]*\}|\w))?")
 _FUNCTION = re.compile(r"\s*([A-Za-z])\s*\(\s*([A-Za-z](?:\s*,\s*[A-Za-z])*)\s*\)\s*=(.+)", re.S)
-_HEAD = re.compile(r"(?:^|(?<=[\s,;}]))[A-Za-z]\s*=")
-"""`x =` before values, of which each may belong to a family."""
+_HEAD = re.compile(r"^\s*[A-Za-z]\s*=(?!.*=)")
+"""`x =` before a family of values."""
 _WHOLE_NUMBERS = {"k", "n", "m", "l", "j"}
 """Letters that count the turns in `\frac{\\pi}{4} + k\\pi`."""
 _CONSTANTS = {"C", "c", "K", "k", "C_1", "c_1", "C_{1}", "c_{1}"}
-
-
-_INDEXED = {f"C_{index}" for index in range(10)} | {f"C_{{{index}}}" for index in range(10)}
 
 
 def renamed(given: Qualified, wanted: Qualified) -> str | None:
@@ -26,10 +23,6 @@ def renamed(given: Qualified, wanted: Qualified) -> str | None:
     if left and right:
         return _with_arguments(left, right)
     ours, theirs = _names(_HEAD.sub("", given.body)), _names(_HEAD.sub("", wanted.body))
-    if ours - theirs and {name.upper() for name in ours - theirs} == theirs - ours <= _INDEXED:  # `c_1`, `c_2`
-        return _replaced(given.body, {name: name.upper() for name in ours - theirs})
-    if theirs - ours and {name.upper() for name in theirs - ours} == ours - theirs <= _INDEXED:
-        return _replaced(given.body, {name: name.lower() for name in ours - theirs})
     if len(ours - theirs) != 1 or len(theirs - ours) != 1:
         return None
     (old,), (new,) = ours - theirs, theirs - ours

@@ -95,7 +95,7 @@ def _of_group(group: Group, same: Same) -> list[Piece]:
         low, high = group.items
         if isinstance(low, Scalar) and isinstance(high, Scalar):
             return _pieces(Interval(low.text, high.text, False, False), same)
-    if group.kind == "list" and all(map(_is_part, group.items)):
+    if group.kind == "list" and all(isinstance(item, (Interval, Inequality, Union)) for item in group.items):
         parts = [_pieces(item, same) for item in group.items]
         # `x > 0, x \ne 1` holds together; `x < 1 or x > 3` does not
         if group.joined == "and" or any(isinstance(item, Inequality) for item in group.items):
@@ -104,13 +104,6 @@ def _of_group(group: Group, same: Same) -> list[Piece]:
                 return _all_of(parts, same)
         return _settled([piece for part in parts for piece in part], same)
     raise NoSetError
-
-
-def _is_part(item: Node) -> bool:
-    """A relation, or `x = 5` beside one."""
-    return isinstance(item, (Interval, Inequality, Union)) or (
-        isinstance(item, Named) and isinstance(item.value, Scalar)
-    )
 
 
 def _point(node: Node) -> Piece:

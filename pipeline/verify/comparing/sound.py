@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 from pipeline.verify.comparing import evaluate, sampling
 from pipeline.verify.reading import syntax
@@ -43,7 +44,8 @@ _SHOWS_WORK = re.compile(r"[^\s=~]\s*[+/-]|\\frac|\\cdot")
 _ARROWS = {r"\implies", r"\Rightarrow", r"\iff", r"\Leftrightarrow"}
 _ABOUT = {r"\approx", r"\sim"}
 _RELATIONS = _ARROWS | _ABOUT | {"=", r"\equiv"}
-_CLOSE = Fraction(1, 200)
+_LARGE = 10**300
+_CLOSE = 0.005
 """Relative difference of two values that a chain of equations may join, where one of them is irrational or rounded."""
 
 
@@ -174,7 +176,7 @@ def _contradicts(text: str) -> bool:
             and k == 0
             and sides[0]
             and _constant(sides[0]) is not None
-            and not _agrees(sides[0], sides[-1], True)
+            and not _agrees(sides[0], sides[-1], _ABOUT)
         ):
             return True
     run: list[str] = []
@@ -187,10 +189,10 @@ def _contradicts(text: str) -> bool:
         about |= link in _ABOUT
         if _constant(side) is not None:
             run.append(side)
-    return any(not _agrees(a, b, about) for run in runs for a, b in pairwise(run))
+    return any(not _agrees(a, b, _ABOUT if about else set()) for run in runs for a, b in pairwise(run))
 
 
-def _constant(text: str) -> tuple[Fraction | float, Number | None] | None:
+def _constant(text: str) -> tuple[Any, Number | None] | None:
     """(its value, how it is written if as a numeral) of a text that has one."""
     text = re.sub(r"\\text\s*\{[^{}]*\}(?:\^\S+)?|\\degree|\\%|\\dollar", "", text).strip()
     if not text or (is_name(text) and label_of(text)):
@@ -211,19 +213,33 @@ def _constant(text: str) -> tuple[Fraction | float, Number | None] | None:
     return None if real is None else (real, None)
 
 
-def _agrees(a: str, b: str, about: bool) -> bool:
-    """Whether two sides of a relation that hold constants may be the same number; of `\\approx` where `about`."""
+def _agrees(a: str, b: str, about: set[str]) -> bool:
     left, right = _constant(a), _constant(b)
-    if left is None or right is None or left[0] == right[0]:
+    if left is None or right is None:
         return True
-    for exact, number in ((left[0], right[1]), (right[0], left[1])):
+    (x, first), (y, second) = left, right
+    if x == y:
+        return True
+    for exact, number in ((x, second), (y, first)):
         if number is not None and number.places is not None and rounds_to(exact, number):
             return True
-    x, y = Fraction(left[0]), Fraction(right[0])
-    if ("\\%" in a) != ("\\%" in b) and (x == 100 * y or y == 100 * x):
+        if (
+            about
+            and number is not None
+            and abs(exact) < _LARGE
+            and abs(float(exact) - float(number.value)) <= 0.5 * 10.0 ** -(number.places or 0) + 1e-12
+        ):
+            return True
+    percent = ("\\%" in a) != ("\\%" in b)
+    if percent and (x == 100 * y or y == 100 * x):
         return True
-    exact_sides = all(isinstance(value, Fraction) and (n is None or n.places is None) for value, n in (left, right))
-    if about:
-        whole = any(n is not None and n.value.denominator == 1 for n in (left[1], right[1]))
-        return abs(x - y) <= (Fraction(1, 2) if whole else _CLOSE * max(abs(x), abs(y)))
-    return not exact_sides and abs(x - y) <= _CLOSE * max(abs(x), abs(y))
+    if abs(x) > _LARGE or abs(y) > _LARGE:
+        return False
+    both = (
+        isinstance(x, Fraction)
+        and isinstance(y, Fraction)
+        and all(n is None or n.places is None for n in (first, second))
+    )
+    if both and not about:
+        return False
+    return abs(float(x) - float(y)) <= _CLOSE * max(abs(float(x)), abs(float(y)))

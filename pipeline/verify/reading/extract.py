@@ -1,14 +1,24 @@
 r"""Finds the final answer in a response. Every pattern is linear: no nested repetition over the same characters.
 
-In the order of what binds most: `<answer>` tags; the last `\boxed{}` (or `\fbox{}`), unless a later statement corrects
-it; the last `####`, "the final answer is", "Answer:". A response without any of them may be an answer as a whole, or end
-in a sentence that states one ("Thus $x = 3$.", "so there are 12 of them."); a number that merely occurs is no answer.
-Statements that are not about the response's own answer (a reference, an example, a check) never count: claims.py.
+In the order of what binds most: `<answer>` tags; then whichever of these stands last: `\boxed{}` (and `\fbox{}`),
+`####`, "the final answer is", "Answer:". A response without any of them may be an answer as a whole, or end in a
+sentence that states one ("Thus $x = 3$.", "so there are 12 of them."); a number that merely occurs is no answer.
 """
 
 import re
 
-from pipeline.verify.reading import claims
+from pipeline.verify.reading.asides import (
+    CORRECTION,
+    in_its_place,
+    is_aside,
+    is_echo,
+    is_plan,
+    is_unfinished,
+    is_withdrawn,
+    may_ask_more,
+    own_boxes,
+    without_other_questions,
+)
 from pipeline.verify.reading.boxes import (
     CORRECTED,
     HEDGE_DISTANCE,
@@ -23,7 +33,6 @@ from pipeline.verify.reading.boxes import (
 from pipeline.verify.reading.languages import (
     ANNOUNCING,
     ANNOUNCING_ABROAD,
-    CHOSEN,
     NOUNS,
     NOUNS_ABROAD,
     VERBS,
@@ -47,21 +56,24 @@ from pipeline.verify.reading.sentences import (
 
 LONGEST_PLAIN = 300
 """A longer response without any marker is not an answer as a whole."""
+FAR = 80
+"""Characters between a box and a later statement of the final answer."""
 _TAG = re.compile(r"<(/?)answer>", re.I)
 
 
-def _marker(nouns: str, verbs: str, extra: str = "", chosen: str = "") -> re.Pattern[str]:
+def _marker(nouns: str, verbs: str, extra: str = "") -> re.Pattern[str]:
     return re.compile(
         rf"####|(?:\bfinal\s+answer\b|\banswer\b|{nouns})[^\S\n]{{0,3}}(?:\*\*)?[^\S\n]{{0,3}}"
-        rf"(?:(?:(?:is|are|be|equals|{verbs})\b{extra})(?:\s+(?:simply|therefore|thus|then|just|exactly|also|donc|pues))?"
+        rf"(?:(?:(?:is|are|(?:(?:should|must|will|has to)\s+)?be|equals|{verbs})\b{extra})"
+        r"(?:\s+(?:simply|therefore|thus|then|just|exactly|also|donc|pues))?"
         r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?"
-        rf"{chosen}|\bcorrect\s+(?:option|choice)\s+is\b\s*:?|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
+        r"|\bcorrect\s+(?:option|choice)\s+is\b\s*:?|\bAnswer(?=\s?(?:\$|\\\(|\\\[))",
         re.I,
     )
 
 
 _MARKER = _marker(NOUNS, VERBS)
-_MARKER_ABROAD = _marker(f"{NOUNS}|{NOUNS_ABROAD}", f"{VERBS}|{VERBS_ABROAD}", f"|{VERBS_WITHOUT_SPACES}", CHOSEN)
+_MARKER_ABROAD = _marker(f"{NOUNS}|{NOUNS_ABROAD}", f"{VERBS}|{VERBS_ABROAD}", f"|{VERBS_WITHOUT_SPACES}")
 _STRONG = re.compile(r"####|final", re.I)
 _ALTERNATIVE = re.compile(r"\b(?:or|either|alternatively|maybe|perhaps|possibly|might)\b", re.I)
 _HOPE = re.compile(r"(?:I hope (?:it|this) is correct|I hope this helps|Hope this helps)[.!]?\s*$", re.I)
@@ -80,52 +92,27 @@ def extract(response: str, plain_response: bool = True, hedge_distance: int = HE
         if tagged:
             return _tagged(tagged)
     boxes = find_boxes(text) if "box" in text else []
-    marker = _last_marker(text)
-    if claims.may_ask(text):
-        places = [box[0] for box in boxes[:1]] + ([first.start()] if (first := _first_own_marker(text)) else [])
-        if len(turn := claims.own_turn(text, places)) < len(text):
-            text, boxes, marker = turn, [box for box in boxes if box[0] < len(turn)], _last_marker(turn)
+    if boxes and len(shorter := without_other_questions(text, boxes[0][1])) < len(text):
+        text, boxes = shorter, [box for box in boxes if box[1] <= len(shorter)]
+    if not boxes and may_ask_more(text) and (answered := _first_marker(text)) is not None:
+        text = without_other_questions(text, answered)
+    boxes = own_boxes(text, boxes) if len(boxes) > 1 else boxes
+    marker = _last_marker(text, boxes[-1][1] if boxes else None)
     if boxes:
-        boxes = claims.own_boxes(text, boxes)
-        return _correction(text, boxes[-1][1], marker) or from_boxes(text, boxes, hedge_distance)
-    if marker is not None and not _counts(text, marker):
-        marker = next((match for match in reversed(_markers(text)) if _counts(text, match)), None)
-        plain_response = plain_response and marker is not None
+        if marker is not None and _replaces(text, boxes[-1][1], marker):
+            stated = _from_marker(text, marker)
+            if stated.answer is not None and looks_like_answer(stated):
+                return stated
+        return _in_place_of_box(text[boxes[-1][1] :]) or from_boxes(text, boxes, hedge_distance)
+    if is_unfinished(text) and (marker is None or not _STRONG.search(marker.group())):
+        return NOTHING
+    if marker is not None and is_echo(text, marker.start(), marker.end()):
+        return NOTHING
     if marker is not None:
         stated = _from_marker(text, marker)
         if stated.answer is not None:
             return stated
     return _unmarked(text) if plain_response else NOTHING
-
-
-def _correction(text: str, end: int, marker: re.Match[str] | None) -> Extraction | None:
-    """What the response states in place of its last box, which ends at `end`; None where the box stands."""
-    tail = text[end : end + LONGEST_SENTENCE]
-    start = marker.start() - end if marker is not None else -1
-    if (
-        marker is not None
-        and start >= 0
-        and (
-            claims.is_corrected(text[end:], start)
-            or (_STRONG.search(marker.group()) and claims.is_concluded(text[end:], start))
-        )
-    ):
-        stated = _from_marker(text, marker)
-        if stated.answer is not None and looks_like_answer(stated):
-            return stated
-    if claims.is_withdrawn(tail) is None:
-        return None
-    at = claims.corrected_value(tail)
-    stated = in_sentence(first_sentence(tail[at:])) if at is not None else NOTHING
-    return stated if stated.answer is not None and looks_like_answer(stated) else Extraction(tail, hedged=True)
-
-
-def _counts(text: str, marker: re.Match[str]) -> bool:
-    if not claims.is_own(text, marker.start()):
-        return False
-    sentence = first_sentence(text[marker.end() :].lstrip(" *:\n\t_"))
-    end = text.find(sentence, marker.end()) + len(sentence)
-    return not claims.is_left_behind(text, marker.start(), end)
 
 
 def answered_before_cut(response: str) -> str:
@@ -141,32 +128,53 @@ def _is_closed(box: str) -> bool:
     return not braces or (braces[-1] == "}" and braces.count("{") == braces.count("}"))
 
 
-def _last_marker(text: str) -> re.Match[str] | None:
-    """The last phrase that announces an answer. Looked for around its words only: most of a response is mathematics, and
-    this pattern would be tried at every character of it."""
+def _in_place_of_box(tail: str) -> Extraction | None:
+    """What follows the last box, where that takes it back: another value, or none that could be read."""
+    if not is_withdrawn(tail):
+        return None
+    at = in_its_place(tail)
+    stated = in_sentence(first_sentence(tail[at:])) if at is not None else NOTHING
+    return stated if stated.answer is not None and looks_like_answer(stated) else Extraction(tail.strip(), hedged=True)
+
+
+def _first_marker(text: str) -> int | None:
+    """Where the first announcement of the response's own answer ends, before any question is asked."""
+    for match in (_MARKER if text.isascii() else _MARKER_ABROAD).finditer(text):
+        if without_other_questions(text[: match.start()], 0) != text[: match.start()]:
+            return None
+        if not is_aside(text, match.start(), match.end()):
+            return match.end()
+    return None
+
+
+def _replaces(text: str, box_end: int, marker: re.Match[str]) -> bool:
+    """Whether what `marker` announces takes the place of the last box: it corrects the box, or concludes a solution in
+    which the box was of some step far before."""
+    if marker.start() < box_end:
+        return False
+    gap = text[box_end : marker.start()]
+    return bool(CORRECTION.search(gap)) or (len(gap) > FAR and _STRONG.search(marker.group()) is not None)
+
+
+def _last_marker(text: str, box_end: int | None = None) -> re.Match[str] | None:
+    """The last phrase that announces an answer of the response. It is searched for around its words only: most of a
+    response is mathematics, and this pattern would be tried at every character of it."""
     lower = text.lower()
     words, pattern = (ANNOUNCING, _MARKER) if text.isascii() else ((*ANNOUNCING, *ANNOUNCING_ABROAD), _MARKER_ABROAD)
     last = max([lower.rfind(word) for word in words])
     if last < 0:
         return None
-    if len(lower) == len(text) and (marker := _last_match(pattern, text, max(0, last - 40))) is not None:
+    if len(lower) == len(text) and (marker := _last_match(pattern, text, max(0, last - 40), box_end)) is not None:
         return marker
     first = min([place for word in words if (place := lower.find(word)) >= 0])
-    return _last_match(pattern, text, max(0, first - 40) if len(lower) == len(text) else 0)
+    return _last_match(pattern, text, max(0, first - 40) if len(lower) == len(text) else 0, box_end)
 
 
-def _markers(text: str) -> list[re.Match[str]]:
-    return list((_MARKER if text.isascii() else _MARKER_ABROAD).finditer(text))
-
-
-def _first_own_marker(text: str) -> re.Match[str] | None:
-    return next((match for match in _markers(text) if _counts(text, match)), None)
-
-
-def _last_match(pattern: re.Pattern[str], text: str, start: int) -> re.Match[str] | None:
+def _last_match(pattern: re.Pattern[str], text: str, start: int, box_end: int | None) -> re.Match[str] | None:
     marker = None
     for match in pattern.finditer(text, start):
-        marker = match
+        if not is_aside(text, match.start(), match.end(), box_end is not None and match.start() >= box_end):
+            marker = match
     return marker
 
 
@@ -225,8 +233,6 @@ def _unmarked(text: str) -> Extraction:
         ]
         if not text.isascii():
             words += WORDS_ABROAD.findall(text)
-        if claims.is_open(text) and words:
-            return NOTHING
         if not words or (len(words) <= 3 and not cues(text).search(text)) or is_one_formula(text):
             return Extraction(text, several=len(MATH.findall(text)) > 1)
     display = _DISPLAY.search(text[-3000:])
@@ -234,8 +240,9 @@ def _unmarked(text: str) -> Extraction:
         return Extraction((display.group("a") or display.group("b")).strip())
     last = text.rsplit("\n", 1)[-1].strip()[-LONGEST_SENTENCE:]
     sentences = [part.strip() for part in SENTENCE_END.split(last) if part and part.strip(" *$")]
-    if not sentences or not last.strip(" $.*\\()[]") or not claims.is_own(text, len(text) - len(sentences[-1])):
+    if not sentences or not last.strip(" $.*\\()[]"):
         return NOTHING
-    if claims.is_open(sentences[-1]):
+    about_answers = "answer" in sentences[-1].lower() and is_aside(sentences[-1], 0, len(sentences[-1]))
+    if is_plan(sentences[-1]) or about_answers:
         return NOTHING
-    return stated_after_cue(sentences[-1], concluded=True) or NOTHING
+    return stated_after_cue(sentences[-1]) or NOTHING

@@ -15,23 +15,24 @@ _ALSO = re.compile(
 
 
 _NO_ANSWER = re.compile(
-    r"(?:see\s+)?(?:the\s+)?(?:proof|proofs|solution)(?:\s+(?:above|below|only|omitted|problem))?|prove[dn]?|q\.?\s?e\.?\s?d|n/a|not\s+(?:available|provided|given)"
-    r"|no\s+answer|none|nan|null|nil|undefined\s+answer|tbd|todo|missing|unknown|answers?\s+(?:may\s+)?var(?:y|ies)|[-–—?.*_#]+|\[\]|<na>|nat",
+    r"(?:\\text\s*\{)?\s*(?:see\s+(?:the\s+)?)?(?:proof|prove|solution|nan|null|n/a|nil|tbd|todo|unknown)\s*\.?\s*\}?"
+    r"|None|<na>|q\.?\s?e\.?\s?d\.?|no\s+answer|not\s+(?:available|provided)|[-–—?.*_#]*|\[\]",
     re.I,
 )
-"""What data sets write where a problem has no answer that could be compared."""
+"""What stands in a column of answers where there is none: a task of proof, a lost value."""
 
 
 def is_no_answer(gold: str) -> bool:
-    r"""Whether a gold says that there is none: `proof`, `None`, `nan`, `N/A`. (`\text{none}` is an answer.)"""
-    bare = re.sub(r"^\\?boxed\{(.*)\}$|^\$(.*)\$$", r"\1\2", gold.strip()).strip().rstrip(".")
-    words = re.sub(r"^\\(?:text|mathrm)\s*\{\s*(proof|nan|N/A)\s*\}$", r"\1", bare, flags=re.I)
-    return not bare or _NO_ANSWER.fullmatch(words) is not None
+    """Whether `gold` says that there is no answer to compare with. The word none in small letters is an answer."""
+    gold = re.sub(r"^\\boxed\{(.*)\}$", r"\1", gold.strip().strip("$").strip()).strip()
+    return _NO_ANSWER.fullmatch(gold) is not None and gold not in ("none", "NONE")
 
 
 def alternatives(gold: str, how: str = "any") -> list[str]:
     """The texts of which each is a right answer (`how` = any), or whose list is (`all`); the text itself, as it is, for
-    `text`. Never empty, never raises."""
+    `text`. Empty where the gold says that there is none; never raises."""
+    if is_no_answer(gold):
+        return []
     if not gold.isprintable():
         gold = lost_backslashes(gold)
     gold = gold.strip()

@@ -26,7 +26,6 @@ ANNOUNCING_ABROAD = (
     "答:",
     "정답",
     "답",
-    "选",
     "ответ",
     "отговор",
     "відповідь",
@@ -39,14 +38,11 @@ NOUNS_ABROAD = (
     r"\b(?:réponse|ответ|отговор|відповідь|odpowiedź|đáp\s+án|trả\s+lời|lösung|الجواب|الإجابة|उत्तर)(?:\s+finale?)?\b"
     r"|答案|答え|正解|正答|答(?=\s*[:：])|정답|답(?=\s*[:：은])"
 )
-CHOSEN = r"|(?:故选|应选|所以选|因此选|[，,]\s*选)\s*[:：]?(?=\s*[（(]?[A-J](?![A-Za-z]))"
-"""Before the letter of an option."""
 VERBS = "es|est|ist|lautet"
 VERBS_ABROAD = "è|é|это"
 VERBS_WITHOUT_SPACES = "为|為|是|は|는|은"
 CUES_ABROAD = (
-    r"(?:(?:综上(?:所述)?|所以|因此|故|即|从而)[，,]?|等于|等於|总共有|共有|是|为|為|有|得|共|は|は、|는|은"
-    r"|\b(?:равно|равен|равна|получаем|получим|всего|beträgt)\b)"
+    r"(?:等于|等於|总共有|共有|是|为|為|有|得|共|は|は、|는|은|\b(?:равно|равен|равна|es|est|ist|sind|beträgt)\b)"
 )
 """Before the value that a last sentence states."""
 DENIED_ABROAD = re.compile(r"不是|并非|ではない|じゃない|아니|아닙|(?<!\w)не\s+\S|不[会會能可]")

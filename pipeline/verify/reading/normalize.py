@@ -19,9 +19,6 @@ _PLAIN_NAMES = re.compile(
     r"|infinity|infty|inf|oo)(?![A-Za-z])"
 )
 _TOKEN = re.compile(r"\\\\|\\([A-Za-z]+)\*?(\s*)|\\(.)|([$%`]|\*\*?|[<>!]=|=<)", re.S)
-_RADICAL = re.compile(r"(√|∛|∜|(?<![\\A-Za-z])sqrt)\s*(\d+(?:,\d{3}(?!\d))*(?:\.\d+)?)")
-r"""After the character or the plain word the whole numeral is under the root; `\sqrt48` is one digit in LaTeX."""
-_DEGREES_OF_ROOTS = {"√": "", "∛": "[3]", "∜": "[4]", "sqrt": ""}
 _GROUP = re.compile(r"\s*\{([^{}]*)\}")
 _SIMPLE = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?:s)?(?![A-Za-z])")
@@ -32,11 +29,10 @@ _MARKED = re.compile(
     r"\\(?:overline|overleftrightarrow|overarc|wideparen|widehat)\s*\{\s*([A-Z]{2,4}'?)\s*\}|\\triangle\s*(?=[A-Z]{3})"
 )
 r"""The sign on `\overline{AB}` says what kind of thing AB is."""
-_SCALE = re.compile(r"(?<=\d)\s*(?:\\text\s*\{\s*)?(thousand|million|billion|trillion|dozen)(?:\s*\})?(?![A-Za-z])")
-_SCALES = {
-    "thousand": r"\cdot 10^{3}", "million": r"\cdot 10^{6}", "billion": r"\cdot 10^{9}", "trillion": r"\cdot 10^{12}",
-    "dozen": r"\cdot 12",
-}  # fmt: skip
+_NUMERAL = r"((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)(?![\d.]*\d)"
+_ROOT_SIGN = re.compile(r"([√∛∜])\s*" + _NUMERAL)
+_ROOT_WORD = re.compile(r"(?<![\\A-Za-z])sqrt\s*" + _NUMERAL)
+_DEGREES = {"√": "", "∛": "[3]", "∜": "[4]"}
 _SPACE = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z(){}\[\]$%,;:!])")
 _SIZED = re.compile(r"\\(?:left|right)(?![A-Za-z])")
@@ -58,9 +54,7 @@ def clean(answer: str, prose: bool = False) -> str:
         return answer
     if answer == "{}":
         return r"\emptyset"
-    if "√" in answer or "sqrt" in answer or "∛" in answer or "∜" in answer:
-        answer = _RADICAL.sub(lambda match: rf"\sqrt{_DEGREES_OF_ROOTS[match[1]]}{{{match[2]}}}", answer)
-    answer = repair(answer)
+    answer = _root_signs(repair(_ROOT_SIGN.sub(_root, answer)) if not answer.isascii() else repair(answer), prose)
     if "\\" in answer or "{" in answer:
         answer = _THOUSANDS.sub("", answer)
         if "\\\\" in answer and "\\begin" not in answer:
@@ -86,9 +80,19 @@ def clean(answer: str, prose: bool = False) -> str:
     if "\\frac" in answer or "\\sqrt" in answer or "\\binom" in answer:
         answer = brace_arguments(answer)
     answer = _PERCENT.sub(r"\\%", answer)
-    if "illion" in answer or "thousand" in answer or "dozen" in answer:
-        answer = _SCALE.sub(lambda match: _SCALES[match.group(1)], answer)
     return _trim(_SPACE.sub(" ", answer))
+
+
+def _root(match: re.Match[str]) -> str:
+    """The whole numeral after a root sign is under it."""
+    return rf"\sqrt{_DEGREES[match.group(1)]}{{{match.group(2)}}}"
+
+
+def _root_signs(answer: str, prose: bool) -> str:
+    """The same after the plain word: `sqrt 10` and `sqrt10`. In a sentence it is still a word."""
+    if "sqrt" not in answer or prose:
+        return answer
+    return _ROOT_WORD.sub(r"\\sqrt{\1}", answer)
 
 
 def _balanced(answer: str) -> str:
@@ -142,9 +146,7 @@ def _command(answer: str, name: str, space: str, at: int, out: list[str]) -> int
             return at
         inside = _SIZED.sub("", group.group(1)) if "\\" in group.group(1) else group.group(1)
         words = inside.strip()
-        if name in STYLE and words in ("tg", "ctg", "arctg", "lg"):
-            out.append(SAME[words])
-        elif name in STYLE and words in FUNCTIONS:
+        if name in STYLE and words in FUNCTIONS:
             out.append(f"\\{words} ")
         elif len(words) <= 1 or words.replace(".", "").replace(",", "").isdecimal():
             out.append(f" {words} " if name in TEXT else words)

@@ -4,7 +4,6 @@ import re
 from itertools import pairwise
 
 from pipeline.verify.reading.boxes import NOTHING, SENTENCE_END, WORD, Extraction, find_boxes, from_boxes
-from pipeline.verify.reading.claims import breaks_off
 from pipeline.verify.reading.languages import CUES_ABROAD, DENIED_ABROAD, WORDS_ABROAD
 
 LONGEST_SENTENCE = 2000
@@ -13,7 +12,7 @@ MATH = re.compile(
 )
 _CUE = re.compile(
     r"(?:\b(?:is|are|be|was|were|by|equals?|get|gets|have|has|gives?|find|found|obtain|yields?|thus|therefore|hence|so|then|that|it's|its|at|answer|contains?|makes?|exactly|approximately|about)\b"
-    r"|[:=≈]|=>|⇒|→|\b(?:es|est|ist|sind|hay|y\s+a|obtenemos|ergibt)\b)[ \t]*\**[ \t]*",
+    r"|[:=≈]|=>|⇒|→|\b(?:es|est|ist|sind)\b)[ \t]*\**[ \t]*",
     re.I,
 )
 _CONTRAST = re.compile(r"(?<=\S),\s*(?:and\s+)?not\s.*", re.S)
@@ -122,9 +121,8 @@ def looks_like_answer(found: Extraction) -> bool:
     return bool(re.search(r"\d|\\|\$", answer)) or (not found.prose) or len(answer) <= 2
 
 
-def stated_after_cue(sentence: str, concluded: bool = False) -> Extraction | None:
-    """The value right after the last `is`, `are`, `=` and the like, or None. `concluded`: and nothing after it shows that
-    it was only a step."""
+def stated_after_cue(sentence: str) -> Extraction | None:
+    """The value right after the last `is`, `are`, `=` and the like, or None."""
     masked = MATH.sub(lambda m: "\x01" * len(m.group()), sentence)
     for cue in reversed(list(cues(sentence).finditer(masked))):
         if _DENIED.search(masked, max(0, cue.start() - 16), cue.start()):
@@ -133,13 +131,10 @@ def stated_after_cue(sentence: str, concluded: bool = False) -> Extraction | Non
         if not rest.isascii() and DENIED_ABROAD.search(rest):
             return None
         if masked[cue.end() : cue.end() + 1] == "\x01":
-            run = _run_of_math(rest)
-            return None if concluded and run is not None and breaks_off(MATH.sub("", rest)) else run
+            return _run_of_math(rest)
         if not _VALUE.match(rest):
             continue
         number = _LEADING_NUMBER.match(rest)
-        if concluded and breaks_off(rest[number.end() :] if number else re.sub(r"^\S+", "", rest)):
-            return None
         if number and _UNIT_LIKE.match(rest, number.end()):
             return Extraction(number.group(1), prose=True)
         return Extraction(rest.strip(), prose=True)

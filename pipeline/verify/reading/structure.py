@@ -59,7 +59,7 @@ _ARRAY = re.compile(r"(?:[A-Za-z.]*(?:[Mm]atrix|array)\s*\(\s*)?(\[\s*\[.*\]\s*\
 _MINUS_POINTS = re.compile(r"(\\mathbb\{R\}|[)\]])\s*-\s*(?=\\\{)")
 _CASES = re.compile(r"\\begin\s*\{cases\}([^&]*)\\end\s*\{cases\}", re.S)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
-_POINTS_AND_COMMA = re.compile(r"-?\d{1,3}(?:\.\d{3}|(?: \d{3}))+,\d+")
+_POINTS_AND_COMMA = re.compile(r"-?\d{1,3}(?:\.\d{3})+,\d+")
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z\s'-]*")
 _LONG_WORD = re.compile(r"[A-Za-z]{3}")
 """With a hyphen in it, what has no word of three letters is a difference: `x-y`."""
@@ -92,7 +92,7 @@ def _with_other_commas(cleaned: str, first: Node) -> list[Node]:
     if _DECIMAL_COMMA.fullmatch(cleaned) and isinstance(first, Group):
         return [_scalar(cleaned.replace(",", "."))]
     if _POINTS_AND_COMMA.fullmatch(cleaned):
-        return [_scalar(cleaned.replace(".", "").replace(" ", "").replace(",", "."))]
+        return [_scalar(cleaned.replace(".", "").replace(",", "."))]
     if isinstance(first, Scalar) and first.number is not None:
         listed = Group("list", [_scalar(part) for part in cleaned.split(",")])
         return [listed, _scalar(cleaned.replace(",", "."))] if re.match(r"-?0,", cleaned) else [listed]

@@ -156,9 +156,6 @@ def _factors(rest: str, spaced: bool) -> dict[str, int] | None:
             name = _unit_name(word, spaced)
             if name is None:
                 return None
-            if name in ("mph", "kmh"):
-                powers["h"] = powers.get("h", 0) - 1
-                name = "mi" if name == "mph" else "km"
             base, _, own = name.partition("^")
             powers[base] = powers.get(base, 0) + sign * times * power * int(own or 1)
             sign, times, last = 1, 1, base

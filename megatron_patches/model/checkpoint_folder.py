@@ -1,0 +1,159 @@
+"""The folder of a run's checkpoints: which iterations it holds, which is the newest, and whether their files are whole.
+
+It holds `iter_0000020/` and `latest_checkpointed_iteration.txt`, as Megatron-LM writes them. Each iteration holds
+`checksums.json`, made as it was saved; folders of other programs have none and are read unchecked.
+"""
+
+import json
+import re
+import shutil
+import zlib
+from pathlib import Path
+
+import torch.distributed as dist
+
+from pipeline.common.errors import InputError
+from pipeline.common.files import write_json, write_text
+
+LATEST = "latest_checkpointed_iteration.txt"
+SUMS = "checksums.json"
+BLOCK = 8 << 20
+
+
+def iteration_folder(root: Path, iteration: int) -> Path:
+    return root / f"iter_{iteration:07d}"
+
+
+def iterations(root: Path) -> list[int]:
+    """The iterations under `root`, oldest first."""
+    found = (re.fullmatch(r"iter_(\d{7,})", path.name, re.ASCII) for path in root.iterdir() if path.is_dir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def latest_iteration(root: Path) -> int | None:
+    """The newest iteration under `root` by its `latest` file, or None where there is no checkpoint at all.
+
+    Raises InputError when the file does not name an iteration that is there, or is missing beside iterations.
+    """
+    tracker = root / LATEST
+    there = iterations(root)
+    try:
+        text = tracker.read_bytes().decode("utf-8", "backslashreplace").strip()
+    except FileNotFoundError:
+        if not there:
+            return None
+        raise InputError(
+            f"{root} holds iterations {_listed(there)}, but {LATEST} is missing, so it is not clear where to continue. "
+            f"To continue from the newest: echo {there[-1]} > '{tracker}'. To start again, move {root} away."
+        ) from None
+    except OSError as error:
+        raise InputError(f"{tracker} cannot be read: {error.strerror or error}") from error
+    if not re.fullmatch(r"\d{1,12}", text, re.ASCII) or not iteration_folder(root, int(text)).is_dir():
+        cure = f"echo {there[-1]} > '{tracker}'" if there else "delete the file to start again"
+        raise InputError(
+            f"{tracker} says {text!r}, but {root} has no such iteration; it has {_listed(there)}. "
+            f"Name one that is there: {cure}"
+        )
+    return int(text)
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers)) or "none"
+
+
+def clear_unfinished(root: Path) -> None:
+    """Delete what saves that were killed left behind (on rank 0; nothing else reads those folders)."""
+    for path in root.glob(".iter_*.writing") if root.is_dir() else ():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def sum_of(path: Path) -> tuple[int, int]:
+    """Size and CRC-32 of a file, read in blocks."""
+    size = total = 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            size += len(block)
+            total = zlib.crc32(block, total)
+    return size, total
+
+
+def write_sums(folder: Path) -> None:
+    """Write the sums of `folder`'s files beside them (a collective). Each rank sums what it wrote, while that is still in
+    memory; rank 0 also sums what belongs to no rank."""
+    rank = dist.get_rank()
+    mine = {path.name: sum_of(path) for path in sorted(folder.iterdir()) if _writer(path.name) == rank}
+    parts: list[dict[str, tuple[int, int]] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    if rank == 0:
+        write_json(folder / SUMS, {name: entry for part in parts if part for name, entry in sorted(part.items())})
+
+
+def _writer(name: str) -> int:
+    """The rank whose name a checkpoint's file carries (`__3_0.distcp`)."""
+    match = re.match(r"__(\d+)_", name, re.ASCII)
+    return int(match[1]) if match else 0
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with the files of `folder` by its sums, the same on all ranks (a collective); None if nothing is, or
+    if it has no sums. The ranks share out the files."""
+    try:
+        sums = json.loads((folder / SUMS).read_bytes())
+        entries = [(str(name), (int(size), int(total))) for name, (size, total) in sorted(sums.items())]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError, TypeError):
+        return f"{SUMS} is damaged"
+    world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+    mine = next((text for name, entry in entries[rank::world] if (text := _difference(folder / name, entry))), None)
+    if world == 1:
+        return mine
+    found: list[str | None] = [None] * world
+    dist.all_gather_object(found, mine)
+    return next((text for text in found if text), None)
+
+
+def _difference(path: Path, entry: tuple[int, int]) -> str | None:
+    try:
+        if path.stat().st_size != entry[0]:
+            return f"{path.name} has {path.stat().st_size} bytes of {entry[0]}"
+        return None if sum_of(path) == entry else f"{path.name} has changed since it was saved"
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror or error})"
+
+
+def newest_whole(root: Path) -> tuple[int | None, list[str]]:
+    """The newest iteration under `root` whose files are whole, and what was found wrong with newer ones (a collective).
+
+    Damaged ones that are newer than a whole one are renamed to `iter_N.damaged`, and `latest` is moved back. Raises
+    InputError when none is whole.
+    """
+    newest = latest_iteration(root)
+    if newest is None:
+        return None, []
+    wrong: list[tuple[int, str]] = []
+    for iteration in reversed([n for n in iterations(root) if n <= newest]):
+        text = damage(iteration_folder(root, iteration))
+        if text is None:
+            if wrong and (not dist.is_initialized() or dist.get_rank() == 0):
+                write_text(root / LATEST, str(iteration))
+                for number, _ in wrong:
+                    _set_aside(iteration_folder(root, number))
+            if wrong and dist.is_initialized():
+                dist.barrier()
+            return iteration, [f"{iteration_folder(root, n)} is damaged ({text})" for n, text in wrong]
+        wrong.append((iteration, text))
+    raise InputError(
+        f"every checkpoint in {root} is damaged: "
+        + "; ".join(f"iteration {number}: {text}" for number, text in wrong)
+        + ". To start again, move the folder away."
+    )
+
+
+def _set_aside(folder: Path) -> None:
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.damaged-{number}")).exists():
+        number += 1
+    folder.rename(target)

@@ -1,0 +1,99 @@
+"""What is checked before anything runs: everything that a run would find out later from its settings alone.
+
+A dry run and a plan make the same checks. What depends on the machine (devices, ports, installed packages) is left to the
+start of a stage, because a plan may be made for another machine.
+"""
+
+from pathlib import Path
+
+from pipeline.common.errors import InputError, UsageError
+from pipeline.common.names import nearest, unknown
+from pipeline.run import manifests, plan
+from pipeline.run.catalog import Job
+from pipeline.run.imports import check_function
+from pipeline.settings import Settings
+from pipeline.settings.algo import SEQUENCE
+
+
+def check(job: Job, root: Path) -> None:
+    """Check one job.
+
+    Raises:
+        UsageError: settings that cannot work, each with its key, value and what is allowed.
+        InputError: a file that the user named is missing.
+    """
+    settings, stage = job.settings, job.stage.name
+    if job.stage.uses_layout:
+        plan.check(settings)
+    if stage == "sft" and settings.sft.enabled:
+        check_warm_up(settings)
+    if stage == "rl":
+        check_training(settings)
+    if stage == "rollout":
+        check_split(settings, root)
+    if stage in ("rollout", "rl", "evaluate"):
+        for name in settings.verify.rewards:
+            if ":" in name:
+                check_function("verify.rewards", name)
+    check_checkpoint(job)
+
+
+def check_warm_up(settings: Settings) -> None:
+    """Raises `UsageError` if the warm-up's batch cannot be shared by its ranks, or one of its files will be empty."""
+    sft, ranks = settings.sft, plan.world_size(settings)
+    if sft.batch_size % ranks:
+        raise UsageError(
+            f"sft.batch_size={sft.batch_size} rows cannot be shared evenly by {ranks} ranks. Give a multiple of {ranks}."
+        )
+    made = {"sft": settings.data.arithmetic.sft_rows, "sft_mixed": settings.data.arithmetic.sft_mixed_rows}
+    for number, phase in enumerate(sft.phases):
+        if settings.data.source == "arithmetic" and not made[phase.rows]:
+            raise UsageError(
+                f"sft.phases.{number}.rows={phase.rows}, but data.arithmetic.{phase.rows}_rows=0 makes no such rows. Raise it,"
+                " or remove the phase."
+            )
+
+
+def check_training(settings: Settings) -> None:
+    """Raises if reinforcement learning cannot work with these settings, or the user's loss does not exist."""
+    algo = settings.algo
+    if settings.rollout.temperature == 0:
+        raise UsageError(
+            "rollout.temperature=0: training needs responses that differ, and greedy ones are all equal. Give a value above 0."
+        )
+    if settings.rl.token_head == "fused" and algo.import_path is None and algo.loss in SEQUENCE:
+        raise UsageError(
+            f"rl.token_head=fused: algo.loss={algo.loss} mixes the tokens of a sequence. Use rl.token_head=recompute or auto."
+        )
+    if algo.import_path is not None:
+        check_function("algo.import_path", algo.import_path)
+
+
+def check_split(settings: Settings, root: Path) -> None:
+    """Raises `UsageError` if `rollout.offline_split` names neither the training problems nor an evaluation set."""
+    data, split = settings.data, settings.rollout.offline_split
+    named = ["held_out"] if data.source == "arithmetic" else list(data.eval_path)
+    made = [file.stem for file in (root / "preprocess" / "eval").glob("*.jsonl")]
+    names = ["train", *sorted({*named, *made})]
+    if split not in names:
+        raise UsageError(unknown("rollout.offline_split", split, names))
+
+
+def check_checkpoint(job: Job) -> None:
+    """Raises if the checkpoint that evaluate or export is to read is a misspelled word or a folder that is not there."""
+    chosen = job.chosen_checkpoint
+    if chosen is None or chosen in manifests.WORDS:
+        return
+    if Path(chosen).is_dir():
+        if manifests.latest_iteration(Path(chosen)) is None:
+            raise InputError(
+                f"{job.stage.name}.checkpoint={chosen} holds no {manifests.TRACKER}. Give the folder of a Megatron checkpoint."
+            )
+        return
+    key = f"{job.stage.name}.checkpoint"
+    guess = nearest(chosen, manifests.WORDS) if "/" not in chosen else None
+    hint = f" Did you mean {key}={guess}?" if guess else ""
+    text = (
+        f"{key}={chosen}: there is no such folder.{hint} Allowed: {', '.join(manifests.WORDS)}, or a checkpoint folder."
+    )
+    raise UsageError(text) if guess else InputError(text)

@@ -1,0 +1,146 @@
+"""What a response says without giving its answer: about other answers, about other questions, and where it breaks off."""
+
+import re
+
+from pipeline.verify.reading.boxes import SENTENCE_END
+
+_OTHERS = (
+    r"(?:reference|gold(?:en|-standard)?|ground[\s-]truth|expected|official|accepted|target|intended|published|given|provided"
+    r"|listed|stated|printed|claimed|student's|teacher's|wrong|incorrect)(?:\s+(?:final|correct))?\s+(?:answer|solution)"
+    r"|answer\s+(?:key|sheet)|solutions?\s+(?:manual|sheet)|back\s+of\s+the\s+book|answer\s+(?:in|of|from)\s+the\s+(?:text-?)?book"
+    r"|(?:sample|placeholder)\s+(?:answer|output)|(?:instructions?|prompt|template)\s+(?:says?|asks?|tells?|reads?|wants?)"
+    r"|answer\s+to\s+(?:the|a|an)\s+(?:previous|next|other|similar|different)"
+)
+_OTHERS_ANSWER = re.compile(rf"\b(?:{_OTHERS})\b", re.I)
+"""An answer that is not the response's own, wherever it is named."""
+_ABOUT_OTHERS = re.compile(
+    rf"\b(?:{_OTHERS}|key\s+says|according\s+to|dataset|grader|text-?book|book|previous|(?:earlier|next|other|another|different|similar)\s+"
+    r"(?:problem|question|part)|for\s+(?:example|instance)|e\.g\.|check(?:ing)?|verif(?:y|ies|ication)|would|suppose|assuming"
+    r"|had\s+we|P\.?S\.)(?![A-Za-z])",
+    re.I,
+)
+"""In the sentence that names an answer after a box: the box stands."""
+_NAMED = (
+    "referenc", "gold", "ground", "expected", "official", "accepted", "target", "intended", "published", "given", "provided", "listed",
+    "stated", "printed", "claimed", "student", "teacher", "wrong", "incorrect", "key", "sheet", "manual", "book", "previous", "next",
+    "other", "similar", "different", "sample", "placeholder", "instruction", "prompt", "template",
+)  # fmt: skip
+"""One of these is wherever `_OTHERS_ANSWER` matches."""
+_ABOUT = (
+    "according", "dataset", "grader", "problem", "question", "part", "for ", "for\n", "e.g.", "check", "verif", "would", "suppose",
+    "assuming", "had", "p.s", "ps",
+)  # fmt: skip
+"""One of these, or of the others, is wherever `_ABOUT_OTHERS` matches."""
+_ABBREVIATION = re.compile(r"\b(?:P\.?S|e\.g|i\.e)$")
+_CONCLUSION = re.compile(r"\b(?:so|hence|thus|therefore|consequently)\b", re.I)
+_OTHER_QUESTION = re.compile(
+    r"(?:^|\n)[\s#*>]*(?:(?:next|new|another|sample|practice|example)\s+)?(?:question|problem|exercise|example|q)\b[^\S\n]*\d*[^\S\n]*\**[:.)]",
+    re.I,
+)
+CORRECTION = re.compile(
+    r"\b(?:wait|actually|correction|corrected|correcting|mistake|wrong|error|instead|re-?check\w*|recalculat\w*|redo"
+    r"|incorrect|however|but|not\s+right|not\s+correct|oops|sorry|scratch\s+that|on\s+second\s+thought)\b",
+    re.I,
+)
+"""Between a box and a later statement: the statement takes the box's place."""
+_QUOTING = re.compile(rf"\b(?:{_OTHERS}|for\s+(?:example|instance)|e\.g\.|according\s+to)(?![A-Za-z])", re.I)
+"""In the sentence of a box: it quotes another answer."""
+_WITHDRAWN = re.compile(
+    r"(?:^|[.!?\n])\s*(?:(?:but|oh|no|wait|oops|hmm+|sorry|actually|hold\s+on)\b[\s,.!…-]*)*"
+    r"(?:(?:that|this|it|the\s+above|my\s+(?:\w+\s+)?(?:answer|result)|the\s+answer\s+above)\s*)?(?:\b(?:is|was)|'s|’s)\s+"
+    r"(?:\w+\s+)?(?:wrong|incorrect|not\s+right|not\s+correct|a\s+mistake|an\s+error)\b"
+    r"|\bI\s+(?:have\s+)?(?:made|make)\s+an?\s+(?:\w+\s+)?(?:mistake|error)\b",
+    re.I,
+)
+"""After a box: its own response takes it back."""
+_SHOULD_BE = re.compile(
+    r"\b(?:should|must)\s+(?:be|have\s+been)\s*:?\s*|\b(?:is|it's|it’s)\s+(?:actually|really|in\s+fact)\s+", re.I
+)
+_DANGLING = re.compile(
+    r"(?:[=+*/<>&(\[{,;:-]|\b(?:the|a|an|and|or|but|so|of|to|for|from|in|on|at|by|with|into|between|which|that|those|these"
+    r"|this|who|whose|where|when|while|because|since|as|if|than|then|thus|hence|therefore|we|it|they|he|she|our|its|their"
+    r"|is|are|was|were|be|been|has|have|had|get|gets|will|would|can|could|must|should|may|need|needs|not|now|next|also"
+    r"|each|every|any|some|another|multiply|divide|subtract|compute|calculate|determine|find|count|namely|let|plus|minus"
+    r"|times|the\s+(?:first|second|third|following|remaining|other|same|number|sum|total)))$",
+    re.I,
+)
+_NEW_CLAUSE = re.compile(
+    r"\d[^.!?\n]*?(?:,\s*(?:so|but|and|then|now|next|first|which|where|while|whereas|however|yet|although|though)|\s(?:but|so|because|since|and\s+then|and\s+(?:we|it|they)))\s"
+    r"(?![^\n]*\bdone\b)[^\n]*[A-Za-z]$",
+    re.I,
+)
+"""After a number, a clause that ends in a word without a full stop."""
+_PLAN = re.compile(
+    r"\b(?:we|I)(?:'ll|\s+(?:still|then|now|also|first|next|only|just|will|are|am))*\s+(?:need|have|want|ought|going|left|remains?)\s+to\s+"
+    r"(?!be\b|pay\b|buy\b|get\b)|\b(?:let\s+us|let's)\s+\w+|\bnot\s+yet\b|\bhaven't\b[^.]*\byet\b",
+    re.I,
+)
+
+
+def is_aside(text: str, start: int, end: int, after_box: bool = False) -> bool:
+    """Whether the phrase at `start` to `end` that announces an answer speaks of another than the response's own."""
+    speaks_of_others = _ABOUT_OTHERS if after_box else _OTHERS_ANSWER
+    first = max(0, start - 240)
+    window = text[first:end].lower()
+    if not any(word in window for word in _NAMED) and not (after_box and any(word in window for word in _ABOUT)):
+        return False
+    begin, sentence = first, text[first:start]
+    for stop in (*SENTENCE_END.finditer(sentence), *_CONCLUSION.finditer(sentence)):
+        if not _ABBREVIATION.search(sentence, max(0, stop.start() - 8), stop.start()):
+            begin = max(begin, first + stop.end())
+    return speaks_of_others.search(text, begin, end) is not None
+
+
+def without_other_questions(text: str, answered: int) -> str:
+    """`text` up to where another question begins after its first answer, which ends at `answered`."""
+    other = _OTHER_QUESTION.search(text, answered)
+    return text[: other.start()] if other else text
+
+
+def may_ask_more(text: str) -> bool:
+    """Whether `text` begins with its solution and goes on to another question."""
+    first = _OTHER_QUESTION.search(text)
+    return first is not None and first.start() > 0
+
+
+def is_echo(text: str, start: int, end: int) -> bool:
+    """Whether the answer announced at `start` to `end` stands between two questions: that of an echoed example."""
+    return _OTHER_QUESTION.search(text, end) is not None and _OTHER_QUESTION.search(text[:start]) is not None
+
+
+def own_boxes(text: str, boxes: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    """The boxes without empty ones, and without those at the end that quote another answer, as far as one is left."""
+    boxes = [box for box in boxes if box[2].strip()] or boxes
+    while len(boxes) > 1:
+        sentence = text[max(boxes[-2][1], boxes[-1][0] - 240) : boxes[-1][0]]
+        ends = [stop.end() for stop in SENTENCE_END.finditer(sentence)]
+        if not _QUOTING.search(sentence[ends[-1] :] if ends else sentence):
+            break
+        boxes = boxes[:-1]
+    return boxes
+
+
+def is_withdrawn(tail: str) -> bool:
+    """Whether `tail`, which follows the last box, takes it back."""
+    return _WITHDRAWN.search(tail) is not None
+
+
+def in_its_place(tail: str) -> int | None:
+    """Where in `tail` the value stands that takes the box's place: "it should be 14"."""
+    return next((m.end() for m in _SHOULD_BE.finditer(tail) if not is_aside(tail, m.start(), m.end(), True)), None)
+
+
+def is_unfinished(text: str) -> bool:
+    """Whether `text`, which has no box, breaks off in the middle of a sentence."""
+    last = text.rsplit("\n", 1)[-1][-400:].rstrip()
+    if not re.search(r"[A-Za-z]{2}", re.sub(r"\\[A-Za-z]+", "", last)):
+        return False
+    stops = [stop.end() for stop in SENTENCE_END.finditer(last)]
+    sentence = last[max((stop for stop in stops if stop < len(last)), default=0) :].strip(" *_")
+    return _DANGLING.search(sentence) is not None or _NEW_CLAUSE.search(sentence) is not None
+
+
+def is_plan(sentence: str) -> bool:
+    """Whether a last sentence says what is still to be done, and concludes nothing after that."""
+    plan = _PLAN.search(sentence)
+    return plan is not None and _CONCLUSION.search(sentence, plan.end()) is None

@@ -1,0 +1,300 @@
+"""Checkpoints of others run nothing, damaged ones are not loaded, and NaN is neither saved nor loaded.
+
+Each damage is made in a copy of one small checkpoint. Not covered here: several ranks (tests/model/weights_ranks.py reshards,
+poison_ranks.py decides on two ranks), and the stages' command lines (tests/stages/test_nothing_lost.py).
+"""
+
+import os
+import pickle
+import shutil
+import zipfile
+
+import pytest
+import torch
+from ranks import run_ranks
+from tiny_models import tiny_model
+
+from pipeline.common.errors import InputError
+from pipeline.settings import Layout, Optimizer, Rl
+
+MODEL = tiny_model("llama")
+RL = Rl(optimizer=Optimizer(lr=1e-3, warmup_steps=0))
+
+
+class Command:
+    """A pickle that makes a file as it is read."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+@pytest.fixture(scope="session")
+def actor(world):
+    from megatron_patches.training.actor import Actor
+
+    return Actor(MODEL, Layout(), RL, 1.0)
+
+
+@pytest.fixture(scope="session")
+def saved(actor, tmp_path_factory):
+    """A folder with iterations 1, 2 and 3."""
+    from megatron_patches.model import checkpoint
+
+    root = tmp_path_factory.mktemp("saved")
+    for iteration in (1, 2, 3):
+        checkpoint.save(root, iteration, actor.chunks, MODEL, optimizer=actor.optimizer, common={"number": iteration})
+    return root
+
+
+@pytest.fixture
+def root(saved, tmp_path):
+    """A copy to be damaged."""
+    shutil.copytree(saved, tmp_path / "checkpoints")
+    return tmp_path / "checkpoints"
+
+
+def load(root, actor, iteration=3):
+    from megatron_patches.model import checkpoint
+
+    return checkpoint.load(root, iteration, actor.chunks, MODEL, optimizer=actor.optimizer)
+
+
+def refusal(root, actor, iteration=3) -> str:
+    with pytest.raises(InputError) as caught:
+        load(root, actor, iteration)
+    return str(caught.value)
+
+
+def forget_sums(root):
+    """As a folder of another program, whose files nothing sums up."""
+    for path in root.glob("iter_*/checksums.json"):
+        path.unlink()
+
+
+def test_our_own_loads(root, actor):
+    assert load(root, actor) == {"number": 3}
+
+
+def test_metadata_that_would_run_a_command_is_refused(root, actor, tmp_path):
+    forget_sums(root)
+    marker = tmp_path / "marker"
+    (root / "iter_0000003" / ".metadata").write_bytes(pickle.dumps(Command(marker)))
+    text = refusal(root, actor)
+    assert "posix.mkdir" in text
+    assert "is refused" in text
+    assert not marker.exists()
+
+
+def test_common_state_that_would_run_a_command_is_refused(root, actor, tmp_path, monkeypatch):
+    forget_sums(root)
+    marker = tmp_path / "marker"
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # which would let every torch.load run commands
+    torch.save({"common": Command(marker)}, root / "iter_0000003" / "common.pt")
+    text = refusal(root, actor)
+    assert "posix.mkdir" in text
+    assert not marker.exists()
+
+
+def test_an_object_entry_that_would_run_a_command_is_refused(root, actor, tmp_path):
+    """Entries such as `_extra_state` are pickles inside the `.distcp` file, which torch reads without limits."""
+    from megatron_patches.model.safe_reading import read_metadata
+
+    forget_sums(root)
+    folder, marker = root / "iter_0000003", tmp_path / "marker"
+    metadata = read_metadata(folder)
+    places = [info for index, info in metadata.storage_data.items() if "_extra_state" in index.fqn]
+    assert places
+    evil = tmp_path / "evil.pt"
+    torch.save(Command(marker), evil)
+    data = evil.read_bytes()
+    (folder / "evil.distcp").write_bytes(data)
+    for info in places:
+        info.relative_path, info.offset, info.length = "evil.distcp", 0, len(data)
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    text = refusal(root, actor)
+    assert "posix.mkdir" in text
+    assert not marker.exists()
+
+
+def test_metadata_with_a_class_that_no_checkpoint_needs_is_named(root, actor):
+    forget_sums(root)
+    (root / "iter_0000003" / ".metadata").write_bytes(pickle.dumps({"x": zipfile.ZipInfo("a")}))
+    assert "zipfile.ZipInfo" in refusal(root, actor)
+
+
+def test_metadata_that_names_a_file_outside_its_folder_is_refused(root, actor):
+    from megatron_patches.model.safe_reading import read_metadata
+
+    forget_sums(root)
+    folder = root / "iter_0000003"
+    metadata = read_metadata(folder)
+    next(iter(metadata.storage_data.values())).relative_path = "../iter_0000001/__0_0.distcp"
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    assert "outside its folder" in refusal(root, actor)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def zeros(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 4096] = bytes(4096)
+    path.write_bytes(data)
+
+
+def shorten(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("harm", [flip, zeros, shorten, os.unlink], ids=lambda harm: harm.__name__)
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "common.pt", "metadata.json"])
+def test_damage_is_noticed_and_the_last_whole_iteration_takes_over(root, actor, harm, name):
+    from megatron_patches.model import checkpoint
+
+    if harm is zeros and (root / "iter_0000003" / name).stat().st_size < 8192:
+        pytest.skip("the file is smaller than that")
+    harm(root / "iter_0000003" / name)
+    assert f"damaged: {name}" in refusal(root, actor)
+    iteration, wrong = checkpoint.newest_whole(root)
+    assert iteration == 2
+    assert len(wrong) == 1
+    assert name in wrong[0]
+    assert checkpoint.latest_iteration(root) == 2
+    assert (root / "iter_0000003.damaged-1").is_dir()
+    assert load(root, actor, 2) == {"number": 2}
+
+
+def test_where_every_iteration_is_damaged_none_is_loaded_and_none_is_moved(root):
+    from megatron_patches.model import checkpoint
+
+    for path in root.glob("iter_*/__0_0.distcp"):
+        flip(path)
+    with pytest.raises(InputError, match=r"every checkpoint in .* is damaged"):
+        checkpoint.newest_whole(root)
+    assert len(list(root.glob("iter_???????"))) == 3
+
+
+@pytest.mark.parametrize("name", [".metadata", "common.pt"])
+@pytest.mark.parametrize("content", [None, b"", b"\x80\x04garbage", b"PK\x03\x04"])
+def test_damage_without_sums_is_one_clear_message(root, actor, capfd, name, content):
+    forget_sums(root)
+    path = root / "iter_0000003" / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    text = refusal(root, actor)
+    assert name in text
+    assert "\n" not in text
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("latest", "said"),
+    [
+        (None, ["latest_checkpointed_iteration.txt is missing", "1, 2, 3", "echo 3 >"]),
+        (b"\xff\xfe2", ["has no such iteration", "1, 2, 3", "echo 3 >"]),
+        ("²".encode(), ["has no such iteration", "echo 3 >"]),
+        (b"7", ["'7'", "echo 3 >"]),
+        (b"", ["''", "echo 3 >"]),
+    ],
+)
+def test_a_missing_or_wrong_latest_file_is_no_fresh_start(root, latest, said):
+    from megatron_patches.model import checkpoint
+
+    tracker = root / "latest_checkpointed_iteration.txt"
+    tracker.unlink()
+    if latest is not None:
+        tracker.write_bytes(latest)
+    with pytest.raises(InputError) as caught:
+        checkpoint.latest_iteration(root)
+    for part in said:
+        assert part in str(caught.value)
+
+
+def test_what_a_killed_save_left_is_cleared(root):
+    from megatron_patches.model import checkpoint
+
+    (root / ".iter_0000004.writing").mkdir()
+    (root / ".iter_0000004.writing" / "__0_0.distcp").write_bytes(b"half")
+    checkpoint.clear_unfinished(root)
+    assert not list(root.glob(".iter_*"))
+    assert len(list(root.glob("iter_*"))) == 3
+
+
+def test_the_best_iteration_stays_beside_the_newest(actor, tmp_path):
+    from megatron_patches.model import checkpoint
+
+    for iteration, score in enumerate((0.1, 0.9, 0.3, 0.4), 1):
+        checkpoint.save(tmp_path, iteration, actor.chunks, MODEL, common={}, keep=1, best=("reward/mean", score))
+    assert sorted(path.name for path in tmp_path.glob("iter_*")) == ["iter_0000002", "iter_0000004"]
+
+
+def masters(actor):
+    """The fp32 numbers that Adam updates, flat as the distributed optimizer holds them."""
+    return [param for optimizer in actor.optimizer.chained_optimizers for param in optimizer.get_parameters()]
+
+
+@pytest.mark.parametrize("where", ["weight", "master", "moment"])
+def test_nan_is_not_saved_and_nothing_is_rotated_out(root, actor, where):
+    from megatron_patches.model import checkpoint
+
+    load(root, actor)
+    state = actor.optimizer.chained_optimizers[0].optimizer.state
+    target = {
+        "weight": lambda: dict(actor.chunks[0].named_parameters())["module.decoder.final_layernorm.weight"].data,
+        "master": lambda: masters(actor)[0].data,
+        "moment": lambda: next(iter(state.values()))["exp_avg_sq"],
+    }[where]()
+    before = target.view(-1)[0].item()
+    target.view(-1)[0] = float("nan")
+    try:
+        with pytest.raises(checkpoint.NonFiniteError, match=r"iter_0000004 is not saved: .* holds NaN") as caught:
+            checkpoint.save(root, 4, actor.chunks, MODEL, optimizer=actor.optimizer, common={}, keep=1)
+    finally:
+        target.view(-1)[0] = before
+    assert caught.value.exit_code == 1
+    if where == "weight":
+        assert "decoder.final_layernorm.weight" in str(caught.value)
+    assert sorted(path.name for path in root.iterdir() if "iter_" in path.name and path.is_dir()) == [
+        "iter_0000001", "iter_0000002", "iter_0000003",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("which", ["decoder.final_layernorm.weight", "optimizer.state.exp_avg"])
+def test_a_checkpoint_with_nan_is_not_loaded(root, actor, which, monkeypatch):
+    from megatron_patches.model import checkpoint
+
+    load(root, actor)
+    weight = dict(actor.chunks[0].named_parameters())["module.decoder.final_layernorm.weight"].data
+    state = actor.optimizer.chained_optimizers[0].optimizer.state
+    target = weight if which.startswith("decoder") else next(iter(state.values()))["exp_avg"]
+    target.view(-1)[3] = float("nan")
+    monkeypatch.setattr(checkpoint, "_refuse_nonfinite", lambda state, folder: None)  # as an older version saved it
+    checkpoint.save(root, 4, actor.chunks, MODEL, optimizer=actor.optimizer, common={})
+    text = refusal(root, actor, 4)
+    assert "iter_0000004 is not loaded" in text
+    assert which in text or "optimizer.state.param.decoder.final_layernorm.weight" in text
+    load(root, actor)
+
+
+def test_a_checkpoint_of_a_plain_megatron_script_loads(actor, tmp_path):
+    from megatron_patches.model import checkpoint
+
+    folder = tmp_path / "elsewhere" / "release"
+    run_ranks(1, os.path.join(os.path.dirname(__file__), "plain_megatron.py"), folder)
+    expected = torch.load(tmp_path / "elsewhere" / "expected.pt", weights_only=True)
+    assert checkpoint.load_folder(folder, actor.chunks, MODEL) == {}
+    found = {name.removeprefix("module."): value for name, value in actor.chunks[0].named_parameters()}
+    shared = [name for name in found if isinstance(expected.get(name), torch.Tensor)]
+    assert len(shared) == len(found)
+    assert all(torch.equal(found[name].data, expected[name]) for name in shared)
+    said = checkpoint.contents(folder, actor.chunks)
+    total = sum(value.numel() for value in found.values())
+    assert f"{total:,} weights" in said
+    assert "not read" not in said
