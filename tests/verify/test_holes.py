@@ -165,7 +165,7 @@ ROWS: dict[str, list[tuple[str, str, str | None, bool]]] = {
 
 @pytest.fixture(scope="module")
 def strict() -> VerifierPool:
-    with VerifierPool(2, 10.0, "evaluated") as shared:
+    with VerifierPool(2, 1.0, "evaluated") as shared:
         yield shared
 
 

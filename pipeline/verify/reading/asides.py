@@ -21,14 +21,14 @@ _ABOUT_OTHERS = re.compile(
 )
 """In the sentence that names an answer after a box: the box stands."""
 _NAMED = (
-    "referenc", "gold", "ground", "expected", "official", "accepted", "target", "intended", "published", "given", "provided", "listed",
-    "stated", "printed", "claimed", "student", "teacher", "wrong", "incorrect", "key", "sheet", "manual", "book", "previous", "next",
-    "other", "similar", "different", "sample", "placeholder", "instruction", "prompt", "template",
+    "referenc", "gold", "ground", "expected", "official", "accepted", "target", "intended", "published", "given", "provided",
+    "listed", "stated", "printed", "claimed", "student", "teacher", "wrong", "incorrect", "key", "sheet", "manual", "book",
+    "previous", "next", "other", "similar", "different", "sample", "placeholder", "instruction", "prompt", "template",
 )  # fmt: skip
 """One of these is wherever `_OTHERS_ANSWER` matches."""
 _ABOUT = (
-    "according", "dataset", "grader", "problem", "question", "part", "for ", "for\n", "e.g.", "check", "verif", "would", "suppose",
-    "assuming", "had", "p.s", "ps",
+    "according", "dataset", "grader", "problem", "question", "part", "for ", "for\n", "e.g.", "check", "verif", "would",
+    "suppose", "assuming", "had", "p.s", "ps",
 )  # fmt: skip
 """One of these, or of the others, is wherever `_ABOUT_OTHERS` matches."""
 _ABBREVIATION = re.compile(r"\b(?:P\.?S|e\.g|i\.e)$")
