@@ -185,7 +185,11 @@ SPOKEN: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
             (r"\boxed{12}. Wait. Let me double check: 3*4=12. Yes.", "12"),
             (r"\boxed{12}. For example, the answer is 13 where n = 4.", "12"),
             (r"\boxed{12}. A similar problem: its answer is 13.", "12"),
-            ("\\boxed{200} So after six months he has 10,000 + 200 = 10,200 in all his accounts by now.\n#### 10200", "10200"),
+            (
+                "\\boxed{200} So, after six months, he has 10,000 + 200 = 10,200 in all of his accounts, and the second"
+                " one adds 255, so that there are 10,455.\n#### 10455",
+                "10455",
+            ),
         ],
         [
             (r"So \boxed{12}. P.S. the reference answer is 13.", "13"), (r"\boxed{12}. The expected answer is 13.", "13"),
