@@ -17,9 +17,9 @@ UNDONE: dict[str, list[tuple[str, str]]] = {
         ("(2+i)+(3-i)", "5"), ("5+3i-2", "3+3i"), ("1+1+1+1", "4"), ("-(-5)", "5"),
     ],
     "quotients": [
-        (r"\frac{84}{7}", "12"), ("84/7", "12"), (r"84\div7", "12"), (r"\frac{1/2}{3}", r"\frac16"),
-        (r"\frac{1.5}{0.3}", "5"), ("12:4", "3"), (r"\frac{2^{10}}{2^8}", "4"), (r"\frac{3+4}{2}", r"\frac72"),
-        (r"2\frac{4}{2}", "4"), (r"\frac{1}{1+2}", r"\frac13"),
+        (r"\frac{84}{7}", "12"), (r"\frac{22}{2}\pi", r"11\pi"), ("84/7", "12"), (r"84\div7", "12"),
+        (r"\frac{1/2}{3}", r"\frac16"), (r"\frac{1.5}{0.3}", "5"), ("12:4", "3"), (r"\frac{2^{10}}{2^8}", "4"),
+        (r"\frac{3+4}{2}", r"\frac72"), (r"2\frac{4}{2}", "4"), (r"\frac{1}{1+2}", r"\frac13"),
     ],
     "powers and roots": [
         (r"\sqrt{16}", "4"), (r"\sqrt[3]{27}", "3"), (r"8^{2/3}", "4"), (r"4^{1/2}", "2"), (r"\sqrt2\cdot\sqrt8", "4"),
@@ -77,13 +77,13 @@ USUAL: dict[str, list[tuple[str, str]]] = {
         (r"3^2\cdot2^3", r"2^3\cdot3^2"), (r"\frac{1}{2^{10}}", r"\frac{1}{1024}"),
     ],
     "irrational": [
-        (r"\frac{3}{4}\sqrt2", r"\frac{3\sqrt2}{4}"), (r"\ln 2", r"\ln 2"), (r"\ln 8", r"3\ln2"), (r"3\pi", r"\pi\cdot3"),
-        (r"\sqrt5+1", r"1+\sqrt5"), (r"\frac12\ln3", r"\ln\sqrt3"), (r"\sqrt3+\sqrt2", r"\sqrt2+\sqrt3"),
-        (r"\frac{\sqrt3}{3}", r"\frac{1}{\sqrt3}"), (r"\sqrt{8}", r"2\sqrt2"), (r"\frac{\ln 3}{\ln 2}", r"\log_2 3"),
-        (r"12\frac34\pi", r"\frac{51\pi}{4}"), ("e^2", r"\exp(2)"), (r"\frac{1+\sqrt5}{2}", r"\frac{\sqrt5+1}{2}"),
-        (r"\frac{1+i\sqrt3}{2}", r"\frac12+\frac{\sqrt3}{2}i"), ("3+4i", "4i+3"), (r"\sin 1", r"\sin 1"),
-        (r"\pi-\arctan 2", r"\pi-\arctan2"), (r"2\pm\sqrt3", r"2+\sqrt3, 2-\sqrt3"), (r"\sqrt[3]{4}", "2^{2/3}"),
-        (r"\frac{\pi^2}{6}", r"\pi^2/6"),
+        (r"\frac{3}{4}\sqrt2", r"\frac{3\sqrt2}{4}"), (r"\ln 2", r"\ln 2"), (r"\frac{2\pi}{3}", r"120^\circ"),
+        (r"\ln 8", r"3\ln2"), (r"3\pi", r"\pi\cdot3"), (r"\sqrt5+1", r"1+\sqrt5"), (r"\frac12\ln3", r"\ln\sqrt3"),
+        (r"\sqrt3+\sqrt2", r"\sqrt2+\sqrt3"), (r"\frac{\sqrt3}{3}", r"\frac{1}{\sqrt3}"), (r"\sqrt{8}", r"2\sqrt2"),
+        (r"\frac{\ln 3}{\ln 2}", r"\log_2 3"), (r"12\frac34\pi", r"\frac{51\pi}{4}"), ("e^2", r"\exp(2)"),
+        (r"\frac{1+\sqrt5}{2}", r"\frac{\sqrt5+1}{2}"), (r"\frac{1+i\sqrt3}{2}", r"\frac12+\frac{\sqrt3}{2}i"),
+        ("3+4i", "4i+3"), (r"\sin 1", r"\sin 1"), (r"\pi-\arctan 2", r"\pi-\arctan2"), (r"2\pm\sqrt3", r"2+\sqrt3, 2-\sqrt3"),
+        (r"\sqrt[3]{4}", "2^{2/3}"), (r"\frac{\pi^2}{6}", r"\pi^2/6"),
     ],
     "expressions": [
         ("(x+1)^2", "x^2+2x+1"), ("1+x^2", "x^2+1"), (r"\frac{n(n+1)}{2}", r"\binom{n+1}{2}"), ("y=2x+3", "2x+3"),

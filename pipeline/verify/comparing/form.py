@@ -95,7 +95,9 @@ def _left_undone(given: Node, gold: Node) -> str:
         return "base"
     if theirs & _ARITHMETIC:
         theirs |= _ARITHMETIC
-    constant = not _variables(gold)
+    constant = not _variables(gold) and not any(
+        isinstance(leaf, Scalar) and leaf.unit == "degree" for leaf in _leaves(gold)
+    )
     if constant and "irrational" in ours and "irrational" not in theirs:
         return "not worked out"
     return ", ".join(sorted(ours - theirs - {"irrational"}))
@@ -295,7 +297,8 @@ def _of_closed_form(tree: Tree) -> set[str]:
             found.add("sum")
     elif kind == "mul":
         above, below = _factors(tree)
-        found = set().union(*(_of_closed_form(part) for part in [*above, *below]))
+        quotients = [part for part in tree[1] if part[0] == "mul" and evaluate.exact(part) is not None]
+        found = set().union(*(_of_closed_form(part) for part in [*above, *below, *quotients]))
         if any(sum(evaluate.exact(part) is not None for part in side) > 1 for side in (above, below)):
             found.add("product")
         if sum(part[0] == "add" for part in above) > 1:
