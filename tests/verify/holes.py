@@ -225,7 +225,8 @@ SPOKEN: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
             ("Question: What is 3+5?\nAnswer: 8\n\nQuestion: What is 3+7?\nSolution: we add", "8"),
             ("The instructions say to write Answer: 8 at the end", "8"),
             ("Example: What is 3+5?\nAnswer: 8\n\nNow let us solve our problem. We need to find", "8"),
-            ("For example, the answer is 8. Now", "8"),
+            ("For example, the answer is 8. Now", "8"), ("Suppose the answer is 8. Then we check whether", "8"),
+            ("If the answer is 8, then n = 3.", "8"),
         ],
     ),
     "unfinished": (

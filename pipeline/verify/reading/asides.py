@@ -31,6 +31,10 @@ _ABOUT = (
     "suppose", "assuming", "had", "p.s", "ps",
 )  # fmt: skip
 """One of these, or of the others, is wherever `_ABOUT_OTHERS` matches."""
+_SUPPOSED = re.compile(
+    r"\b(?:suppose|assume|assuming|imagine|pretend|if)\b(?:\s+(?:that|for\s+a\s+moment))?[^.,;:\n]{0,30}$", re.I
+)
+"""Before an announcement: it is a hypothesis."""
 _ABBREVIATION = re.compile(r"\b(?:P\.?S|e\.g|i\.e)$")
 _CONCLUSION = re.compile(r"\b(?:so|hence|thus|therefore|consequently)\b", re.I)
 _OTHER_QUESTION = re.compile(
@@ -79,6 +83,9 @@ _PLAN = re.compile(
 
 def is_aside(text: str, start: int, end: int, after_box: bool = False) -> bool:
     """Whether the phrase at `start` to `end` that announces an answer speaks of another than the response's own."""
+    before = text[max(0, start - 60) : start].lower()
+    if any(word in before for word in ("suppos", "assum", "imagine", "pretend", "if")) and _SUPPOSED.search(before):
+        return True
     speaks_of_others = _ABOUT_OTHERS if after_box else _OTHERS_ANSWER
     first = max(0, start - 240)
     window = text[first:end].lower()
