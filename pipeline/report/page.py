@@ -26,6 +26,11 @@ FACTS = (
     ("group", "rl.group_size"), ("lr", "rl.optimizer.lr"), ("seed", "seed"),
 )  # fmt: skip
 """Settings named below the title."""
+WARM_UP = (
+    ("sft/loss", "Warm-up loss", "mean over the learned tokens", "loss"),
+    ("sft/lr", "Warm-up learning rate", "", "rate"),
+)
+"""Metrics of the warm-up: name, title, note, label."""
 
 
 def render(data: RunData) -> str:
@@ -52,12 +57,13 @@ def render(data: RunData) -> str:
             solutions = ""
     add("Solutions", solutions)
     warm_up = Metrics(data.sft)
-    if warm_up.columns:
-        charts = [
-            figure(name.removeprefix("sft/"), "", line_chart(warm_up.steps, [Line("", column)], smooth=True))
-            for name, column in sorted(warm_up.columns.items())
-        ]
-        add("Warm-up", f'<div class="small grid">{"".join(charts)}</div>', "Supervised, before reinforcement learning.")
+    charts = [
+        figure(title, note, line_chart(warm_up.steps, [Line(label, column)], zero=True, smooth=name == "sft/loss"))
+        for name, title, note, label in WARM_UP
+        if (column := warm_up.get(name)) is not None
+    ]
+    if charts:
+        add("Warm-up", f'<div class="grid">{"".join(charts)}</div>', "Supervised, before reinforcement learning.")
     add("Cost", _cost(data))
     add("Set-up", _environment(data) + _text_block("config.yaml", data.config))
     links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title in contents)

@@ -149,5 +149,7 @@ def test_the_page_shows_a_real_runs_last_numbers(panel):
 def test_a_real_run_leaves_nothing_unnamed():
     page = render(read_run(REAL_RUN))
     assert "Everything else" not in page
-    assert "Warm-up" in page
+    sft = list(read_jsonl(REAL_RUN / "sft" / "metrics.jsonl"))[-1]
+    assert FIGURES["Warm-up loss"] == {"loss": written(sft["sft/loss"])}
+    assert FIGURES["Warm-up learning rate"] == {"rate": written(sft["sft/lr"])}
     assert "Before and after" in page
