@@ -30,6 +30,7 @@ from pipeline.settings.schema import (
     field_type,
     load_yaml,
     parse,
+    split_key,
     unknown_key,
 )
 
@@ -70,7 +71,7 @@ class Composed:
     def _place(self, path: str, value: Any, origin: str) -> None:
         node: Any = self.values
         walked: list[str] = []
-        *parents, last = path.split(".")
+        *parents, last = split_key(path)
         for part in parents:
             walked.append(part)
             key: Any = int(part) if isinstance(node, list) else part
@@ -284,7 +285,7 @@ def _absolute(key: str, value: Any) -> Any:
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
+    for part in reversed(split_key(key)):
         value = {part: value}
     return value
 

@@ -15,6 +15,7 @@ from pipeline.common.benches import BENCHES
 from pipeline.settings import Settings
 from pipeline.settings.algo import STATIC
 from pipeline.settings.engine import chosen_engine, uses_gpus, why_chosen
+from pipeline.settings.schema import split_key
 
 TYPED = "the command line"
 """Origin of a key that was typed; any other origin is the name of a preset file."""
@@ -312,7 +313,7 @@ def _matches(key: str, patterns: tuple[str, ...]) -> bool:
 def _value(settings: Settings, key: str) -> Any:
     """The resolved value at a key; None if the key names something that is not there."""
     node: Any = settings
-    for part in key.split("."):
+    for part in split_key(key):
         if isinstance(node, dict):
             node = node.get(part, node.get(int(part)) if part.isdigit() else None)  # model.layouts has numbers as keys
         elif isinstance(node, list):

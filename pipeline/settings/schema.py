@@ -43,6 +43,18 @@ def _walk(section: type[Section], prefix: str) -> Iterator[tuple[str, Any]]:
             yield prefix + name, inner
 
 
+def split_key(key: str) -> list[str]:
+    """The parts of a dotted key. A name of the user's own comes last and may hold dots itself: an import path
+    (`verify.rewards.my.module:function`), the name of an evaluation set or of an arm."""
+    parts = key.split(".")
+    annotation: Any = Settings
+    for i, part in enumerate(parts):
+        if get_origin(annotation) is dict and not _is_section(get_args(annotation)[1]):
+            return [*parts[:i], ".".join(parts[i:])]
+        annotation = _inside(annotation, part)
+    return parts
+
+
 def field_type(key: str) -> Any:
     """The annotation at a dotted key.
 
@@ -51,18 +63,28 @@ def field_type(key: str) -> Any:
     """
     annotation: Any = Settings
     walked: list[str] = []
-    for part in key.split("."):
-        origin, arguments = get_origin(annotation), get_args(annotation)
-        if isinstance(annotation, type) and issubclass(annotation, Section) and part in annotation.model_fields:
-            annotation = annotation.model_fields[part].annotation
-        elif origin is dict and part:
-            annotation = arguments[1]
-        elif origin is list and re.fullmatch("[0-9]+", part) and arguments[0] in LISTED:
-            annotation = arguments[0]
-        else:
+    for part in split_key(key):
+        annotation = _inside(annotation, part)
+        if annotation is None:
             raise UsageError(unknown_key(key, walked))
         walked.append(part)
     return annotation
+
+
+def _inside(annotation: Any, part: str) -> Any:
+    """The annotation one part further; None if there is no such part."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if _is_section(annotation) and part in annotation.model_fields:
+        return annotation.model_fields[part].annotation
+    if origin is dict and part:
+        return arguments[1]
+    if origin is list and re.fullmatch("[0-9]+", part) and arguments[0] in LISTED:
+        return arguments[0]
+    return None
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 def unknown_key(key: str, walked: list[str] | None = None) -> str:

@@ -55,6 +55,24 @@ def test_values_become_what_their_types_say(mini):
     assert compose(["stage=bench", "what=verifier"]).bench.what == "verifier"
 
 
+def test_names_of_the_users_own_may_hold_dots(tmp_path, mini):
+    words = [
+        "verify.rewards.my.module:brief=0.1",
+        "data.eval_path.math.500=x.jsonl",
+        "compare.arms.eps0.3=algo.eps_low=0.3",
+    ]
+    settings = compose([*mini, *words[:2]])
+    assert settings.verify.rewards == {"correctness": 1.0, "my.module:brief": 0.1}
+    assert list(settings.data.eval_path) == ["math.500"]
+    assert compose(["stage=compare", mini[1], words[2]]).compare.arms == {"eps0.3": "algo.eps_low=0.3"}
+    at_once = compose([*mini, "verify.rewards={my.module:brief: 0.1}"])
+    assert at_once.verify.rewards == {"correctness": 1.0, "my.module:brief": 0.1}
+    path = preset(tmp_path, TINY_SHAPE + "verify: {rewards: {my.module:brief: 0.2}}\n", "dotted")
+    assert compose(["stage=rl", f"model={path}"]).verify.rewards["my.module:brief"] == 0.2
+    assert "verify.rewards=my.modul" in refusal([*mini, "verify.rewards.my.modul=1"])  # a module without its function
+    assert "no such setting" in refusal([*mini, "model.layouts.1.tp.x=2"])
+
+
 def test_the_resolved_settings_survive_yaml(mini):
     settings = compose([*mini, "data.eval_path.a=x.jsonl"])
     again = Settings.model_validate(yaml.safe_load(yaml.safe_dump(settings.model_dump(mode="json"))))
