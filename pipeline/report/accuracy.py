@@ -15,6 +15,7 @@ OTHERS: tuple[tuple[str, str, Form], ...] = (
     ("response_tokens", "response length, tokens", "number"),
     ("truncated", "truncated", "share"),
     ("direct_share", "only the final box", "share"),
+    ("judged", "right by the judge alone", "share"),
 )
 """Figures of a set beside its accuracy."""
 

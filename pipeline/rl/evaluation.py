@@ -31,6 +31,8 @@ def measure(
     rollouts = [rollout for group in groups for rollout in group]
     statistics |= response_shape([r.text for r in rollouts], [len(r.token_ids) for r in rollouts])
     statistics["truncated"] = sum(r.finish_reason == "length" for r in rollouts) / len(rollouts)
+    if grader.judge is not None:
+        statistics["judged"] = sum(grade.layer == "judge" for row in graded.grades for grade in row) / len(rollouts)
     return statistics, _rows(first, groups, graded_first, graded, evaluate.samples)
 
 

@@ -127,12 +127,11 @@ STAGES = {
 IRRELEVANT = frozenset(
     {
         "rl.save_every", "rl.keep_checkpoints", "rl.keep_best", "rl.max_skipped", "rl.sample_rollouts",
-        "verify.workers", "verify.memory_gib",
-        "verify.cache_size", "rollout.max_concurrent", "rollout.kv_memory_gib", "rollout.gpu_memory_share",
-        "rollout.sync_bucket_mib",
+        "verify.workers", "verify.memory_gib", "verify.cache_size", "verify.judge", "verify.judge_concurrent",
+        "rollout.max_concurrent", "rollout.kv_memory_gib", "rollout.gpu_memory_share", "rollout.sync_bucket_mib",
     }
 )  # fmt: skip
-"""Settings in the sections above that no result depends on."""
+"""Settings in the sections above that no result depends on. `verify.judge_model` says who judges; its server may move."""
 
 HARMLESS = frozenset(
     {

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from pipeline.common.addresses import parse_address
+from pipeline.common.addresses import parse_address, parse_judge
 from pipeline.common.benches import BENCHES
 from pipeline.common.errors import UsageError
 from pipeline.common.names import unknown
@@ -121,7 +121,25 @@ class Verify(Section):
             module, colon, function = name.partition(":")
             if name not in REWARDS and not (module and colon and function):
                 raise ValueError(f"{unknown('verify.rewards', name, REWARDS)}, or an import path `module:function`")
+            if module.endswith(".py"):
+                raise ValueError(
+                    f"verify.rewards.{name}: {module} is a file, and a module is wanted. Put the file's folder on"
+                    f" PYTHONPATH and write {module.rpartition('/')[2].removesuffix('.py')}:{function}"
+                )
         return rewards
+
+    @model_validator(mode="after")
+    def _check_judge(self) -> "Verify":
+        if self.judge is not None:
+            try:
+                parse_judge(self.judge)
+            except UsageError as error:
+                raise ValueError(str(error)) from error
+            if not self.judge_model:
+                raise ValueError(
+                    f"verify.judge_model is missing: name the model that the server at {self.judge} serves"
+                )
+        return self
 
 
 class Evaluate(Section):

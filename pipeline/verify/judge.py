@@ -14,9 +14,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlsplit
 
-from pipeline.common.errors import UsageError
+from pipeline.common.addresses import parse_judge
 from pipeline.verify.types import Grade
 
 LONGEST_CANDIDATE = 200
@@ -28,7 +27,7 @@ MOST_FAILURES = 3
 REMEMBERED = 100_000
 _UNDECIDED = {"different", "time-out"}
 """Reasons of verdicts that may be overturned. `not evaluated`, `hedged` and the like are decisions of the rules."""
-_LABEL = re.compile(r"\s*(?:\\boxed\{\s*)?([ABC])(?:\s*\})?\s*\.?\s*")
+_LABEL = re.compile(r"\s*(?:\\boxed\{\s*([ABC])\s*\}|([ABC]))\s*\.?\s*")
 _TALK = re.compile(
     r"ignore|instruct|disregard|previous|system|prompt|label|verdict|judge|grader|candidate|reference|reply|respond|output"
     r"|answer|correct|equivalent|<\|?/?[a-z_]+\|?>|```|[{\"']\s*(?:role|content)\b|\n",
@@ -53,14 +52,10 @@ class Judge:
     """Asks many questions at once, and remembers every label. Safe from any thread."""
 
     def __init__(self, address: str, model: str, timeout_s: float, concurrent: int) -> None:
-        """Raises UsageError for an address or a model that cannot be asked."""
-        parts = urlsplit(address if "://" in address else f"http://{address}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"verify.judge: {address!r} is not an address such as http://127.0.0.1:8000")
-        if not model:
-            raise UsageError("verify.judge_model: name the model that the server at verify.judge serves")
+        """Raises UsageError for an address that cannot be asked."""
+        parts = parse_judge(address)
         self._connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._host, self._port = parts.hostname, parts.port
+        self._host, self._port = parts.hostname or "", parts.port
         base = parts.path.rstrip("/")
         self._path = f"{base if base.endswith('/v1') else base + '/v1'}/chat/completions"
         self._model, self.timeout_s, self._concurrent = model, timeout_s, concurrent
@@ -85,7 +80,7 @@ class Judge:
                 return
             try:
                 label = self._label(question, deadline)
-            except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+            except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError):
                 failures += 1
                 self._count("failed")
                 return
@@ -116,13 +111,15 @@ class Judge:
                 self._known.popitem(last=False)
 
     def _label(self, question: Question, deadline: float) -> str:
-        """A, B or C. Raises ValueError, LookupError or TypeError for a reply that has no label, OSError and HTTPException
-        for a server that has no reply in time."""
+        """A, B or C. Raises ValueError, LookupError, TypeError or RecursionError for a reply that has no label, OSError and
+        HTTPException for a server that has no reply in time."""
         body = json.dumps(
             {"model": self._model, "messages": messages(question), "temperature": 0, "max_tokens": 8, "n": 1}
         )
-        connection = self._connect(self._host, self._port, timeout=max(0.001, deadline - time.monotonic()))
+        connection = self._connect(self._host, self._port, timeout=_left(deadline))
         try:
+            connection.connect()
+            connection.sock.settimeout(_left(deadline))  # or a slow connection would double the time
             connection.request("POST", self._path, body.encode(), {"Content-Type": "application/json"})
             reply = connection.getresponse()
             if reply.status != 200:
@@ -133,7 +130,12 @@ class Judge:
         match = _LABEL.fullmatch(choice["message"]["content"])
         if match is None:
             raise ValueError("no label")
-        return match[1]
+        return match[1] or match[2]
+
+
+def _left(deadline: float) -> float:
+    """Seconds until the deadline, as a time limit of a socket, which must not be 0."""
+    return max(0.001, deadline - time.monotonic())
 
 
 def _read(reply: http.client.HTTPResponse, deadline: float) -> bytes:
@@ -163,7 +165,7 @@ def messages(question: Question) -> list[dict[str, Any]]:
 
 
 def judge_of(verify: Any) -> Judge | None:
-    """The judge that `settings.verify` names, or None. Raises UsageError for one that cannot be asked."""
+    """The judge that `settings.verify` names, or None. Raises UsageError for an address that cannot be asked."""
     if not verify.judge:
         return None
     return Judge(verify.judge, verify.judge_model, verify.judge_timeout_s, verify.judge_concurrent)

@@ -38,6 +38,10 @@ WRONG = [
     ("rl", "verify.rewards.corectness=1", 2, "Did you mean verify.rewards=correctness?"),
     ("rl", "verify.rewards.nothing_here:bonus=1", 2, "there is no module nothing_here"),
     ("rl", "verify.rewards.json:bonus=1", 2, "has no function bonus"),
+    ("rl", "verify.rewards.pipeline.verify.rewards:correctnes=1", 2, "Did you mean pipeline.verify.rewards:correctness?"),
+    ("rl", "verify.rewards.mine.py:bonus=1", 2, "mine.py is a file, and a module is wanted"),
+    ("rl", "verify.judge=ftp://node0", 2, "verify.judge=ftp://node0: expected http://host:port"),
+    ("rl", "verify.judge=http://node0:8000", 2, "verify.judge_model is missing"),
     ("rl", "algo.import_path=absent.py:loss", 3, "absent.py cannot be read (No such file or directory)"),
     ("rl", "algo.import_path=mine.py:los", 2, "Did you mean"),
     ("rl", "algo.import_path=broken.py:loss", 2, "is not Python"),
@@ -95,6 +99,7 @@ def test_a_mistake_is_told_before_anything_starts(call, tmp_path, stage, word, c
         ("rl", "algo.import_path=mine.py:other"),
         ("rl", "algo.import_path=pipeline.objectives.losses.cispo:cispo"),
         ("rl", "verify.rewards.json:dumps=1"),
+        ("rl", "verify.rewards.pipeline.verify.rewards:correctness=1"),
         ("rl", "verify.rewards.math:sqrt=1"),  # a compiled module cannot be looked into
         ("rollout", "rollout.offline_split=held_out"),
         ("rollout", "rollout.temperature=0"),

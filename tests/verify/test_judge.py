@@ -4,14 +4,16 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipeline.common.errors import UsageError
+from pipeline.rl.evaluation import measure
 from pipeline.rl.grading import Grader
 from pipeline.rollout.interface import Prompt, Rollout
-from pipeline.settings.serving import Verify
+from pipeline.settings.serving import Evaluate, Verify
 from pipeline.verify import Grade
 from pipeline.verify.judge import Judge, is_plain
 
@@ -89,12 +91,15 @@ GARBAGE = [
     "CORRECT",
     "yes",
     "A\nB",
+    "A}",
+    r"\boxed{A",
     7.5,
     {"x": 1},
     ["A"],
     b"",
     b"not JSON",
     b"[]",
+    b"[" * 90_000,  # nested too deeply for the parser
     b"{}",
     500,
     404,
@@ -195,7 +200,24 @@ def test_a_step_asks_and_counts(server: Server) -> None:
         assert "judge_asked" not in grader.metrics()
 
 
-@pytest.mark.parametrize(("address", "model"), [("ftp://x", "m"), ("http://", "m"), ("http://x", "")])
-def test_a_judge_that_cannot_be_asked_is_refused(address: str, model: str) -> None:
-    with pytest.raises(UsageError, match=r"verify\.judge"):
-        Judge(address, model, 1.0, 1)
+@pytest.mark.parametrize("address", ["ftp://x", "http://", "http://x:port", "http://x:99999", "http://[x"])
+def test_an_address_that_cannot_be_asked_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match=r"verify\.judge=.* expected http://host:port"):
+        Judge(address, "m", 1.0, 1)
+    with pytest.raises(ValueError, match=r"verify\.judge=.* expected http://host:port"):
+        Verify(judge=address, judge_model="m")
+
+
+def test_a_judge_needs_the_name_of_its_model() -> None:
+    with pytest.raises(ValueError, match=r"verify\.judge_model is missing"):
+        Verify(judge="http://127.0.0.1:8000")
+
+
+def test_an_evaluation_says_which_share_is_right_by_the_judge_alone(server: Server) -> None:
+    group = [_rollout(answer) for answer in ("May 3", "May 4", "the third of May", "May 3")]
+    server.script = lambda data: "A" if "May 3" in data["candidate"] else "B"
+    engine = SimpleNamespace(generate=lambda prompts, count, sampling, on_finish: [group[:count]])
+    verify = Verify(workers=1, judge=server.address, judge_model="verifier")
+    with Grader(verify, 100) as grader:
+        statistics, _ = measure(Evaluate(k=4, bootstrap=10), engine, grader, None, None, [group[0].prompt], 0)
+    assert (statistics["avg@4"], statistics["judged"]) == (0.75, 0.5)
