@@ -101,9 +101,9 @@ class Verify(Section):
     """ignore: a unit may be given or not, and is not compared; same: units on both sides must agree."""
     degrees: Literal["either", "number"] = "either"
     """An angle of 60 degrees equals: either (60 and pi/3), number (only 60)."""
-    rounded_digits: int = Field(4, ge=1)
+    digits: int = Field(4, ge=1)
     """A decimal with at least this many significant digits may replace a number that no finite decimal equals."""
-    rounded_digits_entry: int = Field(2, ge=1)
+    digits_entry: int = Field(2, ge=1)
     """The same for entries of a matrix or vector."""
     text_case: bool = False
     """True: upper and lower case must agree in answers that are words."""

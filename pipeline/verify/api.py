@@ -3,10 +3,11 @@
 import atexit
 import os
 import threading
+from collections.abc import Sequence
 
 from pipeline.verify.grading import grade_pair
 from pipeline.verify.types import DEFAULT, FORMS, Form, Grade
-from pipeline.verify.workers.pool import VerifierPool
+from pipeline.verify.workers.pool import VerifierPool, gold_text
 
 _lock = threading.Lock()
 _pools: dict[tuple[int, Form], VerifierPool] = {}
@@ -30,14 +31,16 @@ def _pool(form: Form) -> VerifierPool:
         return pool
 
 
-def grade(response: str, gold: str, problem: str | None = None, form: Form = "equal") -> Grade:
-    """Whether `response` ends in an answer equal to `gold`, by the default conventions. Never raises on any text.
+def grade(response: str, gold: str | Sequence[str], problem: str | None = None, form: Form = "equal") -> Grade:
+    """Whether `response` ends in an answer equal to `gold`, or to any gold of a list, by the default conventions. Never raises
+    on any text.
 
     `form="evaluated"` also asks that the answer is worked out, and with the `problem` at hand that it is not copied from
     there (docs/verifier.md).
 
     The cheap layers run here, in microseconds. The symbolic layer could be made to hang, so it runs in a worker of a
     pool that this module keeps, started on first need (a second or two)."""
+    gold = gold_text(gold)
     if not isinstance(response, str) or not isinstance(gold, str):
         return Grade(False, None, "not text", "pool")
     if form not in FORMS:

@@ -95,7 +95,7 @@ def answers_equal(
         return Grade(True, found.answer, "equal", "string")
     left, right = parse_number(given), parse_number(wanted)
     if left is not None and right is not None and "," not in given + wanted:
-        same = numbers_equal(left, right, conventions.rounded_digits, DIGITS_OF_A_PAIR)
+        same = numbers_equal(left, right, conventions.digits, DIGITS_OF_A_PAIR)
         return Grade(same, found.answer, "equal" if same else "different", "number")
     comparison = Comparison(conventions, ask)
     same = comparison.answers(given, wanted, found.several, several)

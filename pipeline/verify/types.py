@@ -35,8 +35,8 @@ class Conventions:
     list_order: Literal["auto", "any", "fixed"] = "auto"
     units: Literal["ignore", "same"] = "ignore"
     degrees: Literal["either", "number"] = "either"
-    rounded_digits: int = 4
-    rounded_digits_entry: int = 2
+    digits: int = 4
+    digits_entry: int = 2
     text_case: bool = False
     plain_response: bool = True
     hedge_distance: int = 200

@@ -55,8 +55,8 @@ CONVENTIONS = [
     ({"list_order": "fixed"}, "2, 1", "1, 2", False),
     ({"units": "same"}, r"5\text{ cm}", "5", False),
     ({"units": "same"}, r"5\text{ cm}", r"5\text{ centimeters}", True),
-    ({"rounded_digits": 2}, "0.33", r"\frac13", True),
-    ({"rounded_digits": 6}, "0.3333", r"\frac13", False),
+    ({"digits": 2}, "0.33", r"\frac13", True),
+    ({"digits": 6}, "0.3333", r"\frac13", False),
     ({"text_case": True}, r"\text{yes}", r"\text{Yes}", False),
 ]
 

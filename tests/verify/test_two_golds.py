@@ -15,7 +15,7 @@ from pairs import DIFFERENT, SAME
 from pipeline.verify.grading import grade_pair
 from pipeline.verify.types import FORMS, Conventions, Form
 
-STRICT = Conventions(percent="same", units="same", degrees="number", rounded_digits=12, rounded_digits_entry=12)
+STRICT = Conventions(percent="same", units="same", degrees="number", digits=12, digits_entry=12)
 GOLDS = [
     "0", "1", "2", "-1", "3", "4", "5", "12", "13", "23", "24", "56", "1234", "1.234", "1.000.000", "0.5", r"\frac13",
     r"\frac{3}{4}", r"\sqrt2", r"2\sqrt3", r"\pi", r"\ln 2", "e", "i", "3+4i", "2^{10}", "720", "x", "x+1", "x^2", "2x", "y",

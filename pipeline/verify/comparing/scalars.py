@@ -26,7 +26,7 @@ class Scalars:
         self.layer = "string"
         self.unread = ""
         self._ask = ask
-        self._digits = conventions.rounded_digits
+        self._digits = conventions.digits
         self._trees: dict[str, syntax.Tree | None] = {}
 
     def note(self, layer: str) -> None:
@@ -36,7 +36,7 @@ class Scalars:
     @contextlib.contextmanager
     def entries(self) -> Iterator[None]:
         """Inside a matrix, decimals may be rounded as entries of matrices are."""
-        before, self._digits = self._digits, self.conventions.rounded_digits_entry
+        before, self._digits = self._digits, self.conventions.digits_entry
         try:
             yield
         finally:

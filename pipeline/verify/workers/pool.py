@@ -1,6 +1,7 @@
 """VerifierPool: many answers at once, in processes that can be killed."""
 
 import hashlib
+import json
 import math
 import os
 import queue
@@ -30,11 +31,20 @@ def share_of_workers(workers: int, local_ranks: int) -> int:
     return max(1, math.ceil(workers / max(1, local_ranks)))
 
 
+def gold_text(gold: Any) -> Any:
+    """A list of golds as its JSON text, which `verify.gold_list` says how to read; anything else as it is."""
+    if isinstance(gold, (list, tuple)) and gold and all(isinstance(one, str) for one in gold):
+        return json.dumps(list(gold))
+    return gold
+
+
 def _prepare(pair: Any) -> Pair | None:
-    """(response, gold, problem) as it is sent; None where it is not two strings, or three, the last of which may be None."""
+    """(response, gold, problem) as it is sent; None where a part is no text. The gold may be a list of texts, and the problem
+    may be missing or None."""
     if not isinstance(pair, (tuple, list)) or len(pair) not in (2, 3):
         return None
     response, gold, problem = pair if len(pair) == 3 else (*pair, "")
+    gold = gold_text(gold)
     if not isinstance(response, str) or not isinstance(gold, str) or not isinstance(problem, str | None):
         return None
     return response[-TAIL_CHARACTERS:], gold[-LARGEST_GOLD:], (problem or "")[:LARGEST_PROBLEM]
@@ -125,11 +135,11 @@ class VerifierPool:
 
     # ---- grading
 
-    def grade_many(self, pairs: Sequence[Sequence[str | None]]) -> list[Grade]:
-        """One grade for each (response, gold) or (response, gold, problem), in order."""
+    def grade_many(self, pairs: Sequence[Sequence[Any]]) -> list[Grade]:
+        """One grade for each (response, gold) or (response, gold, problem), in order. A gold is a text or a list of texts."""
         return result_of(self.submit(pairs))
 
-    def submit(self, pairs: Sequence[Sequence[str | None]]) -> "Future[list[Grade]]":
+    def submit(self, pairs: Sequence[Sequence[Any]]) -> "Future[list[Grade]]":
         """`grade_many` that does not wait for the results (only, where the queue is full, for room in it)."""
         if self._closed:
             raise RuntimeError("the verifier pool is closed")
