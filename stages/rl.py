@@ -31,6 +31,7 @@ from pipeline.run.manifests import State, flat
 from pipeline.settings import Rl, Settings
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking import Tracker
+from pipeline.tracking.drift import DriftWatch
 
 
 def main(run: StageRun) -> dict:
@@ -56,6 +57,7 @@ def main(run: StageRun) -> dict:
     ):
         watch = CollapseWatch(settings.model.vocab_size, settings.algo.reward_min)
         tracker.resume(done)
+        drift = DriftWatch(tracker.rows())  # a continued run is compared with its own first steps
         if state is not None:
             collector.load_state_dict(state)
         for step in range(done + 1, rl.steps + 1):
@@ -96,6 +98,8 @@ def main(run: StageRun) -> dict:
             tracker.samples(step, samples_of(batch, signal, rl.sample_rollouts))
             for warning in watch.see(metrics):
                 run.log(warning)
+            for change in drift.see(step, metrics):
+                run.log(f"WARNING: {change}. docs/verifier.md says what to look at. Shown once.")
             stopping = run.should_stop(last=step == rl.steps)
             tracker.log(step, metrics)  # first: a kill after the save must not cost the row, one before it is undone
             if stopping or is_due(step, rl.save_every) or step == rl.steps:

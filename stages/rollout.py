@@ -126,7 +126,7 @@ def write_wave(shards: ShardFolder, wave: list[int], groups: list[list[Rollout]]
             groups[first:last], graded.rewards[first:last].tolist(), graded.grades[first:last], strict=True
         ):
             rows += [
-                sample_row(rollout, reward=reward, correct=grade.correct, extracted=grade.extracted)
+                sample_row(rollout, reward=reward, correct=grade.correct, extracted=grade.extracted, layer=grade.layer)
                 for rollout, reward, grade in zip(group, rewards, grades, strict=True)
             ]
         shards.write(shard, rows)

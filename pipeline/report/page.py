@@ -9,12 +9,14 @@ from typing import Any
 import yaml
 
 from pipeline.report.accuracy import accuracy_section, entry_of, measured, sets_of
+from pipeline.report.audit import audit_section
 from pipeline.report.axes import written
 from pipeline.report.charts import Line, line_chart
 from pipeline.report.read import RunData
 from pipeline.report.sections import Metrics, figure, sections
 from pipeline.report.solutions import before_and_after, direct_by_step, sampled, shape_of, through_training
 from pipeline.report.text import escape
+from pipeline.tracking.drift import drifts
 from pipeline.tracking.progress import duration
 from pipeline.tracking.values import number
 
@@ -36,7 +38,7 @@ WARM_UP = (
 def render(data: RunData) -> str:
     """The whole page as text that UTF-8 can encode, also where the run's files hold lone surrogates."""
     metrics = Metrics(data.metrics)
-    parts = [_head(data), _missing(data), _tiles(data, metrics)]
+    parts = [_head(data), _drifts(data), _missing(data), _tiles(data, metrics)]
     contents: list[tuple[str, str]] = []
 
     def add(title: str, body: str, note: str = "") -> None:
@@ -56,6 +58,8 @@ def render(data: RunData) -> str:
             add("Solutions", solutions)
             solutions = ""
     add("Solutions", solutions)
+    if data.audit is not None:
+        add("Audit", audit_section(data.audit), "The run's own rewards, looked at again.")
     warm_up = Metrics(data.sft)
     charts = [
         figure(title, note, line_chart(warm_up.steps, [Line(label, column)], zero=True, smooth=name == "sft/loss"))
@@ -100,6 +104,15 @@ def _head(data: RunData) -> str:
             facts.append(f"<span>{escape(label)} <b>{escape(value)}</b></span>")
     today = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     return f'<h1>{escape(data.name)}</h1><div class="facts">{"".join(facts)}<span>{escape(today)}</span></div>'
+
+
+def _drifts(data: RunData) -> str:
+    """What has changed in how paid answers are given; empty if nothing has."""
+    found = drifts(data.metrics)
+    if not found:
+        return ""
+    items = "".join(f"<li>{escape(drift)}</li>" for drift in found)
+    return f"<aside><b>How answers are paid has changed</b><ul>{items}</ul></aside>"
 
 
 def _missing(data: RunData) -> str:

@@ -313,6 +313,37 @@ GROUPS = (
                 zero=True,
             ),
             Panel(
+                title="How paid answers were given",
+                note="share of the right answers; the rest are in a box. A rising curve may be an easier way to be paid",
+                lines=(
+                    ("verify/paid_unboxed", "without a box"),
+                    ("verify/paid_prose", "read from prose"),
+                    ("verify/paid_other_form", "in another form than the gold"),
+                ),
+                form="share",
+                zero=True,
+                smooth=True,
+            ),
+            Panel(title="Paid answers", note="right answers of the step", lines=(("verify/paid", "paid"),), zero=True),
+            Panel(
+                title="Judge",
+                note="answers that the rules found different: asked, turned from wrong to right, without a usable reply",
+                lines=(
+                    ("verify/judge_asked", "asked"),
+                    ("verify/judge_overturned", "overturned"),
+                    ("verify/judge_failed", "no usable reply"),
+                ),
+                zero=True,
+            ),
+            Panel(
+                title="Answers that the judge overturned",
+                note="share of those that it was asked about",
+                lines=(("verify/judge_overturn_rate", "overturned"),),
+                form="share",
+                zero=True,
+                smooth=True,
+            ),
+            Panel(
                 title="Failures",
                 note="time-outs, workers that died, and workers that were replaced",
                 lines=(

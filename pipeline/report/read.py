@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.common.errors import InputError
 from pipeline.common.files import read_json, read_jsonl
+from pipeline.report.audit import Audit
 
 Row = dict[str, Any]
 
@@ -27,6 +28,8 @@ class RunData:
     config: str = ""
     """As text: YAML."""
     environment: Row = field(default_factory=dict)
+    audit: Audit | None = None
+    """Set by the stage, which can grade."""
     missing: list[str] = field(default_factory=list)
     """One sentence for each thing that is absent or unreadable."""
 

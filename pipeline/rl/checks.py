@@ -1,6 +1,7 @@
 """What to log of a step's rollouts."""
 
 import math
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -9,7 +10,13 @@ import torch
 
 from pipeline.rl.collector import StepBatch
 from pipeline.rl.experience import Signal
-from pipeline.rl.grading import Grader
+from pipeline.rl.grading import Grader, graded_text
+from pipeline.verify.reading.given import how_given
+
+LOOKED_AT = 512
+"""Most right answers of a step of which `paid_metrics` reads how they were given: a large step would spend seconds on more."""
+SAME_FORM = ("string", "number")
+"""Layers that decide where an answer is the gold's text or number."""
 
 
 def rollout_metrics(batch: StepBatch, grader: Grader) -> dict[str, float]:
@@ -22,6 +29,24 @@ def rollout_metrics(batch: StepBatch, grader: Grader) -> dict[str, float]:
         "length/truncated": sum(r.finish_reason == "length" for r in rollouts) / len(rollouts),
         "speed/generated_tokens": float(tokens),
         **{f"verify/{name}": value for name, value in grader.metrics().items()},
+        **paid_metrics(batch),
+    }
+
+
+def paid_metrics(batch: StepBatch) -> dict[str, float]:
+    """How many answers of the step are right, and which shares of them were given without a box, read from prose, and in
+    another form than the gold's. `pipeline.tracking.drift` watches the shares."""
+    both = zip(batch.groups, batch.graded.grades, strict=True)
+    right = [(r, grade) for group, grades in both for r, grade in zip(group, grades, strict=True) if grade.correct]
+    if not right:
+        return {"verify/paid": 0.0}
+    some = random.Random(0).sample(right, min(LOOKED_AT, len(right)))
+    given = [how_given(graded_text(rollout)) for rollout, _ in some]
+    return {
+        "verify/paid": float(len(right)),
+        "verify/paid_unboxed": sum(how != "box" for how in given) / len(given),
+        "verify/paid_prose": given.count("prose") / len(given),
+        "verify/paid_other_form": sum(grade.layer not in SAME_FORM for _, grade in right) / len(right),
     }
 
 
@@ -34,6 +59,8 @@ def samples_of(batch: StepBatch, signal: Signal, count: int) -> list[dict[str, A
             {
                 "text": rollout.text,
                 "reward": float(graded.rewards[i, j]),
+                "correct": graded.grades[i][j].correct,
+                "layer": graded.grades[i][j].layer,
                 "advantage": float(signal.advantages[i * width + j]),
                 "finish_reason": rollout.finish_reason,
                 "extracted": graded.grades[i][j].extracted,

@@ -123,10 +123,14 @@ class Grader:
         return since
 
 
+def graded_text(rollout: Rollout) -> str:
+    """The response as far as it may hold an answer: after a cut by the length limit, only what was set apart before it."""
+    return answered_before_cut(rollout.text) if rollout.finish_reason == "length" else rollout.text
+
+
 def _pair(rollout: Rollout) -> tuple[str, str, str]:
-    """What the verifier sees: the response as far as it may hold an answer, the gold, the problem."""
-    text = answered_before_cut(rollout.text) if rollout.finish_reason == "length" else rollout.text
-    return text, rollout.prompt.gold, rollout.prompt.text
+    """What the verifier sees: the response, the gold, the problem."""
+    return graded_text(rollout), rollout.prompt.gold, rollout.prompt.text
 
 
 def _key(rollout: Rollout) -> bytes:

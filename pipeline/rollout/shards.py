@@ -139,8 +139,8 @@ def _whole_lines(path: Path) -> int:
     return lines if last == b"\n" else -1
 
 
-def sample_row(rollout: Rollout, *, reward: float, correct: bool, extracted: str | None) -> dict[str, Any]:
-    """One line of a shard."""
+def sample_row(rollout: Rollout, *, reward: float, correct: bool, extracted: str | None, layer: str) -> dict[str, Any]:
+    """One line of a shard; `layer` is the verifier's, which decided."""
     return {
         "id": rollout.prompt.id,
         "sample": rollout.sample,
@@ -150,6 +150,7 @@ def sample_row(rollout: Rollout, *, reward: float, correct: bool, extracted: str
         "reward": reward,
         "correct": correct,
         "extracted": extracted,
+        "layer": layer,
         "finish_reason": rollout.finish_reason,
         "policy_version": rollout.policy_version,
         "token_ids": rollout.token_ids,

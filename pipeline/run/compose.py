@@ -42,7 +42,7 @@ DERIVED = "the model folder's config.json"
 """Origin of what SLURM says of the cluster."""
 TOP = ("name", "runs_dir", "seed", "force", "dry_run")
 PATHS = ("data.path", "data.sft_path", "model.path", "evaluate.checkpoint", "export.checkpoint", "bench.peer_python",
-         "bench.compare")  # fmt: skip
+         "bench.compare", "report.peer_python")  # fmt: skip
 """Settings that hold files or folders; on the command line they are relative to the folder it was typed in."""
 
 

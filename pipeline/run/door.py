@@ -22,7 +22,7 @@ STAGES = {
     "rl": "reinforcement learning on the Megatron-core actor",
     "evaluate": "avg@k, pass@k and greedy accuracy on held-out problems (evaluate.checkpoint=before|after)",
     "export": "Megatron checkpoint to Hugging Face weights",
-    "report": "one HTML file with curves and sample rollouts",
+    "report": "one HTML file with curves and sample rollouts, and an audit of the rewards",
     "compare": "algorithms over paired seeds: intervals, power and a verdict (compare.algos=[etr,grpo_matched])",
     "plan": "print the layout, the memory estimate and every command; run nothing",
     "bench": "benchmarks, listed below; bench.compare=<earlier json> compares two runs",

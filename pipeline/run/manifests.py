@@ -152,6 +152,7 @@ def state_of(job: Job, root: Path) -> State:
             inputs[str(file)] = fingerprint(file)
     if job.stage.name == "report":
         read = [root / name for name in ("metrics.jsonl", "samples.jsonl", "sft/metrics.jsonl")]
+        read.append(root / "rollout" / "pass_rates.jsonl")  # written when all offline shards are there
         read += [path for path in (root / "evaluate").glob("*.json*") if path.stem not in ("manifest", "started")]
         inputs |= {str(path.relative_to(root)): fingerprint(path) for path in sorted(read)}
     return State(flat(job.settings, job.stage.settings), inputs)

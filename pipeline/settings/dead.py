@@ -257,6 +257,14 @@ RUN_RULES = (
         lambda s: "overlong" not in s.verify.rewards and not any(":" in name for name in s.verify.rewards),
         ("verify.overlong_buffer",), "verify.rewards does not have overlong", "Use verify.rewards.overlong=1",
     ),
+    Rule(
+        lambda s: s.verify.judge is None, ("verify.judge_*",), "verify.judge names no server", "Give verify.judge=http://host:port",
+    ),
+    # The report
+    Rule(
+        lambda s: s.report.audit_rows == 0, ("report.peer_python",), "report.audit_rows=0 makes no audit",
+        "Give report.audit_rows above 0", neutral=(None,),
+    ),
     # Model and machines
     Rule(
         lambda s: s.model.rope.scaling == "none", ("model.rope.*",), "model.rope.scaling=none",

@@ -161,6 +161,16 @@ class Evaluate(Section):
     """Problems of each set kept for the report, each with its greedy response and its `k` samples."""
 
 
+class Report(Section):
+    """The report of a run, and the audit of its rewards."""
+
+    audit_rows: int = Field(2000, ge=0)
+    """Most kept rollouts that the audit grades again, spread evenly over the run; 0: no audit."""
+    peer_python: str | None = None
+    """Interpreter of another environment that holds math-verify, with which the audit compares each verdict; none: the audit
+    knows the verifier's own doubts alone."""
+
+
 class Export(Section):
     """Megatron checkpoint to Hugging Face folder."""
 

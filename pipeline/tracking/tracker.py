@@ -75,6 +75,11 @@ class Tracker:
                 )
             self._events = Events(self._events.folder, purge_step=step + 1)
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows that are in metrics.jsonl; none where this tracker is not enabled."""
+        if self.enabled and self._metrics.path.exists():
+            yield from read_jsonl(self._metrics.path)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Adds the seconds spent inside to `seconds/<name>` of the next row, also when the work raises. A phase inside

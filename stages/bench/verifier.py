@@ -9,7 +9,6 @@ file of `{response, gold}`. math-verify runs on the same rows in the same run, i
 import json
 import os
 import statistics
-import subprocess
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -23,11 +22,11 @@ from pipeline.verify import VerifierPool
 from pipeline.verify.comparing import symbolic
 from pipeline.verify.grading import gold_answer, gold_answers, grade_pair
 from pipeline.verify.types import DEFAULT
+from stages.bench.math_verify import math_verify
 from stages.bench.verifier_rows import Pair, gsm8k_like, math_like
 
 POOL_ROWS = 20_000
 POOL_WORKERS = 2
-PEER = Path(__file__).parent / "peers" / "run_math_verify.py"
 
 
 def bench(settings: Settings, console: Console | None = None) -> dict[str, Any]:
@@ -111,13 +110,8 @@ def _pool(repeats: int) -> dict[str, Any]:
 
 
 def _peer(python: str, pairs: list[Pair], ours: dict[str, Any]) -> dict[str, Any]:
-    """math-verify on the same rows, in its own interpreter. Raises RuntimeError with its message where it fails."""
-    lines = "\n".join(json.dumps(pair) for pair in pairs)
-    # -I: the folder of the script, whose `types` would hide the standard one, stays out of the import path
-    done = subprocess.run([python, "-I", str(PEER)], input=lines, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"bench.peer_python={python}: the peer failed; it needs math-verify:\n{done.stderr[-2000:]}")
-    theirs = json.loads(done.stdout.splitlines()[-1])
+    """math-verify on the same rows."""
+    theirs = math_verify("bench.peer_python", python, pairs)
     agree = statistics.fmean(a == b for a, b in zip(theirs.pop("verdicts"), ours["verdicts"], strict=True))
     return {**theirs, "times_as_fast": ours["rows_s"] / theirs["rows_s"], "agree": agree}
 

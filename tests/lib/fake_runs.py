@@ -52,6 +52,8 @@ def metrics_row(step: int, steps: int, random: np.random.Generator) -> dict:
         "verify/deaths": 0.0, "verify/respawns": float(step % 30 == 0), "verify/seconds": 0.2,
         "verify/layer_string": 80.0 - step % 5, "verify/layer_number": 22.0, "verify/unread_extract": 3.0,
         "verify/unread_grammar": 1.0, "verify/unread_symbolic": 0.0,
+        "verify/paid": round(192 * min(1.0, max(0.0, reward))), "verify/paid_unboxed": 0.02, "verify/paid_prose": 0.01,
+        "verify/paid_other_form": 0.1,
         "rollout/groups": 24.0, "rollout/rounds": 1.0, "rollout/version_lag_mean": 0.0, "rollout/version_lag_max": 0.0,
         "optim/grad_norm": 0.6 * math.exp(noise(0.25)), "optim/lr": 1e-4 * min(1, step / 4) * (1 - t * 0.98),
         "optim/skipped": 0.0,

@@ -21,6 +21,7 @@ from pipeline.report import read_run, render
 from pipeline.report.axes import written
 from pipeline.report.panels import GROUPS, WITHOUT_PANEL, Panel
 from pipeline.settings import Algo
+from pipeline.verify.judge import Judge
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL_RUN = Path(__file__).with_name("real_run")
@@ -67,7 +68,13 @@ def text_of(node: ast.expr | None) -> str:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
-WRITTEN = objective_names() | code_names() | REAL
+def judge_names() -> set[str]:
+    """The metrics of `verify.judge`, which are named without their group."""
+    counts = Judge("http://127.0.0.1:8000", "model", 1.0, 1).metrics()
+    return {f"verify/{name}" for name in (*counts, "judge_overturn_rate")}
+
+
+WRITTEN = objective_names() | code_names() | judge_names() | REAL
 
 
 def named_by(panel: Panel) -> list[str]:

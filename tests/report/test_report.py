@@ -1,56 +1,19 @@
 """The report of whole, cut short and hostile runs."""
 
 import re
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from fake_runs import metrics_row, write_run
+from pages import HOSTILE, Page
 
 from pipeline.common.errors import InputError
 from pipeline.common.files import append_jsonl, read_json, write_json, write_jsonl
 from pipeline.report import read_run, render
+from pipeline.settings import Report, Verify
 from pipeline.stage import StageRun
 from stages import report
-
-VOID = {"meta", "br", "hr", "img", "path", "rect", "circle"}
-
-
-class Page(HTMLParser):
-    """Checks that tags close in order; gathers text, scripts and all that could load something."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text: list[str] = []
-        self.scripts = 0
-        self.loads: list[tuple[str, str | None]] = []
-        self.handlers: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.scripts += tag == "script"
-        if tag not in VOID:
-            self.open.append(tag)
-        self.loads += [(name, value) for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
-        self.handlers += [name for name, _ in attrs if name.startswith("on")]
-        assert tag not in ("link", "img", "iframe", "object", "embed", "base", "form", "image", "use", "foreignobject")
-
-    def handle_startendtag(self, tag, attrs):
-        assert tag in VOID
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    @property
-    def words(self) -> str:
-        return " ".join(" ".join(self.text).split())
 
 
 def page_of(root) -> Page:
@@ -80,7 +43,9 @@ def test_a_whole_run(tmp_path):
 
 def test_the_stage_writes_report_and_summary(tmp_path, capsys):
     root = write_run(tmp_path / "tiny", steps=3)
-    settings = SimpleNamespace(stage="report", model_name="tiny", name="tiny")
+    settings = SimpleNamespace(
+        stage="report", model_name="tiny", name="tiny", verify=Verify(workers=1), report=Report(audit_rows=0)
+    )
     result = report.main(StageRun(settings=settings, root=root))
     assert (root / "report.html").read_text("utf-8").startswith("<!doctype html>")
     assert result["steps"] == 3
@@ -160,9 +125,6 @@ def test_greedy_answers_are_shown_but_not_counted_among_the_samples(tmp_path):
     words = page_of(root).words
     assert "1 of 4 samples right" in words
     assert "direct answers 0% → 0%" in words
-
-
-HOSTILE = "<script>alert(1)</script> ' \" & \0 \x1b[2J \ud800 \u202e <img src=x onerror=alert(1)> ]]> -->"
 
 
 def test_everything_a_model_wrote_is_escaped(tmp_path):

@@ -19,7 +19,7 @@ def rows_of(prompts, correct=lambda prompt, sample: False):
                 prompt=prompt, sample=sample, token_ids=[1, 2], logps=[-0.123456789, -1.0], raw_logps=[0.0, 0.0],
                 finish_reason="stop", policy_version=3, text="so",
             )  # fmt: skip
-            yield sample_row(rollout, reward=0.5, correct=correct(prompt, sample), extracted=None)
+            yield sample_row(rollout, reward=0.5, correct=correct(prompt, sample), extracted=None, layer="")
 
 
 def test_waves_are_whole_and_cover_what_is_missing(tmp_path):

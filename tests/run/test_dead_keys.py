@@ -94,6 +94,9 @@ DEAD = [
     (["rl.dynamic_sampling_rounds=2"], "rl.dynamic_sampling_rounds=2", "algo.dynamic_sampling=false"),
     (["rl.eval_every=50", "rl.steps=10"], "rl.eval_every=50", "above rl.steps=10"),
     (["verify.overlong_buffer=0.5"], "verify.overlong_buffer=0.5", "verify.rewards does not have overlong"),
+    (["verify.judge_model=m"], "verify.judge_model=m", "verify.judge names no server"),
+    (["verify.judge_timeout_s=3"], "verify.judge_timeout_s=3", "verify.judge names no server"),
+    (["report.audit_rows=0", "report.peer_python=a/python"], "report.peer_python=", "report.audit_rows=0 makes no audit"),
     # Model and machines
     (["model.rope.factor=4"], "model.rope.factor=4", "model.rope.scaling=none"),
     (["model.rope.original_max_position_embeddings=64"], "original_max_position_embeddings=64", "model.rope.scaling=none"),
@@ -200,6 +203,7 @@ NEUTRAL = [
     ["cluster.nnodes=1", "cluster.master_addr=node0", "cluster.node_rank=0"],  # a job script that counts its nodes
     ["rollout.gap_limit=1.2"],  # the native engine's gap is checked too
     ["verify.rewards.mine:bonus=1", "verify.overlong_buffer=0.5"],  # a reward may read it
+    ["verify.judge=node0:8000", "verify.judge_model=m", "verify.judge_concurrent=4"],
     ["data=math", "data.path=folder", "data.split=train"],
     ["data=math", "data.path=a.jsonl", "data.tokenizer=sentencepiece", "data.vocab_size=400"],
     ["rollout.engine=vllm", "rollout.mode=standalone", "rollout.server_ranks=2", "rollout.kv_memory_gib=2"],

@@ -145,7 +145,8 @@ DEPENDS = {
     "rollout.engine=native": {"evaluate:before", "evaluate:after", "rollout", "rl"},
     "rollout.max_new_tokens=60": {"evaluate:before", "evaluate:after", "rollout", "rl"},
     "rollout.temperature=0.9": {"rollout", "rl"},
-    "verify.percent=same": {"evaluate:before", "evaluate:after", "rollout", "rl"},
+    "verify.percent=same": {"evaluate:before", "evaluate:after", "rollout", "rl", "report"},
+    "report.audit_rows=5": {"report"},
     "export.dtype=fp32": {"export"},
     "evaluate.k=4": {"evaluate:before", "evaluate:after"},
     "rl.save_every=3": set(),
@@ -157,6 +158,7 @@ DEPENDS = {
 def test_each_stage_depends_on_what_it_reads(tmp_path, run):
     run("stage=all")
     run("stage=rollout")
+    run("stage=report")  # it audits the offline rollouts, too
     root, words = (
         tmp_path / "runs" / "mini",
         [f"model={preset(tmp_path)}", f"runs_dir={tmp_path / 'runs'}", "name=mini"],
@@ -321,3 +323,13 @@ def test_accuracy_is_the_mean_over_problems(tmp_path):
     write_json(tmp_path / "evaluate" / "after.json", {"sets": sets})
     assert list(write_summary(tmp_path)["accuracy"]) == ["after"]
     assert json.loads((tmp_path / "summary.json").read_text())["seconds"] == {}
+
+
+def test_a_judge_may_move_to_another_server_and_no_other_may_take_its_place(tmp_path):
+    words = ["stage=rl", f"model={preset(tmp_path)}"]
+    first, moved, other = (
+        manifests.flat(compose([*words, f"verify.judge={address}", f"verify.judge_model={model}"]), ("verify",))
+        for address, model in (("node0:8000", "a"), ("node1:8001", "a"), ("node0:8000", "b"))
+    )
+    assert first == moved
+    assert first != other
