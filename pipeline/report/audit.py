@@ -110,7 +110,8 @@ def audit_section(audit: Audit) -> str:
         f"<tr><th>{escape(reason)}</th><td>{count:,}</td><td>{100 * count / len(audit.verdicts):.1f}%</td></tr>"
         for reason, count in counts.most_common()
     )
-    table = f'<figure class="table"><table><tbody>{rows}</tbody></table></figure>' if rows else ""
+    head = "<thead><tr><th>reason to doubt a verdict</th><th>verdicts</th><th>share</th></tr></thead>"
+    table = f'<figure class="table"><table>{head}<tbody>{rows}</tbody></table></figure>' if rows else ""
     return f'<p class="lead">{escape(summary(audit))}</p>{table}'
 
 
