@@ -58,6 +58,22 @@ def as_text(value: Any, what: str) -> str | None:
     return format(value, "f") if isinstance(value, Decimal) else str(value)
 
 
+def as_gold(value: Any, keep_several: bool) -> str | None:
+    """Text of an answer cell, as `as_text` makes it. With `keep_several`, different values become the JSON text of a list,
+    which `verify.gold_list` says how to read.
+
+    Raises RowError as `as_text` does, and for what is wrong with one of several values.
+    """
+    try:
+        return as_text(value, "the answer")
+    except RowError as error:
+        if not keep_several or error.reason != "several values":
+            raise
+    held = json.loads(value) if isinstance(value, str) else value
+    answers = [tidy(as_text(one, "the answer") or "")[0] for one in held if one is not None and one != ""]
+    return json.dumps(list(dict.fromkeys(answers)), ensure_ascii=False)
+
+
 def _single(value: Any, what: str) -> Any:
     """The one element of a list; also of a list that is written as text (`["7"]`, as in Skywork-OR1)."""
     if isinstance(value, str):
@@ -117,7 +133,7 @@ def from_solution(solution: str) -> str | None:
 def response_of(solution: str, answer: str | None) -> str | None:
     """The solution as a warm-up response that ends in a boxed answer; None where it ends in another one than `answer`.
 
-    Without any `answer`, the solution as it is.
+    Without any `answer`, the solution as it is. None also where it ends in none and there are several to choose from.
     """
     solution = _CALCULATION.sub("", solution)
     if answer is None:
@@ -129,6 +145,8 @@ def response_of(solution: str, answer: str | None) -> str | None:
         solution = body.rstrip()
     elif find_boxes(solution):
         return solution if same_answer(extract(solution).answer or "", answer) else None
+    elif len(alternatives(answer)) > 1:
+        return None
     return f"{solution}\n\nThe final answer is $\\boxed{{{answer}}}$."
 
 

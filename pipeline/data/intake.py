@@ -93,7 +93,9 @@ class Intake:
             for raw in source:
                 count["read"] += 1
                 try:
-                    problem = parse(raw, name, self.data.columns, needs, self.data.clean.strip_instructions)
+                    clean = self.data.clean
+                    several = clean.several_answers == "keep"
+                    problem = parse(raw, name, self.data.columns, needs, clean.strip_instructions, several)
                     if chars is not None and len(problem.problem) > chars:
                         text = f"{len(problem.problem):,} characters, and data.clean.max_problem_chars allows {chars:,}"
                         raise RowError("problem too long", text)

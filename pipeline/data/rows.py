@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.data import messages
-from pipeline.data.answers import RowError, as_text, from_solution, tidy
+from pipeline.data.answers import RowError, as_gold, as_text, from_solution, tidy
 from pipeline.data.columns import ABSENT, cell, normal
 from pipeline.data.raw import RawRow
 from pipeline.data.text import canonical, clean, tokens
@@ -47,9 +47,11 @@ class Problem:
         return {"id": self.id, "file": self.file, "line": self.line}
 
 
-def parse(raw: RawRow, source: str, columns: Columns, needs: str = "answer", strip: bool = True) -> Problem:
+def parse(
+    raw: RawRow, source: str, columns: Columns, needs: str = "answer", strip: bool = True, keep_several: bool = False
+) -> Problem:
     """The problem in `raw`; `needs` is `answer`, or `solution` for warm-up rows. With `strip`, known answer-format
-    instructions are removed from the problem.
+    instructions are removed from the problem; with `keep_several`, an answer may be a list of different values.
 
     Raises RowError: the row is broken, or lacks its problem, or what is needed.
     """
@@ -61,7 +63,7 @@ def parse(raw: RawRow, source: str, columns: Columns, needs: str = "answer", str
         raise RowError("not an object", f"a row is a JSON object, and this is of type {type(row).__name__}")
     given, reply, gold = _problem(row, columns.problem)
     solution = _solution(row, columns.solution, needed=needs == "solution" and reply is None) or reply
-    answer, before, fault = _answer(row, columns.answer, gold)
+    answer, before, fault = _answer(row, columns.answer, gold, keep_several)
     solution = solution or before
     derived = False
     if answer is None and solution is not None and (found := from_solution(solution)) is not None:
@@ -112,16 +114,15 @@ def _solution(row: dict[str, Any], names: str, needed: bool) -> str | None:
     return text or None
 
 
-def _answer(row: dict[str, Any], names: str, gold: Any) -> tuple[str | None, str | None, RowError]:
+def _answer(row: dict[str, Any], names: str, gold: Any, keep_several: bool) -> tuple[str | None, str | None, RowError]:
     """(answer, the solution that it also holds, the reason if there is no answer); `gold` is that of a chat's own reply."""
     value = cell(row, names)
     if value is ABSENT and gold is not None:
         value = gold
     if value is ABSENT:
         return None, None, RowError("no answer", _columns_of(row, names))
-    text = as_text(value, "the answer")
     try:
-        answer, before = tidy(text or "")
+        answer, before = tidy(as_gold(value, keep_several) or "")
     except RowError as error:
         if error.reason not in ("empty answer", "placeholder answer"):
             raise

@@ -97,6 +97,9 @@ class Clean(Section):
     evaluation problem; 0: always evidence."""
     strip_instructions: bool = True
     """Remove the answer-format instructions that published data sets put around their problems (DAPO's "Answer: $Answer")."""
+    several_answers: Literal["refuse", "keep"] = "refuse"
+    """A row whose answer is a list of different values: refuse (it goes into quarantine), keep (`verify.gold_list` says whether
+    any of them is right or all of them make the answer)."""
     max_problem_chars: int = Field(8_000, ge=1)
     """Characters; longer training problems go into quarantine."""
 

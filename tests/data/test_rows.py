@@ -10,6 +10,8 @@ from pipeline.data.answers import RowError, as_text, response_of, tidy
 from pipeline.data.rows import parse, unique_ids
 from pipeline.data.sources import RawRow
 from pipeline.settings import Columns
+from pipeline.verify import grade
+from pipeline.verify.reading.golds import alternatives
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -173,6 +175,35 @@ def test_columns_by_alternatives_and_by_path():
     row = {"prompt": [{"role": "user", "content": "p"}], "reward_model": {"ground_truth": 34}, "x.y": "s"}
     found = read(row, problem="question,prompt.0.content", answer="reward_model.ground_truth", solution="x.y")
     assert (found.problem, found.answer, found.solution) == ("p", "34", "s")
+
+
+@pytest.mark.parametrize(
+    ("given", "golds"),
+    [
+        (["6", "six"], ["6", "six"]),
+        ('["\\\\frac12", "0.5"]', ["\\frac12", "0.5"]),
+        ([r"\boxed{7}", "#### 8", None, 7], ["7", "8"]),
+        (["é", "e"], ["é", "e"]),
+    ],
+)
+def test_several_answers_are_kept_if_the_user_says_so(given, golds):
+    found = parse(RawRow("f.jsonl", 3, {"problem": "p", "answer": given}), "f", Columns(), keep_several=True)
+    assert alternatives(found.answer) == golds
+    assert grade(rf"\boxed{{{golds[1]}}}", found.answer).correct
+    assert response_of(rf"so it is \boxed{{{golds[1]}}}", found.answer) is not None
+    assert response_of("so it is.", found.answer) is None  # which of them?
+
+
+def test_a_broken_answer_among_several_is_named():
+    for answer, reason in (
+        (["1", "proof"], "placeholder answer"),
+        (["1", True], "wrong type"),
+        (["1", ["2", "3"]], "several values"),
+    ):
+        with pytest.raises(RowError, match=reason):
+            parse(RawRow("f.jsonl", 3, {"problem": "p", "answer": answer}), "f", Columns(), keep_several=True)
+    one = parse(RawRow("f.jsonl", 3, {"problem": "p", "answer": [1, "1", ""]}), "f", Columns(), keep_several=True)
+    assert one.answer == "1"
 
 
 def test_warm_up_rows_need_a_solution_and_no_answer():

@@ -90,6 +90,7 @@ GARBAGE = [
     "The answer is A",
     "CORRECT",
     "yes",
+    "True",
     "A\nB",
     "A}",
     r"\boxed{A",
