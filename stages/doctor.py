@@ -1,7 +1,7 @@
 """Is this machine ready? Versions beside their pins, devices, disk and memory, and the patches to megatron-core.
 
 The check of the machine also runs where packages are missing (a container's Python, `ETR_PYTHON`), because naming them is
-its purpose. `check=cluster` is in `stages/checks`.
+its purpose. `check=gpu` and `check=cluster` are in `stages/checks`.
 """
 
 import importlib.util
@@ -24,9 +24,14 @@ def main(run: StageRun) -> dict:
     check = run.settings.doctor.check
     if check == "machine":
         return check_machine(run)
-    from stages.checks import cluster  # here: the machine's own check runs where torch is missing
+    # Imported here: the machine's own check runs where torch is missing.
+    if check == "cluster":
+        from stages.checks import cluster
 
-    return cluster.main(run)
+        return cluster.main(run)
+    from stages.checks import gpu
+
+    return gpu.main(run)
 
 
 def check_machine(run: StageRun) -> dict:

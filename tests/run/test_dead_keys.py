@@ -113,9 +113,9 @@ DEAD = [
     (["compare.seeds=9"], "compare.seeds=9", "only stage=compare reads it"),
     (["stage=compare", "evaluate.checkpoint=before"], "evaluate.checkpoint=before", "evaluates before and after"),
     (["stage=doctor", "seed=3"], "seed=3", "reads no settings"),
-    (["stage=doctor", "check=machine", "cluster.nnodes=2"], "cluster.nnodes=2", "reads no settings"),
+    (["stage=doctor", "check=gpu", "cluster.nnodes=2"], "cluster.nnodes=2", "reads no settings"),
     (["stage=doctor", "check=cluster", "rl.steps=2"], "rl.steps=2", "reads only cluster.*"),
-    (["doctor.check=cluster"], "doctor.check=cluster", "only stage=doctor reads it"),
+    (["doctor.check=gpu"], "doctor.check=gpu", "only stage=doctor reads it"),
     (["stage=test", "dry_run=true"], "dry_run=true", "reads no settings"),
 ]  # fmt: skip
 
