@@ -74,7 +74,8 @@ def main(run: StageRun) -> dict:
     """Check all nodes; raises InputError (exit code 3) that names every fault, on every node."""
     cluster = run.settings.cluster
     machines.check_port(cluster)
-    print(f"node {cluster.node_rank} of {cluster.nnodes}: waiting for the others", flush=True)
+    if cluster.nnodes > 1:
+        print(f"node {cluster.node_rank} of {cluster.nnodes}: waiting for the others", flush=True)
     meeting = Meeting(join(cluster), cluster.node_rank, cluster.nnodes)
     report = nodes.look(run.settings, run.folder())
     everyone = exchange(meeting, report, run.folder(), cluster)

@@ -3,10 +3,12 @@
 `problems` is a pure function of what the nodes said, so that every node comes to the same result.
 """
 
+import hashlib
 import os
 import resource
 import shutil
 import socket
+import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import psutil
 
 from pipeline.run import machines
+from pipeline.run.door import ROOT
 from pipeline.run.shapes import count
 from pipeline.run.summary import revision, versions
 from pipeline.settings import Cluster, Settings
@@ -79,7 +82,7 @@ def look(settings: Settings, folder: Path) -> Node:
     return Node(
         number=settings.cluster.node_rank,
         host=host,
-        revision=revision(),
+        revision=_revision(),
         versions=versions(),
         gpus=list(machines.gpu_names()),
         device_problem=machines.device_problem(settings.cluster),
@@ -89,6 +92,15 @@ def look(settings: Settings, folder: Path) -> Node:
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         host_address=None if "GLOO_SOCKET_IFNAME" in os.environ else _address(host),
     )
+
+
+def _revision() -> str | None:
+    """git's, and where files differ from it a hash of the differences."""
+    found = revision()
+    if found is None or not found.endswith("+changes"):
+        return found
+    changes = subprocess.run(["git", "-C", str(ROOT), "diff", "HEAD"], capture_output=True).stdout
+    return f"{found} {hashlib.sha256(changes).hexdigest()[:8]}"
 
 
 def _address(host: str) -> str:

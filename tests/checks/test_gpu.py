@@ -1,7 +1,10 @@
 """stage=doctor check=gpu: every rung at a small size on the CPU (the same code), and at its full size where there is a GPU."""
 
+import math
 import os
 import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from pipeline.common.errors import InputError
 from pipeline.common.files import read_json
 from pipeline.run.compose import compose
 from pipeline.stage import StageRun
-from stages.checks import gpu, kernels, ladder
+from stages.checks import gpu, kernels, ladder, tiny_run
 from stages.checks.ladder import Found, NotHere, climb
 
 CPU = torch.device("cpu")
@@ -211,6 +214,16 @@ def test_the_actors_rungs_on_the_cpu(world, tmp_path):
     for rung in (actor.update_memory, actor.save_memory):
         with pytest.raises(NotHere, match="a CPU has no counter"):
             rung(settings, actor.experience_of(settings, 2, 4, 24))
+
+
+def test_the_kill_of_the_tiny_run_comes_when_it_should():
+    def start(code):
+        return subprocess.Popen([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    running = start("import time; time.sleep(60)")
+    assert tiny_run._kill_when(lambda: True, running, math.inf)
+    assert running.returncode == -signal.SIGKILL
+    assert not tiny_run._kill_when(lambda: False, start(""), math.inf)  # it ended before there was anything to continue
 
 
 def test_the_ladder_is_whole(tmp_path):
