@@ -1,6 +1,7 @@
 """Is this machine ready? Versions beside their pins, devices, disk and memory, and the patches to megatron-core.
 
-It also runs where packages are missing (a container's Python, `ETR_PYTHON`), because naming them is its purpose.
+The check of the machine also runs where packages are missing (a container's Python, `ETR_PYTHON`), because naming them is
+its purpose. `check=gpu` and `check=cluster` are in `stages/checks`.
 """
 
 import importlib.util
@@ -20,6 +21,21 @@ EXTRAS = ("vllm", "transformer_engine", "flash_attn")
 
 
 def main(run: StageRun) -> dict:
+    check = run.settings.doctor.check
+    if check == "machine":
+        return check_machine(run)
+    # Imported here: the machine's own check runs where torch is missing.
+    if check == "cluster":
+        from stages.checks import cluster
+
+        return cluster.main(run)
+    from stages.checks import gpu
+
+    return gpu.main(run)
+
+
+def check_machine(run: StageRun) -> dict:
+    """Print what this machine has; raises InputError if packages or patches do not fit."""
     missing, changed = environment.missing(), differing_pins()
     patched, problem = patches()
     for title, lines in (

@@ -168,6 +168,12 @@ class Job:
         return self.stage.launcher
 
     @property
+    def on_every_node(self) -> bool:
+        """Whether each node runs it: what has ranks does, and the check of the nodes themselves."""
+        nodes_check = self.stage.name == "doctor" and self.settings.doctor.check == "cluster"
+        return self.launcher != "plain" or nodes_check
+
+    @property
     def label(self) -> str:
         return self.stage.name + (f" ({self.variant})" if self.variant else "")
 

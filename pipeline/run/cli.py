@@ -121,7 +121,7 @@ def run_job(job: Job, words: list[str], more: bool = False) -> int:
     if job.stage.name in ("rollout", "rl", "evaluate"):
         check_installed(settings)
     main_node = settings.cluster.node_rank == 0
-    if job.launcher == "plain" and not main_node:
+    if not job.on_every_node and not main_node:
         _say(f"{job.label}: runs on node 0 only")
         return 0
     manifests.require(job, root, _again(words))

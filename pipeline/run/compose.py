@@ -34,7 +34,7 @@ from pipeline.settings.schema import (
     unknown_key,
 )
 
-SHORT = {"what": "bench.what"}
+SHORT = {"what": "bench.what", "check": "doctor.check"}
 """Keys that may be written shorter on the command line."""
 SLURM = "SLURM's environment"
 DERIVED = "the model folder's config.json"

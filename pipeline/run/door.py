@@ -26,7 +26,7 @@ STAGES = {
     "compare": "algorithms over paired seeds: intervals, power and a verdict (compare.algos=[etr,grpo_matched])",
     "plan": "print the layout, the memory estimate and every command; run nothing",
     "bench": "benchmarks, listed below; bench.compare=<earlier json> compares two runs",
-    "doctor": "versions, devices, patches: is this machine ready?",
+    "doctor": "is this machine ready? check=gpu proves the GPU path, check=cluster the nodes",
     "test": "run the tests (tests=<file or folder> for some of them)",
 }
 """Stages by name, in the order in which people need them."""

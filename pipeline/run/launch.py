@@ -50,8 +50,9 @@ def command(job: Job, root: Path, node_rank: int) -> Command:
     target = ["-m", f"stages.{job.stage.name}", config]
     gpus = machines.uses_gpus(cluster)
     env = {"OMP_NUM_THREADS": str(machines.threads_per_rank(cluster)), "TOKENIZERS_PARALLELISM": "false"}
-    if job.stage.name == "doctor":
-        return Command([sys.executable, *target], {})  # it reports the machine as it is
+    if job.stage.name == "doctor":  # it reports the machine as it is, so nothing is hidden from it
+        world = {"RANK": str(node_rank), "WORLD_SIZE": str(cluster.nnodes)} if job.on_every_node else {}
+        return Command([sys.executable, *target], world)
     if gpus:
         # Megatron overlaps collectives with matrix products in the order of their launch, which needs one queue.
         env["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"

@@ -308,7 +308,7 @@ def _typed_lines(jobs: list[Job], words: list[str]) -> list[str]:
     lines = []
     for job in jobs:
         which = f" evaluate.checkpoint={shlex.quote(job.settings.evaluate.checkpoint)}" if job.variant else ""
-        for node in range(1 if job.launcher == "plain" else cluster.nnodes):
+        for node in range(cluster.nnodes if job.on_every_node else 1):
             lines.append(f"  bash run.sh stage={job.stage.name} {kept}{which} {place} cluster.node_rank={node}")
     if cluster.master_addr in ("127.0.0.1", "localhost"):
         lines.append(
@@ -322,7 +322,7 @@ def _command_lines(job: Job) -> list[str]:
     root = ROOT / job.settings.runs_dir / job.settings.name
     if job.stage.name == "sft" and not job.settings.sft.enabled:
         return [f"# {job.label}: skipped (sft.enabled=false)"]
-    nodes = range(1 if job.launcher == "plain" else cluster.nnodes)
+    nodes = range(cluster.nnodes if job.on_every_node else 1)
     lines = []
     for node in nodes:
         host = f", node {node} of {cluster.nnodes}" if cluster.nnodes > 1 else ""

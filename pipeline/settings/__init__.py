@@ -8,16 +8,18 @@ from pydantic import Field, field_validator
 
 from pipeline.settings.algo import Algo
 from pipeline.settings.base import Section
-from pipeline.settings.cluster import Cluster
+from pipeline.settings.cluster import Cluster, Speed
 from pipeline.settings.compare import Compare
 from pipeline.settings.data import Arithmetic, Clean, Columns, Data
+from pipeline.settings.doctor import Doctor
 from pipeline.settings.model import Experts, Layout, Model, Rope
 from pipeline.settings.serving import Bench, Evaluate, Export, Report, Rollout, Verify
 from pipeline.settings.training import Optimizer, Rl, Sft, SftPhase
 
 __all__ = [
-    "Algo", "Arithmetic", "Bench", "Clean", "Cluster", "Columns", "Compare", "Data", "Evaluate", "Experts", "Export", "Layout",
-    "Model", "Optimizer", "Report", "Rl", "Rollout", "Rope", "Section", "Settings", "Sft", "SftPhase", "Verify",
+    "Algo", "Arithmetic", "Bench", "Clean", "Cluster", "Columns", "Compare", "Data", "Doctor", "Evaluate", "Experts",
+    "Export", "Layout", "Model", "Optimizer", "Report", "Rl", "Rollout", "Rope", "Section", "Settings", "Sft", "SftPhase",
+    "Speed", "Verify",
 ]  # fmt: skip
 
 
@@ -72,6 +74,8 @@ class Settings(Section):
     """Measurements."""
     compare: Compare = Compare()
     """Comparison of algorithms."""
+    doctor: Doctor = Doctor()
+    """Checks of machine, GPU and cluster."""
 
     @field_validator("name")
     @classmethod

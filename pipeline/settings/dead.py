@@ -86,8 +86,15 @@ _BENCH_KEYS = (*_RUN_KEYS, "force", "bench.what", "bench.compare")
 STAGE_RULES = (
     Rule(lambda s: s.stage == "test", ("*",), "stage=test runs the test suite and reads no settings", typed_only=True),
     Rule(
-        lambda s: s.stage == "doctor", ("*",), "stage=doctor looks at the machine and reads no settings",
-        but=_RUN_KEYS, typed_only=True,
+        lambda s: s.stage == "doctor" and s.doctor.check != "cluster", ("*",),
+        "stage=doctor looks at the machine and reads no settings", but=(*_RUN_KEYS, "doctor.check"), typed_only=True,
+    ),
+    Rule(
+        lambda s: s.stage == "doctor" and s.doctor.check == "cluster", ("*",),
+        "stage=doctor check=cluster reads only cluster.*", but=(*_RUN_KEYS, "doctor.check", "cluster.*"), typed_only=True,
+    ),
+    Rule(
+        lambda s: s.stage != "doctor", ("doctor.*",), "only stage=doctor reads it", "Use stage=doctor", typed_only=True,
     ),
     Rule(
         lambda s: s.stage in ("bench", "compare"), ("force",), "stage={s.stage} always runs", neutral=(False,), typed_only=True,

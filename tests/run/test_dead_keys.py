@@ -116,6 +116,9 @@ DEAD = [
     (["compare.seeds=9"], "compare.seeds=9", "only stage=compare reads it"),
     (["stage=compare", "evaluate.checkpoint=before"], "evaluate.checkpoint=before", "evaluates before and after"),
     (["stage=doctor", "seed=3"], "seed=3", "reads no settings"),
+    (["stage=doctor", "check=gpu", "cluster.nnodes=2"], "cluster.nnodes=2", "reads no settings"),
+    (["stage=doctor", "check=cluster", "rl.steps=2"], "rl.steps=2", "reads only cluster.*"),
+    (["doctor.check=gpu"], "doctor.check=gpu", "only stage=doctor reads it"),
     (["stage=test", "dry_run=true"], "dry_run=true", "reads no settings"),
 ]  # fmt: skip
 
@@ -212,6 +215,7 @@ NEUTRAL = [
     ["rl.eval_every=10", "rl.steps=10"],
     ["stage=bench", "what=step", "rl.steps=3", "bench.repeats=2"],
     ["stage=doctor", "name=here"],
+    ["stage=doctor", "check=cluster", "cluster.nnodes=2", "cluster.speed.network_gb_s=25"],
     ["stage=compare", "rl.dynamic_sampling_rounds=6", "algo.gspo_eps_low=0.1"],  # its arms say what these change
 ]  # fmt: skip
 

@@ -56,7 +56,7 @@ def said(monkeypatch, tmp_path):
         lines = []
         monkeypatch.setattr(StageRun, "log", lambda self, text: lines.append(text))
         try:
-            doctor.main(StageRun(None, tmp_path))
+            doctor.check_machine(StageRun(None, tmp_path))
         except InputError as error:
             return "\n".join(lines), str(error)
         return "\n".join(lines), ""
