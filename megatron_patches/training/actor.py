@@ -72,11 +72,13 @@ class Actor(Policy):
 
         Returns the minibatch's loss, which holds this rank's metric sums (`reduce_metrics`), and `optim/*` of the step.
         """
+        minibatch = MinibatchLoss(objective, experience, chosen)
+        if minibatch.needs_logprobs:
+            minibatch.choose_bounds(self.logprobs(experience.select(minibatch.rows)))
         for chunk in self.chunks:
             chunk.train()
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        minibatch = MinibatchLoss(objective, experience, chosen)
         losses: list[torch.Tensor] = []
 
         def step(micro: MicroBatch) -> tuple[Head, Callable]:
