@@ -112,22 +112,24 @@ class MinibatchLoss:
         """One pair of bounds for the whole minibatch, once `choose_bounds` has chosen it; None: those of the responses."""
 
     @property
-    def needs_logprobs(self) -> bool:
+    def searches_bounds(self) -> bool:
         """Whether the loss chooses the minibatch's bounds from its ratios, so that `choose_bounds` must be called first."""
         return losses.of(self.config).minibatch_rule is not None and len(self.rows) > 0
 
-    def choose_bounds(self, logp: torch.Tensor) -> None:
+    def choose_bounds(self, logp: torch.Tensor | None) -> None:
         """Chooses one pair of bounds from all tokens of the minibatch, the same on every rank.
 
-        `logp`: fp32 [t], log-probs of the sequences `rows` under the current weights.
+        `logp`: fp32 [t], log-probs of the sequences `rows` under the current weights; None: every ratio is 1.
         """
         experience, rule = self.experience, losses.of(self.config).minibatch_rule
         assert rule is not None
-        old_logp = logp if experience.old_logp is None else experience.old_logp[experience.tokens_of(self.rows)]
-        log_ratio = (logp - old_logp).double().clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
         advantages = experience.advantages[self.rows].repeat_interleave(experience.lengths[self.rows]).double()
+        log_ratio = torch.zeros_like(advantages)
+        if logp is not None and experience.old_logp is not None:
+            log_ratio = (logp - experience.old_logp[experience.tokens_of(self.rows)]).double()
         finite = torch.isfinite(log_ratio) & torch.isfinite(advantages)
-        self.bounds = rule(log_ratio[finite].exp(), advantages[finite], self.config)
+        ratio = log_ratio[finite].clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+        self.bounds = rule(ratio, advantages[finite], self.config)
 
     def bind(self, micro: MicroBatch, options: dict[str, Any]) -> tuple[Head, Callable]:
         """Head and loss function of one micro-batch; `options` are the policy head's."""
