@@ -56,7 +56,9 @@ def shared_words(settings: Settings, given: list[str]) -> list[str]:
 
 
 def effective(stage: str, shared: list[str], own: list[str]) -> list[str]:
-    """Of the arguments for all runs, those that have an effect beside `own`: a single run refuses the others."""
+    """Of the arguments for all runs, those that an arm does not give itself and that have an effect beside its `own`: a single
+    run refuses the others."""
+    shared = _not_in(own, shared)
     dead = dead_words([f"stage={stage}", *shared, *own])
     return [word for word in shared if word.partition("=")[0] not in dead]
 
@@ -89,7 +91,7 @@ def describe(settings: Settings, arms: list[Arm]) -> str:
 
 def _check_effects(shared: list[str], arms: list[Arm]) -> None:
     """Raises UsageError for an argument without effect: of an arm in that arm, or of all runs in every arm."""
-    dead = {arm.name: dead_words(["stage=rl", *shared, *arm.words]) for arm in arms}
+    dead = {arm.name: dead_words(["stage=rl", *_not_in(arm.words, shared), *arm.words]) for arm in arms}
     everywhere = set.intersection(*map(set, dead.values()))
     wrong = [dead[arms[0].name][key] for key in sorted(everywhere)]
     for arm in arms:
@@ -97,6 +99,12 @@ def _check_effects(shared: list[str], arms: list[Arm]) -> None:
         wrong += [f"compare.arms.{arm.name}: {why}" for key, why in dead[arm.name].items() if key in keys - everywhere]
     if wrong:
         raise UsageError("\n".join(wrong))
+
+
+def _not_in(own: list[str], shared: list[str]) -> list[str]:
+    """The arguments of `shared` whose keys are not among those of `own`."""
+    keys = {word.partition("=")[0] for word in own}
+    return [word for word in shared if word.partition("=")[0] not in keys]
 
 
 def _fitting(settings: Settings, given: list[str]) -> list[str]:

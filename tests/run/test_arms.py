@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.run import cli
+from pipeline.run import arms, cli
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def call(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("more", [(), ("dry_run=true",)], ids=["run", "dry run"])
 @pytest.mark.parametrize(
-    ("arms", "message"),
+    ("words", "message"),
     [
         (["compare.algos=etr"], "at least two"),
         (["compare.algos=etr,etr"], "at least two"),
@@ -42,8 +42,8 @@ def call(tmp_path, monkeypatch, capsys):
         (["compare.algos=etr,gspo", "rl.token_head=fused"], "compare.arms.gspo: rl.token_head=fused"),
     ],
 )
-def test_wrong_arms_are_refused(call, tmp_path, arms, message, more):
-    code, text = call(*arms, *more)
+def test_wrong_arms_are_refused(call, tmp_path, words, message, more):
+    code, text = call(*words, *more)
     assert code in (2, 3), text
     assert message in text
     assert not (tmp_path / "runs").exists()
@@ -57,3 +57,16 @@ def test_a_dry_run_says_what_the_comparison_makes_and_makes_nothing(call, tmp_pa
     assert "etr_micro: algo=etr_micro" in text
     assert "low: algo=dapo algo.eps_high=0.2" in text
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_arms_own_keys_win_over_those_of_all_runs():
+    shared = ["model=tiny", "algo.eps_high=0.14", "algo.alpha=0.5", "rl.steps=9"]
+    assert arms.effective("rl", shared, ["algo=etr"]) == shared
+    # bapo starts from its own upper bound, and alpha has no effect on it.
+    assert arms.effective("rl", shared, ["algo=bapo", "algo.eps_high=0.2"]) == ["model=tiny", "rl.steps=9"]
+
+
+def test_an_arm_may_repeat_a_key_of_all_runs(call):
+    words = ("compare.algos=etr,b", "compare.arms.b=algo=bapo algo.eps_high=0.2", "algo.eps_high=0.14", "dry_run=true")
+    code, text = call(*words)
+    assert code == 0, text
