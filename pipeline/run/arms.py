@@ -78,7 +78,7 @@ def check(settings: Settings, given: list[str], root: Path) -> list[Arm]:
                 checks.check(Job(STAGES["rl"], compose(words)), root)
         except UserError as error:
             raise type(error)(f"compare.arms.{arm.name}: {error}") from error
-    _check_effects(shared, arms)
+    check_effects(shared, arms)
     return arms
 
 
@@ -89,7 +89,7 @@ def describe(settings: Settings, arms: list[Arm]) -> str:
     return "\n".join([*lines, *(f"  {arm.name}: {' '.join(arm.words)}" for arm in arms)])
 
 
-def _check_effects(shared: list[str], arms: list[Arm]) -> None:
+def check_effects(shared: list[str], arms: list[Arm]) -> None:
     """Raises UsageError for an argument without effect: of an arm in that arm, or of all runs in every arm."""
     dead = {arm.name: dead_words(["stage=rl", *_not_in(arm.words, shared), *arm.words]) for arm in arms}
     everywhere = set.intersection(*map(set, dead.values()))

@@ -16,5 +16,7 @@ def test_slips_upon_slips_stay_within_the_range_of_totals():
 
 
 def test_hard_problems_with_many_slips_are_generated():
-    settings = Arithmetic(min_terms=6, max_terms=9, slip_share=0.5, train=200, held_out=8, sft_rows=50, sft_mixed_rows=400)
+    settings = Arithmetic(
+        min_terms=6, max_terms=9, slip_share=0.5, train=200, held_out=8, sft_rows=50, sft_mixed_rows=400
+    )
     assert len(generate(settings, seed=0).sft_mixed) == 400

@@ -228,7 +228,7 @@ def test_a_key_with_an_effect_is_accepted(words):
 
 
 def test_a_comparison_drops_a_key_in_the_arms_that_do_not_read_it():
-    from stages.compare import Arm, check_effects, effective
+    from pipeline.run.arms import Arm, check_effects, effective
 
     shared = ["model=tiny", "rl.dynamic_sampling_rounds=6", "rl.steps=3"]
     arms = [Arm("etr", ["algo=etr"]), Arm("dapo", ["algo=dapo"]), Arm("flat", ["algo=grpo", "rl.group_size=4"])]
