@@ -8,44 +8,30 @@ the same settings is not run again; a run that was cut off continues. The result
 import os
 import shlex
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.common.errors import InputError, UsageError
+from pipeline.common.errors import InputError
 from pipeline.common.files import read_json, write_json, write_text
 from pipeline.compare.page import render
 from pipeline.compare.results import Figures, read_figures
 from pipeline.compare.schedule import Job, Schedule
 from pipeline.compare.verdict import Table, summary_of
 from pipeline.run import machines
-from pipeline.run.compose import dead_words
-from pipeline.run.door import ROOT, preset_names
+from pipeline.run.arms import check, effective, shared_words
+from pipeline.run.door import ROOT
 from pipeline.settings import Settings
 from pipeline.stage import AGAIN, StageRun, run_stage
 
 SHARED = ("preprocess", "sft", "convert")
 """Stages of the base that every run uses."""
-OURS = ("stage=", "name=", "runs_dir=", "seed=", "force=", "compare.")
-"""Arguments that this stage sets for each run."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One algorithm."""
-
-    name: str
-    words: list[str]
-    """The arguments that make it."""
 
 
 def main(run: StageRun) -> dict:
     settings = run.settings
     given = given_words(run)
-    arms = arms_of(settings, given)
+    arms, own = check(settings, given, run.root), shared_words(settings, given)
     seeds = range(settings.compare.first_seed, settings.compare.first_seed + settings.compare.seeds)
     folder, slots = run.root / "runs", slots_of(settings)
-    own = [word for word in given if not word.startswith(("algo=", *OURS))] + fitting(settings, given)
-    check_effects(own, arms)
     schedule = Schedule(slots, ROOT, dict(os.environ), run.log)
     run.log(
         f"{len(arms)} arms x {len(seeds)} seeds, {len(slots)} at a time; the first arm, {arms[0].name}, is the subject"
@@ -58,7 +44,7 @@ def main(run: StageRun) -> dict:
             name = f"{arm.name}-seed{seed}"
             places[arm.name, seed] = folder / name
             words = [*effective("rl", own, arm.words), *arm.words, f"seed={seed}", f"name={name}", f"runs_dir={folder}"]
-            if is_done(folder / name, words):
+            if is_done(folder / name, words, settings.seed):
                 continue
             share(base, folder / name)
             commands = [cli("rl", words), cli("evaluate", [*words, "evaluate.checkpoint=after"])]
@@ -69,7 +55,7 @@ def main(run: StageRun) -> dict:
         if outcome.code:
             failed[outcome.name] = f"exit code {outcome.code}: {outcome.message} (all of it: {job.log})"
         else:
-            mark_done(folder / outcome.name, job.commands[0][4:])
+            mark_done(folder / outcome.name, job.commands[0][4:], settings.seed)
 
     table = read_table(places, failed, read_json(base / "evaluate" / "before.json"))
     planned = {arm.name: " ".join(arm.words) for arm in arms}
@@ -88,59 +74,6 @@ def given_words(run: StageRun) -> list[str]:
     if again is None:
         raise InputError("stage=compare reads its own command line; start it with bash run.sh")
     return [word.replace("{{", "{").replace("}}", "}") for word in shlex.split(again)[3:]]
-
-
-def arms_of(settings: Settings, given: list[str]) -> list[Arm]:
-    """The arms in their order. Raises UsageError for an unknown or repeated name, or fewer than two."""
-    presets, arms = preset_names("algo"), []
-    chosen = settings.compare.algos
-    if len(chosen) < 2 or len(set(chosen)) < len(chosen):
-        raise UsageError(
-            f"compare.algos={','.join(chosen)}: give at least two different arms. Presets: {', '.join(presets)}"
-        )
-    for name in chosen:
-        words = shlex.split(settings.compare.arms[name]) if name in settings.compare.arms else [f"algo={name}"]
-        wrong = [word for word in words if word.startswith(OURS)]
-        if wrong:
-            raise UsageError(f"compare.arms.{name}: {wrong[0]} is set by the comparison. Remove it from the arm.")
-        if name not in settings.compare.arms and name not in presets:
-            raise UsageError(
-                f"compare.algos: {name} is neither an algorithm preset ({', '.join(presets)}) nor given as"
-                f' compare.arms.{name}="algo=... key=value"'
-            )
-        if not any(
-            word.startswith("algo=") for word in words
-        ):  # an arm that only changes keys keeps the given algorithm
-            words = [*(word for word in given if word.startswith("algo=")), *words]
-        arms.append(Arm(name, words))
-    return arms
-
-
-def effective(stage: str, shared: list[str], own: list[str]) -> list[str]:
-    """Of the arguments for all runs, those that have an effect beside `own`: a single run refuses the others."""
-    dead = dead_words([f"stage={stage}", *shared, *own])
-    return [word for word in shared if word.partition("=")[0] not in dead]
-
-
-def check_effects(shared: list[str], arms: list[Arm]) -> None:
-    """Raises UsageError for an argument without effect: of an arm in that arm, or of all runs in every arm."""
-    dead = {arm.name: dead_words(["stage=rl", *shared, *arm.words]) for arm in arms}
-    everywhere = set.intersection(*map(set, dead.values()))
-    wrong = [dead[arms[0].name][key] for key in sorted(everywhere)]
-    for arm in arms:
-        keys = {word.partition("=")[0] for word in arm.words}
-        wrong += [f"compare.arms.{arm.name}: {why}" for key, why in dead[arm.name].items() if key in keys - everywhere]
-    if wrong:
-        raise UsageError("\n".join(wrong))
-
-
-def fitting(settings: Settings, given: list[str]) -> list[str]:
-    """Arguments that let a small model's run use one core, so that several run at once; none on GPUs."""
-    if machines.uses_gpus(settings.cluster):
-        return []
-    small = {"layout.tp": "1", "cluster.devices_per_node": "1", "cluster.threads_per_rank": "1"}
-    asked = {word.partition("=")[0] for word in given}
-    return [] if asked & small.keys() else [f"{key}={value}" for key, value in small.items()]
 
 
 def slots_of(settings: Settings) -> list[dict[str, str]]:
@@ -182,14 +115,14 @@ def share(base: Path, folder: Path) -> None:
             link.symlink_to(os.path.relpath(base / stage, folder), target_is_directory=True)
 
 
-def is_done(folder: Path, words: list[str]) -> bool:
-    """Whether the run has finished under the same arguments, from a base that has not changed since."""
-    mark = folder / "compared.json"
-    return mark.exists() and read_json(mark) == {"words": words} and (folder / "evaluate" / "after.json").exists()
+def is_done(folder: Path, words: list[str], base_seed: int) -> bool:
+    """Whether the run has finished under the same arguments, from the base of the same seed."""
+    mark, made = folder / "compared.json", {"words": words, "base_seed": base_seed}
+    return mark.exists() and read_json(mark) == made and (folder / "evaluate" / "after.json").exists()
 
 
-def mark_done(folder: Path, words: list[str]) -> None:
-    write_json(folder / "compared.json", {"words": words})
+def mark_done(folder: Path, words: list[str], base_seed: int) -> None:
+    write_json(folder / "compared.json", {"words": words, "base_seed": base_seed})
 
 
 def read_table(places: dict[tuple[str, int], Path], failed: dict[str, str], before: dict) -> Table:

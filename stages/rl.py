@@ -67,7 +67,7 @@ def main(run: StageRun) -> dict:
             if not engine.independent:
                 engine.sleep()  # the update needs the memory; sync wakes it
             samples = Samples.collect(batch.groups)
-            signal, metrics = advantages_of(settings.algo, samples.lengths, batch.graded.rewards)
+            signal, metrics = advantages_of(settings.algo, samples, batch.graded.rewards, rl.counterfactual)
             needed = samples.select(signal.scored(objective.everything))
             scored = needed if objective.old_logprobs == "actor" else samples.select(signal.sample())
             with tracker.phase("logprobs"):

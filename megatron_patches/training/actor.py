@@ -72,11 +72,14 @@ class Actor(Policy):
 
         Returns the minibatch's loss, which holds this rank's metric sums (`reduce_metrics`), and `optim/*` of the step.
         """
+        minibatch = MinibatchLoss(objective, experience, chosen)
+        if minibatch.searches_bounds:
+            known = experience.old_logp is None  # the weights are those of the old log-probs: every ratio is 1
+            minibatch.choose_bounds(None if known else self.logprobs(experience.select(minibatch.rows)))
         for chunk in self.chunks:
             chunk.train()
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        minibatch = MinibatchLoss(objective, experience, chosen)
         losses: list[torch.Tensor] = []
 
         def step(micro: MicroBatch) -> tuple[Head, Callable]:

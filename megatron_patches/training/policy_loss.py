@@ -20,8 +20,19 @@ from megatron_patches.policy_head import fused_policy_head, token_logprobs
 from megatron_patches.training.batches import MicroBatch
 from megatron_patches.training.policy import flat
 from pipeline.common.errors import UsageError
-from pipeline.objectives import MetricSums, PolicyLossInputs, add_up, denominator, losses, policy_loss, prepare
+from pipeline.objectives import (
+    MetricSums,
+    PolicyLossInputs,
+    Tokens,
+    add_up,
+    counterfactual_metrics,
+    denominator,
+    losses,
+    policy_loss,
+    prepare,
+)
 from pipeline.objectives.metrics.token import left_out
+from pipeline.objectives.tokens import LOG_RATIO_LIMIT
 from pipeline.rl.experience import Experience
 from pipeline.settings import Algo, Rl, Rollout
 
@@ -97,6 +108,28 @@ class MinibatchLoss:
         absent = chosen[~torch.isin(chosen, experience.index)]
         self.left_out = left_out(signal.lengths[absent], signal.pass_rate[absent])
         self.sums: list[MetricSums] = []
+        self.bounds: tuple[float, float] | None = None
+        """One pair of bounds for the whole minibatch, once `choose_bounds` has chosen it; None: those of the responses."""
+
+    @property
+    def searches_bounds(self) -> bool:
+        """Whether the loss chooses the minibatch's bounds from its ratios, so that `choose_bounds` must be called first."""
+        return losses.of(self.config).minibatch_rule is not None and len(self.rows) > 0
+
+    def choose_bounds(self, logp: torch.Tensor | None) -> None:
+        """Chooses one pair of bounds from all tokens of the minibatch, the same on every rank.
+
+        `logp`: fp32 [t], log-probs of the sequences `rows` under the current weights; None: every ratio is 1.
+        """
+        experience, rule = self.experience, losses.of(self.config).minibatch_rule
+        assert rule is not None
+        advantages = experience.advantages[self.rows].repeat_interleave(experience.lengths[self.rows]).double()
+        log_ratio = torch.zeros_like(advantages)
+        if logp is not None and experience.old_logp is not None:
+            log_ratio = (logp - experience.old_logp[experience.tokens_of(self.rows)]).double()
+        finite = torch.isfinite(log_ratio) & torch.isfinite(advantages)
+        ratio = log_ratio[finite].clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+        self.bounds = rule(ratio, advantages[finite], self.config)
 
     def bind(self, micro: MicroBatch, options: dict[str, Any]) -> tuple[Head, Callable]:
         """Head and loss function of one micro-batch; `options` are the policy head's."""
@@ -112,14 +145,15 @@ class MinibatchLoss:
             loss, logp, entropy = fused_policy_head(flat(hidden), weight, micro.targets, chunk_loss, **options)
             with torch.no_grad():
                 tokens = prepared.tokens(logp, entropy if needs_entropy else None)
-                self.sums.append(policy_loss(tokens, config)[1])
+                self.count(policy_loss(tokens, config)[1], tokens, micro)
             return loss
 
         def recompute(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             entropy_grad = bool(config.entropy_coef)
             logp, entropy = token_logprobs(flat(hidden), weight, micro.targets, entropy_grad=entropy_grad, **options)
-            loss, metrics = policy_loss(prepared.tokens(logp, entropy if needs_entropy else None), config)
-            self.sums.append(metrics)
+            tokens = prepared.tokens(logp, entropy if needs_entropy else None)
+            loss, metrics = policy_loss(tokens, config)
+            self.count(metrics, tokens, micro)
             return loss.to(logp.dtype)
 
         def finish(loss: torch.Tensor):
@@ -128,37 +162,54 @@ class MinibatchLoss:
 
         return (fused if self.objective.fused else recompute), finish
 
+    def count(self, metrics: MetricSums, tokens: Tokens, micro: MicroBatch) -> None:
+        """Keeps the metrics of a micro-batch, with those of the counterfactual bounds if the signal has any."""
+        family = self.experience.signal.family
+        if family is not None:
+            of_rows = family[:, :, self.experience.index].double()
+            bounds = torch.stack([torch.stack([by_sequence(eps, micro) for eps in pair]) for pair in of_rows])
+            metrics = metrics + counterfactual_metrics(tokens, self.config, bounds)
+        self.sums.append(metrics)
+
     def _inputs(self, micro: MicroBatch) -> PolicyLossInputs:
         """Everything but the log-probs, in the order of the flattened hidden states `[T]`."""
-        experience, device = self.experience, micro.targets.device
+        experience = self.experience
+        eps_low, eps_high = self.bounds or (
+            by_sequence(experience.eps_low, micro),
+            by_sequence(experience.eps_high, micro),
+        )
 
         def by_token(values: torch.Tensor) -> torch.Tensor:
-            return spread(values[micro.source])
-
-        def by_sequence(values: torch.Tensor) -> torch.Tensor:
-            return spread(values[micro.rows[micro.row]])
-
-        def spread(values: torch.Tensor) -> torch.Tensor:
-            whole = torch.zeros(micro.total, dtype=values.dtype, device=device)
-            whole[micro.index] = values.to(device)
-            return whole
+            return spread(values[micro.source], micro)
 
         return PolicyLossInputs(
             logp=None,
             old_logp=None if experience.old_logp is None else by_token(experience.old_logp),
             rollout_logp=by_token(experience.rollout_logp),
             ref_logp=None if experience.ref_logp is None else by_token(experience.ref_logp),
-            advantages=by_sequence(experience.advantages),
-            eps_low=by_sequence(experience.eps_low),
-            eps_high=by_sequence(experience.eps_high),
-            pass_rate=by_sequence(experience.pass_rate),
-            mask=spread(torch.ones(len(micro.source), dtype=torch.bool)),
-            sequence=spread(micro.row),
-            lengths=experience.lengths[micro.rows].to(device),
+            advantages=by_sequence(experience.advantages, micro),
+            eps_low=eps_low,
+            eps_high=eps_high,
+            pass_rate=by_sequence(experience.pass_rate, micro),
+            mask=spread(torch.ones(len(micro.source), dtype=torch.bool), micro),
+            sequence=spread(micro.row, micro),
+            lengths=experience.lengths[micro.rows].to(micro.targets.device),
             denominator=self.denominator,
             length_norm=self.objective.length_norm,
             reduce=_sum_over_context if parallel_state.get_context_parallel_world_size() > 1 else None,
         )
+
+
+def spread(values: torch.Tensor, micro: MicroBatch) -> torch.Tensor:
+    """A micro-batch's response tokens [t] in the order of its flattened hidden states [T], 0 elsewhere."""
+    whole = torch.zeros(micro.total, dtype=values.dtype, device=micro.targets.device)
+    whole[micro.index] = values.to(whole.device)
+    return whole
+
+
+def by_sequence(values: torch.Tensor, micro: MicroBatch) -> torch.Tensor:
+    """One number for each sequence of the experience, at each of the micro-batch's tokens [T]."""
+    return spread(values[micro.rows[micro.row]], micro)
 
 
 def finalize_grads(chunks: list, _num_tokens: torch.Tensor | None, **options: Any) -> None:

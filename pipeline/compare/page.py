@@ -9,6 +9,13 @@ from pipeline.report.page import document
 from pipeline.report.sections import figure
 from pipeline.report.text import escape
 
+SHARES = {
+    "clipped": "clipped, of all tokens",
+    "static_clipped": "static bounds would clip, of live tokens",
+    "differs": "decided otherwise than static, of live tokens",
+    "collapsed": "collapsed runs",
+}
+"""Columns of the table of arms beside the figures that are compared."""
 WIDTH, ROW, LEFT, RIGHT = 620, 30, 190, 70
 """Of the picture of intervals, in its own units."""
 
@@ -131,8 +138,8 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _arms(summary: dict[str, Any]) -> str:
-    names = (*TITLES, "clipped", "differs", "collapsed")
-    head = ["arm", "settings", "seeds", *(TITLES.get(name, name) for name in names)]
+    names = {**TITLES, **SHARES}
+    head = ["arm", "settings", "seeds", *names.values()]
     rows = [
         [arm, entry["settings"], str(len(entry["seeds"])), *(_shown(entry[name]) for name in names)]
         for arm, entry in summary["arms"].items()

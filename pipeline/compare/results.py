@@ -40,8 +40,10 @@ class Figures:
     """`reward/pass@1` of each step; NaN if a step has none."""
     clipped: float
     """Mean share of response tokens that the bounds cut."""
+    static_clipped: float
+    """Mean share of live tokens (advantage not 0) that the static bounds would cut: whether the region binds at all."""
     differs: float
-    """Mean share of response tokens at which the bounds decide otherwise than the static ones."""
+    """Mean share of live tokens at which the bounds decide otherwise than the static ones."""
 
     def plain(self) -> dict[str, Any]:
         """For JSON: NaN becomes None."""
@@ -68,7 +70,8 @@ def read_figures(root: Path, before: dict[str, Any]) -> Figures:
         collapsed=not final >= COLLAPSE * started,
         curve=curve,
         clipped=_mean([_number(row.get("clip/low")) + _number(row.get("clip/high")) for row in rows]),
-        differs=_mean([_number(row.get("clip/differs_from_static")) for row in rows]),
+        static_clipped=_mean([_of_live(row, "clip/static_low", "clip/static_high") for row in rows]),
+        differs=_mean([_of_live(row, "clip/differs_from_static") for row in rows]),
     )
 
 
@@ -81,6 +84,12 @@ def accuracy_of(evaluation: dict[str, Any]) -> float:
         if name.startswith("avg@") and not name.endswith("_ci")
     ]
     return _mean(found)
+
+
+def _of_live(row: dict[str, Any], *names: str) -> float:
+    """A sum of shares of response tokens, as a share of those whose advantage is not 0."""
+    live = _number(row.get("policy/live_tokens"))
+    return sum(_number(row.get(name)) for name in names) / live if live > 0 else math.nan
 
 
 def _number(value: Any) -> float:

@@ -86,7 +86,8 @@ def summary_of(
             "seeds": sorted(runs),
             "collapsed": _share([run.collapsed for run in runs.values()]),
             **{
-                name: _mean([getattr(run, name) for run in runs.values()]) for name in (*COMPARED, "clipped", "differs")
+                name: _mean([getattr(run, name) for run in runs.values()])
+                for name in (*COMPARED, "clipped", "static_clipped", "differs")
             },
             "runs": {str(seed): run.plain() for seed, run in sorted(runs.items())},
         }

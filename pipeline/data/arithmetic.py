@@ -59,7 +59,8 @@ def step_text(chain: list[int], slip_share: float = 0.0, rng: random.Random | No
     for term in chain[1:]:
         result = total + term
         if rng is not None and rng.random() < slip_share:
-            result = rng.choice([r for r in range(result - 3, result + 4) if r != result and 0 <= r <= LARGEST_TOTAL])
+            wrong = [r for r in range(result - 3, result + 4) if r != result and 0 <= r <= LARGEST_TOTAL]
+            result = rng.choice(wrong) if wrong else result  # after earlier slips all of them may be out of range
         # After a slip a total may leave the range that the tokens and the model know.
         result = min(max(result, 0), LARGEST_TOTAL)
         steps.append(f"{total}{term:+d}={result};")

@@ -31,20 +31,22 @@ def bound_scale(advantages: Tensor, variance: Tensor, config: Any = None) -> Ten
         v_g     = clip(var_g / var_max, 0, 1)              var_max = ((r_max - r_min) / 2)^2
         macro_g = 1 + beta * (2 * k(v_g) - 1)
         s_i     = clip(micro_i * macro_g, scale_min, scale_max)
+                = 1 for responses that are not of `elastic_side`
 
     Args:
         advantages: [prompts, group] (or any shape).
         variance: [prompts], [prompts, 1] or the shape of `advantages`.
-        config: `alpha beta h k scale_min scale_max reward_min reward_max` of `pipeline.settings.Algo`.
+        config: `alpha beta h k scale_min scale_max elastic_side reward_min reward_max` of `pipeline.settings.Algo`.
 
     Returns:
-        fp64, the shape of `advantages`. All ones for a loss whose region is static (grpo, dapo, dr_grpo).
+        fp64, the shape of `advantages`. All ones for a loss that alpha and beta do not change.
 
     Raises:
         ValueError: the shape of `variance` fits neither groups nor responses.
     """
     config = as_config(config)
-    magnitude = advantages.detach().double().abs()
+    signed = advantages.detach().double()
+    magnitude = signed.abs()
     v = _per_sample(variance.detach().double(), magnitude)
     if not losses.of(config).elastic:
         return torch.ones_like(magnitude)
@@ -52,7 +54,10 @@ def bound_scale(advantages: Tensor, variance: Tensor, config: Any = None) -> Ten
     micro = 1 + config.alpha * (h(magnitude) - h(torch.ones_like(magnitude)))
     v = (v / ((config.reward_max - config.reward_min) / 2) ** 2).clamp(0, 1)
     macro = 1 + config.beta * MACRO[config.k](v)
-    return (micro * macro).clamp(config.scale_min, config.scale_max)
+    scale = (micro * macro).clamp(config.scale_min, config.scale_max)
+    if config.elastic_side == "both":
+        return scale
+    return torch.where(signed > 0 if config.elastic_side == "positive" else signed < 0, scale, 1.0)
 
 
 def static_bounds(config: Any = None) -> tuple[float, float]:
@@ -88,30 +93,50 @@ def elastic_bounds(advantages: Tensor, variance: Tensor, config: Any = None) -> 
     return (low * scale).clamp(max=limit).to(dtype), (high * scale).to(dtype)
 
 
-def clip_bounds(advantages: Tensor, variance: Tensor, lengths: Tensor, config: Any = None) -> tuple[Tensor, Tensor]:
+def clip_bounds(
+    advantages: Tensor, variance: Tensor, lengths: Tensor, config: Any = None, pass_rate: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Computes the bounds that the configured algorithm trains with. A loop calls it once for a whole rollout batch.
 
-    They are those of `elastic_bounds`, except for `grpo_matched`, which gets one static pair: the mean over the
-    response tokens of groups with variance. The control then has the same average region and differs in elasticity
-    alone.
+    They are those of `elastic_bounds`, with two exceptions. A loss with a rule of its own (adpo, fac, a2tgpo) gets that
+    rule's. `grpo_matched` gets one static pair: the mean over the response tokens of groups with variance. The control
+    then has the same average region and differs in elasticity alone.
 
     Args:
         advantages, variance, config: as `elastic_bounds`.
         lengths: response tokens of each response, the shape of `advantages`, for the whole batch over all ranks.
+        pass_rate: [prompts], the groups' mean rewards on a scale of 0 to 1; for losses with a rule of their own.
 
     Returns:
         `(eps_low, eps_high)`, the shape and dtype of `advantages`.
 
     Raises:
-        ValueError: as `bound_scale`.
+        ValueError: as `bound_scale`; or `pass_rate` is missing.
     """
     config = as_config(config)
+    rule = losses.of(config).response_rule
+    if rule is not None:
+        return _by_rule(rule, advantages, variance, config, pass_rate)
     low, high = elastic_bounds(advantages, variance, config)
     if not losses.of(config).matched:
         return low, high
     live = _per_sample(variance, advantages) > 0
     tokens = torch.where(live, lengths.reshape(advantages.shape).double(), 0.0)
     return matched(low, tokens), matched(high, tokens)
+
+
+def _by_rule(
+    rule: Any, advantages: Tensor, variance: Tensor, config: Any, pass_rate: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The bounds of a loss with a rule of its own, in the shape and dtype of `advantages`."""
+    if pass_rate is None:
+        raise ValueError(
+            f"the bounds of {losses.of(config).name} need `pass_rate`: give clip_bounds the groups' pass rates"
+        )
+    rate, spread = (_per_sample(value.detach().double(), advantages) for value in (pass_rate, variance))
+    dtype = advantages.dtype if advantages.is_floating_point() else torch.float32
+    low, high = rule(advantages.detach().double(), rate, spread, config)
+    return low.to(dtype), high.to(dtype)
 
 
 def matched(eps: Tensor, tokens: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class PreparedTokens:
         if entropy is not None:
             entropy = entropy.double()
             entropy = torch.where(keep & torch.isfinite(entropy), entropy, 0.0)
-        return Tokens(
+        tokens = Tokens(
             keep=keep,
             dropped=part.mask & ~keep,
             weight=part.weight,
@@ -91,11 +91,20 @@ class PreparedTokens:
             pass_rate=part.pass_rate,
             sequence=part.sequence,
         )
+        return with_token_bounds(tokens, losses.of(self.config), self.config)
 
     def _part(self, where: Where) -> "PreparedTokens":
         """Selects tokens. The result has no sequences, since a selection may hold part of one."""
         tensors = {name: value[where] for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors, sequence=None)
+
+
+def with_token_bounds(tokens: Tokens, loss: losses.Loss, config: Any) -> Tokens:
+    """Replaces the bounds of responses by those of tokens, for a loss that has such a rule."""
+    if loss.token_bounds is None:
+        return tokens
+    eps_low, eps_high = loss.token_bounds(tokens, config)
+    return replace(tokens, eps_low=eps_low, eps_high=eps_high)
 
 
 def prepare(inputs: PolicyLossInputs, config: Any = None) -> PreparedTokens:

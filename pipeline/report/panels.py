@@ -38,6 +38,8 @@ class Group:
     panels: tuple[Panel, ...]
 
 
+PASS_RATES = ("0.0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1.0")
+
 GROUPS = (
     Group(
         "Learning",
@@ -161,6 +163,38 @@ GROUPS = (
                 lines=(("bounds/scale_at_min", "at the minimum"), ("bounds/scale_at_max", "at the maximum")),
                 form="share",
                 zero=True,
+            ),
+        ),
+    ),
+    Group(
+        "Counterfactual clip",
+        "What each algorithm's bounds would do with the tokens of this run; it does not say where they would have led.",
+        (
+            *(
+                Panel(
+                    title=f"{what}, {sign} advantage",
+                    note=note,
+                    lines=((f"counterfactual/*_{kind}_{sign}", ""),),
+                    form="share",
+                    zero=True,
+                    smooth=True,
+                )
+                for kind, what, note in (
+                    ("cut", "Cut tokens", "share of the response tokens"),
+                    ("mass", "Gradient mass removed", "share of the sum over tokens of weight x ratio x |advantage|"),
+                )
+                for sign in ("positive", "negative")
+            ),
+            *(
+                Panel(
+                    title=f"Gradient mass removed, pass rate {rate}",
+                    note="share of the mass of groups with that pass rate",
+                    lines=((f"counterfactual/*_mass_pass_rate_{rate}", ""),),
+                    form="share",
+                    zero=True,
+                    smooth=True,
+                )
+                for rate in PASS_RATES
             ),
         ),
     ),

@@ -92,6 +92,8 @@ class Signal:
     lengths: torch.Tensor
     """int64 [N], response tokens."""
     group_size: int
+    family: torch.Tensor | None = None
+    """fp32 [members, 2, N]: bounds of the other algorithms of the family (`rl.counterfactual`), low and high; for metrics."""
 
     def __len__(self) -> int:
         return len(self.advantages)

@@ -132,7 +132,7 @@ STAGES = {
 
 IRRELEVANT = frozenset(
     {
-        "rl.save_every", "rl.keep_checkpoints", "rl.keep_best", "rl.max_skipped", "rl.sample_rollouts",
+        "rl.save_every", "rl.keep_checkpoints", "rl.keep_best", "rl.max_skipped", "rl.sample_rollouts", "rl.counterfactual",
         "verify.workers", "verify.memory_gib", "verify.cache_size", "verify.judge", "verify.judge_concurrent",
         "rollout.max_concurrent", "rollout.kv_memory_gib", "rollout.gpu_memory_share", "rollout.sync_bucket_mib",
     }

@@ -18,7 +18,7 @@ import yaml
 
 from pipeline.common.errors import UsageError, UserError
 from pipeline.common.files import write_text
-from pipeline.run import checks, door, machines, manifests
+from pipeline.run import arms, checks, door, machines, manifests
 from pipeline.run.catalog import ORDER, STAGES, Job, variant_of
 from pipeline.run.compose import compose, derived_preset
 from pipeline.run.launch import command, config_path
@@ -55,10 +55,13 @@ def _main(words: list[str]) -> int:
         _say(describe_derived(derived))
     for job in jobs:
         checks.check(job, run_root(job.settings))
+    compared = arms.check(settings, words, run_root(settings)) if settings.stage == "compare" else []
     if settings.dry_run or settings.stage == "plan":
         from pipeline.run.plan import describe
 
         print(describe(jobs, words))
+        if compared:
+            print(arms.describe(settings, compared))
         return 0
     if settings.stage == "all" and settings.cluster.nnodes > 1:
         raise UsageError(

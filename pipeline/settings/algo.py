@@ -7,10 +7,14 @@ from pydantic import Field, model_validator
 from pipeline.common.names import unknown
 from pipeline.settings.base import Section
 
-LOSSES = ("etr", "grpo", "dapo", "dr_grpo", "gspo", "cispo", "grpo_matched")
-"""Losses of `pipeline.objectives.losses`, listed here so that a misspelling is found before torch is imported."""
+ELASTIC = ("etr", "grpo_matched", "gspo", "cispo")
+"""Losses whose bounds follow alpha and beta."""
 STATIC = ("grpo", "dapo", "dr_grpo")
-"""Losses with static bounds: they ignore alpha, beta, h, k, the scales and eps_low_max."""
+"""Losses with static bounds: they ignore alpha, beta, h, k, the scales, eps_low_max and elastic_side."""
+NEIGHBOURS = ("adpo", "fac", "a2tgpo", "dc_grpo", "bapo", "abc_grpo", "sapo", "codapo")
+"""Published relatives, each with a rule and settings of its own (`algo.<name>_*`); they ignore the same keys."""
+LOSSES = (*ELASTIC, *STATIC, *NEIGHBOURS)
+"""Losses of `pipeline.objectives.losses`, listed here so that a misspelling is found before torch is imported."""
 SEQUENCE = ("gspo",)
 """Losses that mix the tokens of a sequence, so the fused policy head cannot form their gradient."""
 
@@ -19,7 +23,7 @@ class Algo(Section):
     """An algorithm preset: `configs/algo/<name>.yaml`. `pipeline.objectives` takes this object as its `config`."""
 
     loss: str = "etr"
-    """Policy loss: etr, grpo, dapo, dr_grpo, gspo, cispo or grpo_matched; ignored if `import_path` is set."""
+    """Policy loss, by name (docs/objective.md); ignored if `import_path` is set."""
     import_path: str | None = None
     """Your own policy loss, as `path/to/file.py:function` or `package.module:function`."""
     normalize: Literal["std", "none", "loo"] = "std"
@@ -38,6 +42,8 @@ class Algo(Section):
     """Micro form: x, sqrt(x) or tanh(x) of |A|."""
     k: Literal["variance", "std", "none"] = "variance"
     """Macro form: v, sqrt(v), or no macro term."""
+    elastic_side: Literal["both", "positive", "negative"] = "both"
+    """Responses whose bounds are elastic: all, those with a positive advantage, or those with a negative one."""
     scale_min: float = Field(0.25, gt=0)
     """Smallest factor by which elasticity may scale the bounds."""
     scale_max: float = Field(4.0, gt=0)
@@ -72,6 +78,32 @@ class Algo(Section):
     """GSPO: lower clip bound of the sequence ratio, whose natural scale is far smaller than a token's."""
     gspo_eps_high: float = Field(4e-4, gt=0)
     """GSPO: upper clip bound of the sequence ratio."""
+    adpo_bonus: float = Field(0.1, ge=0)
+    """ADPO: what the upper bound gains for groups with a pass rate of 0.3 or less; nothing from 0.8 on."""
+    fac_eps_max: float = Field(0.4, gt=0)
+    """FAC: limit of the upper bound for groups whose rewards are high and steady; it starts at `eps_high`."""
+    a2tgpo_beta: float = Field(0.3, ge=0, lt=1)
+    """A2TGPO: largest share by which both bounds grow or shrink with the advantage."""
+    dc_grpo_lambda: float = Field(0.15, ge=0)
+    """DC-GRPO: largest change of a token's bounds."""
+    dc_grpo_gamma: float = Field(1.8, ge=0)
+    """DC-GRPO: power of the token's probability in that change."""
+    bapo_target: float = Field(0.5, ge=0, le=1)
+    """BAPO: share that positive advantages must contribute; the bounds move until it is reached."""
+    bapo_eps_low_min: float = Field(0.1, gt=0, lt=1)
+    """BAPO: the lower bound moves from `eps_low` down to this."""
+    bapo_eps_high_max: float = Field(2.0, gt=0)
+    """BAPO: the upper bound moves from `eps_high` up to this."""
+    abc_grpo_eps_low: float = Field(0.2, gt=0, lt=1)
+    """ABC-GRPO: lower bound of tokens with a positive advantage; `eps_low` is that of the others."""
+    abc_grpo_eps_high: float = Field(0.2, gt=0)
+    """ABC-GRPO: upper bound of tokens with a negative advantage; `eps_high` is that of the others."""
+    sapo_tau_positive: float = Field(1.0, gt=0)
+    """SAPO: temperature of the gate for positive advantages."""
+    sapo_tau_negative: float = Field(1.05, gt=0)
+    """SAPO: temperature of the gate for negative advantages; a larger one closes the gate sooner."""
+    codapo_offset: float = Field(0.1, ge=0)
+    """CoDaPO: least factor on a group's advantages."""
     dynamic_sampling: bool = False
     """DAPO: sample further prompts until the batch holds only groups of mixed reward."""
 

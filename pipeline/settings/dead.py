@@ -13,10 +13,12 @@ from typing import Any
 
 from pipeline.common.benches import BENCHES
 from pipeline.settings import Settings
-from pipeline.settings.algo import STATIC
+from pipeline.settings.algo import NEIGHBOURS, STATIC
 from pipeline.settings.engine import chosen_engine, uses_gpus, why_chosen
 from pipeline.settings.schema import split_key
 
+COUNTERFACTUAL = ("adpo", "fac", "dc_grpo", "abc_grpo")
+"""Neighbours whose bounds `rl.counterfactual` tries out."""
 TYPED = "the command line"
 """Origin of a key that was typed; any other origin is the name of a preset file."""
 
@@ -60,6 +62,11 @@ def _loss_is(*names: str) -> Callable[[Settings], bool]:
 
 def _loss_is_not(name: str) -> Callable[[Settings], bool]:
     return lambda s: not _custom(s) and s.algo.loss != name
+
+
+def _unread(name: str) -> Callable[[Settings], bool]:
+    """Neither the loss nor the counterfactual bounds read the settings of this neighbour."""
+    return lambda s: _loss_is_not(name)(s) and not (s.rl.counterfactual and name in COUNTERFACTUAL)
 
 
 def _native(s: Settings) -> bool:
@@ -134,8 +141,24 @@ RUN_RULES = (
         _static, ("algo.alpha", "algo.beta"), "algo.loss={s.algo.loss} uses static bounds", "Use algo=etr", neutral=(0.0,),
     ),
     Rule(
-        _static, ("algo.h", "algo.k", "algo.scale_*", "algo.eps_low_max"), "algo.loss={s.algo.loss} uses static bounds",
-        "Use algo=etr",
+        _static, ("algo.h", "algo.k", "algo.scale_*", "algo.eps_low_max", "algo.elastic_side"),
+        "algo.loss={s.algo.loss} uses static bounds", "Use algo=etr", neutral=("both",),
+    ),
+    Rule(
+        _loss_is(*NEIGHBOURS), ("algo.alpha", "algo.beta"), "algo.loss={s.algo.loss} has its own bounds", "Use algo=etr",
+        neutral=(0.0,),
+    ),
+    Rule(
+        _loss_is(*NEIGHBOURS), ("algo.h", "algo.k", "algo.scale_*", "algo.eps_low_max", "algo.elastic_side"),
+        "algo.loss={s.algo.loss} has its own bounds", "Use algo=etr", neutral=("both",),
+    ),
+    *(
+        Rule(_unread(name), (f"algo.{name}_*",), "algo.loss={s.algo.loss} does not read it", f"Use algo={name}")
+        for name in NEIGHBOURS
+    ),
+    Rule(
+        lambda s: _loss_is("sapo")(s) and not s.rl.counterfactual, ("algo.eps_low", "algo.eps_high"),
+        "algo.loss=sapo has a gate and no bounds", "Use algo.sapo_tau_positive",
     ),
     Rule(
         _loss_is("cispo", "gspo"), ("algo.eps_low", "algo.eps_high"), "algo.loss={s.algo.loss} has its own bounds",
@@ -143,8 +166,8 @@ RUN_RULES = (
     ),
     Rule(_loss_is("cispo"), ("algo.eps_low_max",), "algo.loss=cispo has no lower bound", "Use algo=etr"),
     Rule(
-        _loss_is("cispo"), ("algo.dual_clip",), "algo.loss=cispo does not clip the surrogate", "Use algo=etr",
-        neutral=(None,),
+        _loss_is("cispo", "sapo", "abc_grpo"), ("algo.dual_clip",), "algo.loss={s.algo.loss} does not clip the surrogate",
+        "Use algo=etr", neutral=(None,),
     ),
     Rule(_loss_is_not("cispo"), ("algo.cispo_*",), "algo.loss={s.algo.loss} does not read it", "Use algo=cispo"),
     Rule(_loss_is_not("gspo"), ("algo.gspo_*",), "algo.loss={s.algo.loss} does not read it", "Use algo=gspo"),
@@ -164,6 +187,10 @@ RUN_RULES = (
         lambda s: _rigid(s) and s.algo.scale_min <= 1 <= s.algo.scale_max, ("algo.scale_*", "algo.eps_low_max"),
         "without elasticity (algo.alpha={s.algo.alpha:g}, algo.beta={s.algo.beta:g}, algo.k={s.algo.k}) the bounds are not"
         " scaled", "Give algo.alpha or algo.beta above 0",
+    ),
+    Rule(
+        _rigid, ("algo.elastic_side",), "algo.alpha=0 and no macro term mean that no bounds are elastic",
+        "Give algo.alpha or algo.beta above 0", neutral=("both",),
     ),
     Rule(
         lambda s: s.algo.kl_coef == 0, ("algo.kl", "algo.kl_clamp"), "algo.kl_coef=0 means no KL term",
@@ -233,6 +260,11 @@ RUN_RULES = (
     Rule(
         lambda s: s.rl.eval_every > s.rl.steps, ("rl.eval_every",), "it is above rl.steps={s.rl.steps}, so no step evaluates",
         "Give a smaller one",
+    ),
+    Rule(
+        lambda s: s.rl.old_logprobs == "auto" and s.rl.minibatches * s.rl.epochs == 1, ("rl.counterfactual",),
+        "rl.minibatches x rl.epochs = 1, so every ratio is 1 and no bound cuts", "Give rl.minibatches or rl.epochs above 1",
+        neutral=(False,),
     ),
     # Rollouts
     Rule(

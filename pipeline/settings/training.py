@@ -112,6 +112,8 @@ class Rl(Section):
     """`load`: read the optimizer's state as well."""
     eval_every: int = Field(0, ge=0)
     """Steps between evaluations on the held-out sets; 0: none during training."""
+    counterfactual: bool = False
+    """Log what the bounds of other algorithms would cut on the same tokens (docs/objective.md, "Counterfactual clip")."""
     sample_rollouts: int = Field(4, ge=0)
     """Groups of each step kept in samples.jsonl for the report, each with all its `group_size` responses."""
     min_pass_rate: float | None = Field(None, ge=0, le=1)

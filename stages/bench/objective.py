@@ -117,7 +117,7 @@ class _Step:
     def run(self, config: Algo) -> dict[str, float]:
         """Milliseconds of each part."""
         clock = _Clock(self.device)
-        advantages, variance = group_advantages(self.rewards, config.normalize)
+        advantages, variance = group_advantages(self.rewards, config.normalize, std_ddof=config.std_ddof)
         bounds = clip_bounds(advantages, variance, self.lengths, config)
         group_metrics(self.rewards, advantages, variance, self.lengths, config, bounds).finalize()
         rate = self.rewards.mean(1, keepdim=True).expand_as(advantages)

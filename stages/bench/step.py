@@ -101,7 +101,7 @@ def _rewards(settings: Settings, repeat: int) -> torch.Tensor:
 def _train(settings: Settings, actor: Actor, samples: Samples, rewards, old_logp: torch.Tensor, name: str) -> None:
     algo = LOSSES[name]
     objective = Objective.of(algo, settings.rl, settings.rollout)
-    signal, _ = advantages_of(algo, samples.lengths, rewards)
+    signal, _ = advantages_of(algo, samples, rewards)
     experience = Experience.of(samples, signal, old_logp, everything=objective.everything)
     done = []
     for epoch in range(settings.rl.epochs):

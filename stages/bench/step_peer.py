@@ -103,7 +103,7 @@ def _step(settings: Settings, actor: Actor, engine: NativeEngine, phases: dict[s
     groups = timed("generate", lambda: engine.generate(prompts, GROUP, Sampling(max_new_tokens=TOKENS)))
     objective = Objective.of(settings.algo, settings.rl, settings.rollout)
     samples = Samples.collect(groups)
-    signal, _ = timed("advantages", lambda: advantages_of(settings.algo, samples.lengths, _rewards(groups)))
+    signal, _ = timed("advantages", lambda: advantages_of(settings.algo, samples, _rewards(groups)))
     needed = samples.select(signal.scored(objective.everything))
     timed("logprobs", lambda: actor.logprobs_and_entropy(samples.select(signal.sample())))  # for gap and entropy
     experience = Experience.of(needed, signal, None, everything=objective.everything)

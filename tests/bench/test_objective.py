@@ -4,8 +4,11 @@ import io
 import json
 
 import pytest
+import torch
 from rich.console import Console
 
+from pipeline.objectives import group_advantages
+from pipeline.settings import Algo
 from stages.bench import objective as module
 
 
@@ -28,3 +31,17 @@ def test_the_bench_reports_every_part(monkeypatch):
     assert len(report["samples"]["small, etr"]) == len(report["samples"]["small, grpo"]) == 25
     assert row["tokens"] == pytest.approx(2 * 4 * 8, rel=0.5)
     assert "more than GRPO" in text.getvalue()
+
+
+def test_the_bench_divides_by_the_std_that_the_settings_name(monkeypatch):
+    divisors = []
+
+    def recorded(rewards, normalize, *, std_ddof):
+        divisors.append(std_ddof)
+        return group_advantages(rewards, normalize, std_ddof=std_ddof)
+
+    monkeypatch.setattr(module, "group_advantages", recorded)
+    step = module._Step(module.Workload("small", prompts=2, group=4, length=16, micro_batch=32), torch.device("cpu"))
+    for divisor in (0, 1):
+        step.run(Algo(std_ddof=divisor))
+    assert divisors == [0, 1]

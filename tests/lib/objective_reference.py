@@ -78,12 +78,25 @@ def loss_and_gradient(samples: list[Sample], o: Options) -> tuple[float, float, 
         row_logp, row_entropy = [], []
         for t in range(n):
             log_ratio, inside = steps[t]
-            if o.loss == "cispo":
+            if o.loss == "sapo":
+                tau = 1.0 if s.advantage > 0 else 1.05
+                gate = 1 / (1 + math.exp(-tau * (math.exp(log_ratio) - 1)))
+                value = -4 / tau * gate * s.advantage
+                slope = -4 * gate * (1 - gate) * s.advantage * math.exp(log_ratio) * inside
+            elif o.loss == "abc_grpo":
+                ratio = math.exp(log_ratio)
+                least, most = (1 - 0.2, 1 + high) if s.advantage > 0 else (1 - low, 1 + 0.2)
+                value = -min(max(ratio, least), most) * s.advantage
+                slope = -s.advantage * ratio * inside if least <= ratio <= most else 0.0
+            elif o.loss == "cispo":
                 w = min(math.exp(log_ratio), 1 + high)
                 value, slope = -w * s.advantage * s.logp[t], -w * s.advantage
             else:
                 ratio = math.exp(mean_step if o.loss == "gspo" else log_ratio)
-                value, by_ratio = _surrogate(ratio, s.advantage, low, high, o.dual_clip)
+                shift = _dc_grpo_shift(s.advantage, s.old[t]) if o.loss == "dc_grpo" else 0.0
+                value, by_ratio = _surrogate(
+                    ratio, s.advantage, max(low - shift, 0.0), max(high + shift, 0.0), o.dual_clip
+                )
                 slope = by_ratio * ratio * inside
             if o.is_cap is not None:
                 w = min(math.exp(min(s.old[t] - s.rollout[t], 50.0)), o.is_cap)
@@ -122,6 +135,12 @@ def _surrogate(ratio: float, a: float, low: float, high: float, dual: float | No
     if dual is not None and a < 0 and value > -dual * a:
         value, slope = -dual * a, 0.0
     return value, slope
+
+
+def _dc_grpo_shift(a: float, old: float) -> float:
+    """Computes what a token's upper bound gains, and its lower bound loses."""
+    q = 1 - math.exp(old) if a > 0 else math.exp(old)
+    return math.copysign(0.15 * q**1.8 / (1 + math.exp(-abs(a))), a) if a else 0.0
 
 
 def _matched(samples: list[Sample]) -> list[tuple[float, float]]:

@@ -10,7 +10,7 @@ import torch
 from pipeline.objectives import PolicyLossInputs, clip_bounds, denominator, group_advantages, losses, policy_loss
 from pipeline.settings import Algo
 
-ALL = ("etr", "grpo", "dapo", "dr_grpo", "gspo", "cispo", "grpo_matched")
+ALL = tuple(losses.names())
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 
 

@@ -22,6 +22,10 @@ AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 SURROGATES = ("etr", "grpo", "dapo", "dr_grpo")
 """Four names of one function; a test below checks that."""
 OTHERS = ("gspo", "cispo", "grpo_matched")
+TOKEN_RULES = ("dc_grpo", "abc_grpo", "sapo")
+"""Published relatives; each gets one aggregation of a batch, in turn."""
+RESPONSE_RULES = ("adpo", "fac", "a2tgpo", "bapo", "codapo")
+"""The same function again: what is theirs happens before the loss (test_neighbours.py)."""
 LIMIT = 6
 """Greatest length of a response."""
 
@@ -165,10 +169,12 @@ def test_every_loss_and_aggregation_on_random_batches(dtype, relative, in_turn):
         for loss in ((SURROGATES[seed // 8 % 4],) if in_turn else SURROGATES) + OTHERS:
             for aggregate in AGGREGATES:
                 compare(case, inputs, samples, loss, aggregate, relative)
+        for loss in TOKEN_RULES:
+            compare(case, inputs, samples, loss, AGGREGATES[seed % 3], relative)
 
 
 def test_every_registered_loss_is_compared():
-    assert set(losses.names()) == {*SURROGATES, *OTHERS}
+    assert set(losses.names()) == {*SURROGATES, *OTHERS, *TOKEN_RULES, *RESPONSE_RULES}
     assert len({losses.get(name).function for name in SURROGATES}) == 1
 
 

@@ -51,7 +51,8 @@ def test_the_losses_of_any_chunks_add_up_to_the_whole(name, aggregate, pick):
         assert not metrics
         loss.backward()
         total += loss.item()
-        torch.testing.assert_close(logp.grad, d_logp[where], rtol=0, atol=0)
+        # torch's sigmoid rounds differently at the end of a vector, so sapo's last digit depends on the cut.
+        torch.testing.assert_close(logp.grad, d_logp[where], rtol=1e-14 if name == "sapo" else 0, atol=0)
         torch.testing.assert_close(entropy.grad, d_entropy[where], rtol=0, atol=0)
     assert total == pytest.approx(want.item(), rel=1e-14)
 

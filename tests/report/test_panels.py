@@ -16,7 +16,14 @@ from fake_runs import metrics_row
 from numpy.random import default_rng
 
 from pipeline.common.files import read_jsonl
-from pipeline.objectives import PolicyLossInputs, group_metrics, policy_loss
+from pipeline.objectives import (
+    FAMILY,
+    PolicyLossInputs,
+    counterfactual_metrics,
+    group_metrics,
+    policy_loss,
+    prepare,
+)
 from pipeline.report import read_run, render
 from pipeline.report.axes import written
 from pipeline.report.panels import GROUPS, WITHOUT_PANEL, Panel
@@ -41,7 +48,9 @@ def objective_names() -> set[str]:
         pass_rate=torch.linspace(0, 1, 5).double(), denominator=10.0,
     )  # fmt: skip
     algo = Algo(kl_coef=0.1, entropy_coef=0.01, is_cap=2.0, dual_clip=3.0)
-    _, sums = policy_loss(inputs, algo)
+    tokens = prepare(inputs, algo).tokens(inputs.logp, ones)
+    family = 0.2 * torch.ones(len(FAMILY), 2, 5, 2)
+    sums = policy_loss(tokens, algo)[1] + counterfactual_metrics(tokens, algo, family)
     rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
     return {*sums, *group_metrics(rewards, rewards - 1, torch.tensor([0.25, 0.0]), torch.ones(2, 2), algo)}
 

@@ -78,11 +78,14 @@ def test_every_bench_key_is_read_by_a_benchmark():
 
 def test_lists_of_names_agree_with_what_they_name():
     from pipeline.objectives import losses
-    from pipeline.settings.algo import LOSSES, SEQUENCE, STATIC
+    from pipeline.objectives.metrics.counterfactual import FAMILY
+    from pipeline.settings.algo import LOSSES, NEIGHBOURS, SEQUENCE, STATIC
+    from pipeline.settings.dead import COUNTERFACTUAL
     from pipeline.settings.serving import REWARDS
     from pipeline.verify.rewards import REWARDS as FUNCTIONS
 
     assert set(LOSSES) == set(losses.names())
-    assert set(STATIC) == {name for name in LOSSES if not losses.get(name).elastic}
+    assert {*STATIC, *NEIGHBOURS} == {name for name in LOSSES if not losses.get(name).elastic}
+    assert set(COUNTERFACTUAL) == set(FAMILY) & set(NEIGHBOURS)
     assert set(SEQUENCE) == {name for name in LOSSES if not losses.get(name).separable}
     assert set(REWARDS) == set(FUNCTIONS)

@@ -28,23 +28,18 @@ def test_an_algorithm_against_itself_differs_nowhere_and_a_failing_arm_is_report
     assert "is the same at every seed" in result.out
     assert "Paired differences" in (root / "compare.html").read_text()
 
-    # Again: nothing is run twice. A third arm that cannot start is named, and the pairs that there are stay.
-    broken = "compare.arms.broken=algo=etr algo.import_path=/nowhere.py:loss"
+    # Again: nothing is run twice. A third arm that crashes is named, and the pairs that there are stay.
+    loss = house.folder / "crashes.py"
+    loss.write_text(
+        "def loss(x, config):\n    assert len(x.logp) <= 8, 'too many tokens'\n    return -x.advantages * x.logp\n"
+    )
+    broken = f"compare.arms.broken=algo.import_path='{loss}:loss'"
     result, summary, root = compare(house, "compare.algos=[one,two,broken]", *arms[1:], broken, *PLAN)
     assert result.code == 0, result.err
     assert "2 of 3 runs are there already" in result.out
     assert list(summary["failed"]) == ["broken-seed0"]
-    assert "/nowhere.py" in summary["failed"]["broken-seed0"]
+    assert "too many tokens" in (root / "compare" / "logs" / "broken-seed0.log").read_text()
+    assert "exit code" in summary["failed"]["broken-seed0"]
+    assert "FAILED broken-seed0" in result.out
     assert summary["arms"]["broken"]["seeds"] == []
     assert len(summary["comparisons"]) == 4
-
-
-def test_wrong_arms_are_refused(house):
-    for words, message in (
-        (["compare.algos=etr"], "at least two"),
-        (["compare.algos=etr,grop"], "grop is neither"),
-        (["compare.algos=etr,other", "compare.arms.other=seed=3"], "seed=3 is set by the comparison"),
-    ):
-        result = house.run("compare", *words, name="wrong")
-        assert result.code == 2, result.err
-        assert message in result.err

@@ -10,14 +10,15 @@ from megatron_patches import parallel
 from megatron_patches.model.weights import export_tensors, load_hf
 from megatron_patches.training.actor import Actor
 from megatron_patches.training.policy_loss import Objective, reduce_metrics
-from pipeline.objectives import losses
+from pipeline.objectives import FAMILY, losses
 from pipeline.rl.experience import Experience
 from pipeline.settings import Algo, Layout, Optimizer, Rl, Rollout
+from pipeline.settings.algo import NEIGHBOURS
 
 import torch  # isort: skip
 
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
-WHOLE = ("clip/", "policy/loss", "policy/live_tokens")
+WHOLE = ("clip/", "policy/loss", "policy/live_tokens", "counterfactual/")
 """Metrics of all response tokens; the others are of the tokens that are trained on."""
 
 
@@ -26,7 +27,8 @@ def some_without_signal(vocab: int) -> Experience:
     whole = random_experience(vocab, prompts=4, group=3, given_lengths=[5, 9, 3, 7, 0, 12, 4, 4, 8, 11, 6, 10])
     advantages = whole.advantages.clone()
     advantages[[0, 1, 2, 4, 6, 7, 8]] = 0.0
-    return replace(whole, advantages=advantages, signal=replace(whole.signal, advantages=advantages))
+    family = torch.rand(len(FAMILY), 2, 12, generator=torch.Generator().manual_seed(1)) * 0.3
+    return replace(whole, advantages=advantages, signal=replace(whole.signal, advantages=advantages, family=family))
 
 
 def actor_of(model, layout: Layout, algo: Algo) -> tuple[Actor, Objective]:
@@ -45,7 +47,8 @@ def step(model, layout: Layout, algo: Algo, experience: Experience, chosen: torc
     return dict(export_tensors(actor.chunks, model)), optim["optim/grad_norm"], reduce_metrics([minibatch])
 
 
-def check(model, layout: Layout, algo: Algo, chosen: torch.Tensor) -> None:
+def check(model, layout: Layout, algo: Algo, chosen: torch.Tensor) -> dict:
+    """Returns the step's metrics."""
     where = f"{algo.loss} {algo.aggregate} {chosen.tolist()}"
     parallel.initialize(layout, seed=0)
     whole = some_without_signal(model.vocab_size)
@@ -63,6 +66,7 @@ def check(model, layout: Layout, algo: Algo, chosen: torch.Tensor) -> None:
         if name.startswith(WHOLE):
             assert abs(found_metrics[name] - value) <= 1e-6 * max(abs(value), 1e-3), f"{where}: {name}"
     print("ok", where, flush=True)
+    return metrics
 
 
 def check_first_step(model, layout: Layout, algo: Algo) -> None:
@@ -89,16 +93,27 @@ def main() -> None:
     layout = Layout(micro_batch_tokens=40)
     everyone, nobody = torch.arange(12), torch.tensor([0, 1, 2, 6, 7, 8])
     for aggregate in AGGREGATES:
-        for name in losses.names():
+        for name in sorted({*losses.names()} - {*NEIGHBOURS}):
             check(model, layout, Algo(loss=name, aggregate=aggregate), everyone)
+    for name in ("bapo", "dc_grpo"):  # bounds of a minibatch, and of tokens; the other neighbours are like the above
+        check(model, layout, Algo(loss=name), everyone)
     check(model, layout, Algo(), torch.tensor([0, 1, 3, 4]))  # one sequence of the minibatch has an advantage
     check(model, layout, Algo(), nobody)  # the optimizer still makes its step
     for name in ("etr", "gspo", "cispo"):
         check_first_step(model, layout, Algo(loss=name, is_weight="on"))
     if world == 2:
         check_first_step(model, Layout(micro_batch_tokens=40, tp=2), Algo(is_weight="on"))
+        bapo = Algo(loss="bapo", eps_low=0.4, eps_high=0.2)
+        same = {algo.loss: check(model, layout, algo, everyone) for algo in (Algo(), bapo)}
+        assert same["bapo"]["bounds/eps_high_token_mean"] > 0.25  # the search has moved
         for parts in ({"tp": 2}, {"cp": 2}, {"pp": 2}):
-            check(model, Layout(micro_batch_tokens=40, **parts), Algo(), everyone)
+            for algo in (Algo(), bapo) if parts == {"cp": 2} else (Algo(),):
+                metrics = check(model, Layout(micro_batch_tokens=40, **parts), algo, everyone)
+                for name, value in same[algo.loss].items():
+                    if name.startswith(("counterfactual/", "clip/", "bounds/")):
+                        assert abs(metrics[name] - value) <= 1e-5 * max(abs(value), 1e-3), (
+                            f"{algo.loss} {parts}: {name}"
+                        )
             check(model, Layout(micro_batch_tokens=40, **parts), Algo(), nobody)
     parallel.finish()
 

@@ -57,7 +57,7 @@ def samples_of(lengths: list[int]) -> Samples:
 
 def test_scored_are_live_groups_and_one_response_of_each_other_group():
     samples = samples_of([0, 4, 5, 3, 2, 1, 6, 7, 8])
-    signal, _ = advantages_of(Algo(), samples.lengths, REWARDS)
+    signal, _ = advantages_of(Algo(), samples, REWARDS)
     assert signal.scored(everything=False).tolist() == [1, 3, 4, 5, 6]  # the first response of group 0 is empty
     assert signal.scored(everything=True).tolist() == list(range(9))
     few = samples.select(signal.scored(everything=False))
@@ -70,7 +70,7 @@ def test_scored_are_live_groups_and_one_response_of_each_other_group():
 
 def test_an_experience_holds_each_tokens_own_log_prob():
     samples = samples_of([2, 4, 5, 3, 2, 1, 6, 7, 8])
-    signal, _ = advantages_of(Algo(), samples.lengths, REWARDS)
+    signal, _ = advantages_of(Algo(), samples, REWARDS)
     few = samples.select(signal.scored(everything=False))
     old = torch.arange(float(few.offsets[-1]))
     experience = Experience.of(few, signal, old, old + 100, everything=False)

@@ -22,6 +22,8 @@ TokenFunction = Callable[[Tokens, Any], Tensor]
 Bound = Tensor | float
 Cuts = Callable[[Tensor, Tensor, Bound, Bound], tuple[Tensor, Tensor]]
 """`(ratio, advantages, eps_low, eps_high) -> (cut_low, cut_high)`, bool: tokens that a bound clips."""
+Bounds = tuple[Tensor, Tensor]
+"""(eps_low, eps_high), of one shape."""
 
 
 def surrogate_cuts(ratio: Tensor, advantages: Tensor, eps_low: Bound, eps_high: Bound) -> tuple[Tensor, Tensor]:
@@ -56,6 +58,15 @@ class Loss:
     """The ratio that its bounds clip."""
     cuts: Cuts = surrogate_cuts
     """Which tokens its bounds clip; for the metrics."""
+    response_rule: Callable[[Tensor, Tensor, Tensor, Any], Bounds] | None = None
+    """`(advantages, pass_rate, variance, config)` -> the bounds of responses, in place of elastic or static ones."""
+    token_bounds: Callable[[Tokens, Any], Bounds] | None = None
+    """`(tokens, config)` -> the bounds of tokens, from those of their responses."""
+    minibatch_rule: Callable[[Tensor, Tensor, Any], tuple[float, float]] | None = None
+    """`(ratio, advantages, config)` of all tokens of an optimizer step -> one pair of bounds for them. It costs a forward
+    pass, which finds the ratios."""
+    group_weight: Callable[[Tensor, Tensor, Any], Tensor] | None = None
+    """`(pass_rate, confidence, config)` -> a factor on a group's advantages."""
 
     def __call__(self, tokens: Tokens, config: Any) -> Tensor:
         return self.function(tokens, config)
@@ -75,6 +86,10 @@ def register(
     base_bounds: tuple[str, str] = ("eps_low", "eps_high"),
     ratio: Callable[[Tokens], Tensor] = token_ratio,
     cuts: Cuts = surrogate_cuts,
+    response_rule: Callable[[Tensor, Tensor, Tensor, Any], Bounds] | None = None,
+    token_bounds: Callable[[Tokens, Any], Bounds] | None = None,
+    minibatch_rule: Callable[[Tensor, Tensor, Any], tuple[float, float]] | None = None,
+    group_weight: Callable[[Tensor, Tensor, Any], Tensor] | None = None,
 ) -> Callable[[TokenFunction], TokenFunction]:
     """Returns a decorator that registers a token function; the arguments are the fields of `Loss`.
 
@@ -90,6 +105,8 @@ def register(
         _LOSSES[name] = Loss(
             name=name, function=function, separable=separable, elastic=elastic, needs_signal=needs_signal,
             needs_entropy=needs_entropy, matched=matched, base_bounds=base_bounds, ratio=ratio, cuts=cuts,
+            response_rule=response_rule, token_bounds=token_bounds, minibatch_rule=minibatch_rule,
+            group_weight=group_weight,
         )  # fmt: skip
         return function
 

@@ -175,4 +175,6 @@ class SumsBuilder:
 
     def pack(self) -> MetricSums:
         """Makes MetricSums of the entries, in the order in which they were added."""
-        return MetricSums(torch.cat(self._sums), torch.cat(self._peaks), tuple(self._fields), tuple(self._peak_names))
+        sums = torch.cat(self._sums)
+        peaks = torch.cat(self._peaks) if self._peaks else sums.new_zeros(0)
+        return MetricSums(sums, peaks, tuple(self._fields), tuple(self._peak_names))

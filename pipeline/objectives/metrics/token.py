@@ -122,7 +122,7 @@ def left_out(lengths: Tensor, pass_rate: Tensor) -> dict[str, float]:
     """
     counts = {"tokens": float(lengths.sum())}
     for i, tokens in enumerate(torch.bincount(_bin_of(pass_rate), lengths.double(), PASS_RATE_BINS).tolist()):
-        counts[f"tokens_{_label(i)}"] = tokens
+        counts[f"tokens_{label_of(i)}"] = tokens
     return counts
 
 
@@ -131,18 +131,24 @@ def _bin_of(pass_rate: Tensor) -> Tensor:
     return (pass_rate.reshape(-1) * PASS_RATE_BINS).nan_to_num(0.0).clamp(0, PASS_RATE_BINS - 1).long()
 
 
-def _label(i: int) -> str:
+def label_of(i: int) -> str:
+    """Of a bin of pass rates: 0.2-0.4."""
     return f"{i / PASS_RATE_BINS:.1f}-{(i + 1) / PASS_RATE_BINS:.1f}"
+
+
+def members_of(pass_rate: Tensor, keep: Tensor) -> Tensor:
+    """fp64 [bins, T]: 1 where a kept token is of a group in that bin of pass rates."""
+    bins = torch.arange(PASS_RATE_BINS, device=keep.device)[:, None]
+    return ((_bin_of(pass_rate) == bins) & keep.reshape(-1)).double()
 
 
 def _by_pass_rate(out: SumsBuilder, clip: dict[str, Tensor], keep: Tensor, pass_rate: Tensor) -> None:
     """Adds the share of clipped tokens in each bin of the group's pass rate."""
-    bins = torch.arange(PASS_RATE_BINS, device=keep.device)[:, None]
-    member = ((_bin_of(pass_rate) == bins) & keep.reshape(-1)).double()  # [bins, T]
+    member = members_of(pass_rate, keep)
     rows = torch.stack([keep.reshape(-1), clip["clip/low"].reshape(-1), clip["clip/high"].reshape(-1)]).double()
     totals = rows @ member.T  # [3, bins]; one product instead of a mask per bin, and no boolean index (it would sync)
     for i in range(PASS_RATE_BINS):
-        label = _label(i)
+        label = label_of(i)
         out.add(Field(f"tokens_{label}"), totals[0, i])
         out.add(Field(f"clip/low_pass_rate_{label}", per=f"tokens_{label}"), totals[1, i])
         out.add(Field(f"clip/high_pass_rate_{label}", per=f"tokens_{label}"), totals[2, i])
