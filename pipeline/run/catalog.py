@@ -96,7 +96,7 @@ STAGES = {
             after=("preprocess", "convert"),
             outputs=("checkpoints@latest",),
             also=("metrics.jsonl",),
-            resumes=("checkpoints", "metrics.jsonl", "samples.jsonl", "tensorboard"),
+            resumes=("checkpoints", "metrics.jsonl", "samples.jsonl", "samples", "exports", "tensorboard"),
             guarded=True,
             stops=True,
             uses_layout=True,
@@ -117,6 +117,7 @@ STAGES = {
             outputs=("export/hf",),
             uses_layout=True,
         ),
+        Stage(name="replay", launcher="torchrun", settings=("replay",), after=("convert",), uses_layout=True),
         Stage(name="report", launcher="plain", settings=(), outputs=("report.html",)),
         Stage(name="compare", launcher="plain", settings=("compare",)),
         Stage(name="bench", launcher="plain", settings=("bench",)),
@@ -126,7 +127,8 @@ STAGES = {
 
 IRRELEVANT = frozenset(
     {
-        "rl.save_every", "rl.keep_checkpoints", "rl.keep_best", "rl.max_skipped", "rl.sample_rollouts",
+        "rl.save_every", "rl.keep_checkpoints", "rl.keep_best", "rl.max_skipped", "rl.sample_rollouts", "rl.keep_samples",
+        "rl.export_every", "rl.async_save", "sft.max_skipped",
         "verify.workers", "verify.memory_gib",
         "verify.cache_size", "rollout.max_concurrent", "rollout.kv_memory_gib", "rollout.gpu_memory_share",
         "rollout.sync_bucket_mib",

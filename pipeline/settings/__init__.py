@@ -13,11 +13,11 @@ from pipeline.settings.compare import Compare
 from pipeline.settings.data import Arithmetic, Clean, Columns, Data
 from pipeline.settings.model import Experts, Layout, Model, Rope
 from pipeline.settings.serving import Bench, Evaluate, Export, Rollout, Verify
-from pipeline.settings.training import Optimizer, Rl, Sft, SftPhase
+from pipeline.settings.training import Optimizer, Replay, Rl, Sft, SftPhase
 
 __all__ = [
     "Algo", "Arithmetic", "Bench", "Clean", "Cluster", "Columns", "Compare", "Data", "Evaluate", "Experts", "Export", "Layout",
-    "Model", "Optimizer", "Rl", "Rollout", "Rope", "Section", "Settings", "Sft", "SftPhase", "Verify",
+    "Model", "Optimizer", "Replay", "Rl", "Rollout", "Rope", "Section", "Settings", "Sft", "SftPhase", "Verify",
 ]  # fmt: skip
 
 
@@ -66,6 +66,8 @@ class Settings(Section):
     """Held-out accuracy."""
     export: Export = Export()
     """Hugging Face weights."""
+    replay: Replay = Replay()
+    """A step made again."""
     bench: Bench = Bench()
     """Measurements."""
     compare: Compare = Compare()

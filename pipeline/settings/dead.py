@@ -106,6 +106,9 @@ STAGE_RULES = (
         lambda s: s.stage != "bench", ("bench.*",), "only stage=bench reads it", "Use stage=bench", typed_only=True,
     ),
     Rule(
+        lambda s: s.stage != "replay", ("replay.*",), "only stage=replay reads it", "Use stage=replay", typed_only=True,
+    ),
+    Rule(
         lambda s: s.stage != "compare", ("compare.*",), "only stage=compare reads it", "Use stage=compare", typed_only=True,
     ),
     Rule(
@@ -225,6 +228,10 @@ RUN_RULES = (
     Rule(
         lambda s: s.rl.eval_every > s.rl.steps, ("rl.eval_every",), "it is above rl.steps={s.rl.steps}, so no step evaluates",
         "Give a smaller one",
+    ),
+    Rule(
+        lambda s: s.rl.export_every > s.rl.steps, ("rl.export_every",),
+        "it is above rl.steps={s.rl.steps}, so no step exports", "Give a smaller one",
     ),
     # Rollouts
     Rule(
