@@ -233,12 +233,12 @@ def save_actor(
 
 
 def export_actor(run: StageRun, settings: Settings, actor: Actor, step: int) -> None:
-    """Write the weights to `exports/step_<n>`, a Hugging Face folder that stays as long as the checkpoint of its step."""
+    """Write the weights to `exports/step_<n>`, a Hugging Face folder, and delete those whose checkpoint is gone."""
     root = run.root / "exports"
     write_model(run, settings, actor.chunks, root / f"step_{step}")
     if run.is_main:
         kept = {f"step_{iteration}" for iteration in checkpoint.iterations(run.root / "checkpoints")}
-        for folder in root.glob("step_*"):
+        for folder in root.iterdir():
             if folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
 

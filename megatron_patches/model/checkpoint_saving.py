@@ -5,6 +5,7 @@ outlives a rank that is killed and shares its sockets (patch `writer`). Here the
 that ends with it, from a copy of the data, while training goes on.
 """
 
+import gc
 import math
 import queue
 import shutil
@@ -94,7 +95,9 @@ class _Save:
         """Plan, and write or begin to write."""
         if optimizer is not None:
             _start_moments(optimizer)
+        gc.freeze()  # upstream collects garbage in it, over all objects of the process: most of a small save's time
         state = sharded_state(chunks, optimizer, is_loading=False)
+        gc.unfreeze()
         _refuse_nonfinite(state, self.final)
         if dist.get_rank() == 0:
             shutil.rmtree(self.temporary, ignore_errors=True)
