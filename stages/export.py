@@ -1,6 +1,8 @@
 """Megatron distributed checkpoint -> Hugging Face folder that transformers and vLLM load as it is."""
 
 import json
+import shutil
+from pathlib import Path
 
 import torch
 
@@ -10,6 +12,7 @@ from megatron_patches.model.policy_model import build_chunks
 from megatron_patches.model.weights import export_tensors
 from pipeline.common.files import write_json
 from pipeline.models.tensors import write_folder
+from pipeline.settings import Settings
 from pipeline.stage import StageRun, run_stage
 
 
@@ -18,22 +21,32 @@ def main(run: StageRun) -> dict:
     root, iteration = session.checkpoint_of(run, settings.export.checkpoint)
     chunks = build_chunks(settings.model, settings.layout)
     checkpoint.load(root, iteration, chunks, settings.model)
+    folder = run.folder() / "hf"
+    files = write_model(run, settings, chunks, folder)
+    run.log(f"{checkpoint.iteration_folder(root, iteration)} -> {folder} ({', '.join(files)})")
+    return {"checkpoint": str(checkpoint.iteration_folder(root, iteration)), "folder": str(folder)}
 
+
+def write_model(run: StageRun, settings: Settings, chunks: list, folder: Path) -> list[str]:
+    """Write the weights of `chunks` as a Hugging Face folder, which appears whole or not at all (a collective). Returns the
+    names of its weight files on rank 0."""
     wanted = settings.model.dtype if settings.export.dtype == "model" else settings.export.dtype
     dtype = torch.bfloat16 if wanted == "bf16" else torch.float32
     tensors = ((name, tensor.to(dtype)) for name, tensor in export_tensors(chunks, settings.model))
-    folder = run.folder() / "hf"
-    if run.is_main:
-        files = write_folder(folder, tensors, sources=session.source_folder(run))
-        config = json.loads((folder / "config.json").read_text())
-        config.pop("torch_dtype", None)
-        # A warm-up turns the cache off for its own sake; left off, generation from the export is many times slower.
-        write_json(folder / "config.json", config | {"dtype": str(dtype).removeprefix("torch."), "use_cache": True})
-        run.log(f"{checkpoint.iteration_folder(root, iteration)} -> {folder} ({', '.join(files)})")
-    else:
+    if not run.is_main:
         for _ in tensors:  # export_tensors is collective: every rank walks through it
             pass
-    return {"checkpoint": str(checkpoint.iteration_folder(root, iteration)), "folder": str(folder)}
+        return []
+    temporary = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    files = write_folder(temporary, tensors, sources=session.source_folder(run))
+    config = json.loads((temporary / "config.json").read_text())
+    config.pop("torch_dtype", None)
+    # A warm-up turns the cache off for its own sake; left off, generation from the export is many times slower.
+    write_json(temporary / "config.json", config | {"dtype": str(dtype).removeprefix("torch."), "use_cache": True})
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    return files
 
 
 if __name__ == "__main__":

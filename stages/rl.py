@@ -5,6 +5,7 @@ derives advantages and elastic bounds, and makes `rl.epochs * rl.minibatches` op
 from its last checkpoint with the same prompts, samples and minibatches that it would have had.
 """
 
+import shutil
 from typing import Any
 
 import torch
@@ -12,26 +13,40 @@ import torch
 from megatron_patches import session
 from megatron_patches.engines.choose import build_engine, chosen_engine, evaluation_sampling, sampling_of
 from megatron_patches.model import checkpoint
-from megatron_patches.training.actor import Actor
+from megatron_patches.training.actor import Actor, DivergenceError
 from megatron_patches.training.policy import Policy
 from megatron_patches.training.policy_loss import MinibatchLoss, Objective, reduce_metrics
 from pipeline.common.errors import UsageError
 from pipeline.data.prompts import load_eval_prompts, load_prompts
 from pipeline.data.tokenizer import load as load_tokenizer
+from pipeline.rl import kept_samples
 from pipeline.rl.advantages import advantages_of
-from pipeline.rl.checks import CollapseWatch, entropy_metric, is_due, mean_metrics, rollout_metrics, samples_of
-from pipeline.rl.collector import Collector
+from pipeline.rl.checks import (
+    CollapseWatch,
+    entropy_metric,
+    is_due,
+    lag_metrics,
+    mean_metrics,
+    paid_metrics,
+    rollout_metrics,
+    samples_of,
+    verify_metrics,
+)
+from pipeline.rl.collector import Collector, StepBatch
 from pipeline.rl.evaluation import curve_point, measure
-from pipeline.rl.experience import Experience, Samples, minibatches
+from pipeline.rl.experience import Experience, Samples, Signal, minibatches
 from pipeline.rl.grading import Grader
+from pipeline.rl.kept_samples import KeptStep
 from pipeline.rl.prompt_sampler import PromptSampler
-from pipeline.rollout.gap import gap_metrics
+from pipeline.rollout.gap import GapError, gap_metrics
 from pipeline.run.catalog import HARMLESS, STAGES
 from pipeline.run.manifests import State, flat
 from pipeline.settings import Rl, Settings
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking import Tracker
 from pipeline.tracking.drift import DriftWatch
+from pipeline.tracking.values import number
+from stages.export import write_model
 
 
 def main(run: StageRun) -> dict:
@@ -49,6 +64,10 @@ def main(run: StageRun) -> dict:
     sampled_elsewhere = chosen_engine(settings) != "native" or rl.async_depth > 0
     objective = Objective.of(settings.algo, rl, settings.rollout, sampled_elsewhere)
     sampling = sampling_of(settings, tokenizer)
+    guarded = guarded_settings(run)
+    saver = checkpoint.Saver(
+        run.root / "checkpoints", settings.model, rl.keep_checkpoints, rl.keep_best, background=rl.async_save
+    )
 
     with (
         Grader(settings.verify, settings.rollout.max_new_tokens) as grader,
@@ -66,27 +85,18 @@ def main(run: StageRun) -> dict:
                 collector.look_ahead()
             if not engine.independent:
                 engine.sleep()  # the update needs the memory; sync wakes it
-            samples = Samples.collect(batch.groups)
-            signal, metrics = advantages_of(settings.algo, samples, batch.graded.rewards, rl.counterfactual)
-            needed = samples.select(signal.scored(objective.everything))
-            scored = needed if objective.old_logprobs == "actor" else samples.select(signal.sample())
-            with tracker.phase("logprobs"):
-                actor_logp, entropy = actor.logprobs_and_entropy(scored)
-                ref_logp = reference.logprobs(needed) if reference is not None else None
-            old_logp = {"actor": actor_logp, "engine": needed.rollout_logp, "none": None}[objective.old_logprobs]
-            experience = Experience.of(needed, signal, old_logp, ref_logp, objective.everything)
-            metrics |= collector.metrics(batch, version=step - 1)
-            same_weights = not metrics["rollout/version_lag_max"]
-            metrics |= gap_metrics(settings.rollout, actor_logp, scored.rollout_logp, scored.raw_logp, same_weights)
-
-            with tracker.phase("update"):
-                metrics |= update(rl, actor, experience, objective, step, (settings.seed * 1_000_003 + step) * 101)
-            metrics |= entropy_metric(entropy, signal.token_weights(scored))
+            if run.is_main and rl.keep_samples:
+                kept_samples.keep(run.root, step, KeptStep(batch, guarded, sampled_elsewhere), newest=rl.keep_samples)
+            try:
+                signal, metrics = learn(settings, actor, reference, objective, batch, step, tracker)
+            except (DivergenceError, GapError):  # raised on every rank alike
+                saver.finish()
+                raise
             collector.wait()
             with tracker.phase("sync"):
                 metrics |= engine.sync(actor, step)
 
-            metrics |= rollout_metrics(batch, grader)
+            metrics |= collector.metrics(batch) | verify_metrics(grader) | paid_metrics(batch)
             if is_due(step, rl.eval_every):
                 with tracker.phase("evaluate"):
                     greedy, sampled = evaluation_sampling(settings, tokenizer)
@@ -102,17 +112,52 @@ def main(run: StageRun) -> dict:
                 run.log(f"WARNING: {change}. docs/verifier.md says what to look at. Shown once.")
             stopping = run.should_stop(last=step == rl.steps)
             tracker.log(step, metrics)  # first: a kill after the save must not cost the row, one before it is undone
-            if stopping or is_due(step, rl.save_every) or step == rl.steps:
+            saver.poll()
+            ending, exporting = stopping or step == rl.steps, is_due(step, rl.export_every)
+            if ending or exporting or is_due(step, rl.save_every):
                 with tracker.phase("save"):  # counts towards the next step's row
                     if not engine.independent:
                         engine.sleep()  # the optimizer's state is gathered on the device: the memory is needed
-                    save_actor(run, settings, actor, collector, step, metrics)
-                    if not engine.independent and step < rl.steps and not stopping:
+                    save_actor(run, saver, actor, collector, step, metrics)
+                    if ending or exporting:
+                        saver.finish()
+                    if exporting:
+                        export_actor(run, settings, actor, step)
+                    if not engine.independent and not ending:
                         engine.sync(actor, step)
             if stopping:
                 run.log(f"stopped after step {step}; the same command continues from there")
                 break
     return {"step": step if done < rl.steps else done}
+
+
+def learn(
+    settings: Settings,
+    actor: Actor,
+    reference: Policy | None,
+    objective: Objective,
+    batch: StepBatch,
+    step: int,
+    tracker: Tracker,
+) -> tuple[Signal, dict[str, Any]]:
+    """From a graded batch to new weights: the part of a step that `stage=replay` makes again. Returns the step's signal and
+    metrics. Raises GapError and DivergenceError."""
+    samples = Samples.collect(batch.groups)
+    signal, metrics = advantages_of(settings.algo, samples, batch.graded.rewards, settings.rl.counterfactual)
+    needed = samples.select(signal.scored(objective.everything))
+    scored = needed if objective.old_logprobs == "actor" else samples.select(signal.sample())
+    with tracker.phase("logprobs"):
+        actor_logp, entropy = actor.logprobs_and_entropy(scored)
+        ref_logp = reference.logprobs(needed) if reference is not None else None
+    old_logp = {"actor": actor_logp, "engine": needed.rollout_logp, "none": None}[objective.old_logprobs]
+    experience = Experience.of(needed, signal, old_logp, ref_logp, objective.everything)
+    metrics |= rollout_metrics(batch) | lag_metrics(batch, version=step - 1)
+    same_weights = not metrics["rollout/version_lag_max"]
+    metrics |= gap_metrics(settings.rollout, actor_logp, scored.rollout_logp, scored.raw_logp, same_weights)
+
+    with tracker.phase("update"):
+        metrics |= update(settings.rl, actor, experience, objective, step, (settings.seed * 1_000_003 + step) * 101)
+    return signal, metrics | entropy_metric(entropy, signal.token_weights(scored))
 
 
 def update(rl: Rl, actor: Actor, experience: Experience, objective: Objective, step: int, seed: int) -> dict[str, Any]:
@@ -180,23 +225,27 @@ def guarded_settings(run: StageRun) -> dict[str, Any]:
 
 
 def save_actor(
-    run: StageRun, settings: Settings, actor: Actor, collector: Collector, step: int, metrics: dict[str, Any]
+    run: StageRun, saver: checkpoint.Saver, actor: Actor, collector: Collector, step: int, metrics: dict[str, Any]
 ) -> None:
-    score = metrics.get(settings.rl.keep_best or "")
-    checkpoint.save(
-        run.root / "checkpoints",
-        step,
-        actor.chunks,
-        settings.model,
-        optimizer=actor.optimizer,
-        common={
-            "scheduler": actor.scheduler.state_dict(),
-            "collector": collector.state_dict(),
-            "settings": guarded_settings(run),
-        },
-        keep=settings.rl.keep_checkpoints,
-        best=(settings.rl.keep_best, float(score)) if settings.rl.keep_best and score is not None else None,
-    )
+    """Everything that the run continues from after `step`."""
+    common = {
+        "scheduler": actor.scheduler.state_dict(),
+        "collector": collector.state_dict(),
+        "settings": guarded_settings(run),
+    }
+    score = number(metrics.get(saver.keep_best or ""))
+    saver.save(step, actor.chunks, optimizer=actor.optimizer, common=common, score=score)
+
+
+def export_actor(run: StageRun, settings: Settings, actor: Actor, step: int) -> None:
+    """Write the weights to `exports/step_<n>`, a Hugging Face folder, and delete those whose checkpoint is gone."""
+    root = run.root / "exports"
+    write_model(run, settings, actor.chunks, root / f"step_{step}")
+    if run.is_main:
+        kept = {f"step_{iteration}" for iteration in checkpoint.iterations(run.root / "checkpoints")}
+        for folder in root.iterdir():
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_reference(run: StageRun, settings: Settings) -> Policy:

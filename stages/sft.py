@@ -4,21 +4,33 @@ The phases of `sft.phases` follow one another, each with its own rows and learni
 last DeepSpeed checkpoint with the same batches.
 """
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from megatron_patches.policy_head import token_logprobs
 from pipeline.common.errors import InputError, UsageError
 from pipeline.common.files import append_jsonl, read_jsonl, write_jsonl
 from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.models import folders as hf
+from pipeline.models.partitioned import load_partitioned
 from pipeline.models.tensors import readable
-from pipeline.sft.engine import accumulation_steps, build_engine, connect, load_progress, save_model, save_progress
+from pipeline.sft.engine import (
+    DivergenceError,
+    accumulation_steps,
+    build_engine,
+    connect,
+    engine_config,
+    is_skipped,
+    load_progress,
+    save_model,
+    save_progress,
+)
 from pipeline.sft.packing import IGNORED, PackedRows, pack, tokenize
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking.progress import Progress
+from pipeline.tracking.values import strict
 
 
 def main(run: StageRun) -> dict:
@@ -36,12 +48,19 @@ def main(run: StageRun) -> dict:
     words = run.root / "preprocess" / "tokenizer"
     tokenizer = load_tokenizer(words)
     hf.check_vocabulary(base, tokenizer)
-    model = AutoModelForCausalLM.from_pretrained(str(base), attn_implementation="sdpa", dtype=torch.float32)
+    accumulation = accumulation_steps(sft.batch_size // run.world_size, sft.micro_batch_size)
+    bf16 = settings.model.dtype == "bf16"
+    config = engine_config(sft, accumulation, bf16)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    if sft.zero_stage == 3:
+        model = load_partitioned(base, config, dtype)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(str(base), attn_implementation="sdpa", dtype=dtype)
+    model.lm_head = LossHead(model.lm_head)
     model.config.use_cache = False
     if sft.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    accumulation = accumulation_steps(sft.batch_size // run.world_size, sft.micro_batch_size)
-    engine = build_engine(model, sft, accumulation, bf16=settings.model.dtype == "bf16")
+    engine = build_engine(model, sft, config)
     checkpoints, metrics = run.folder() / "checkpoints", run.folder() / "metrics.jsonl"
     done = load_progress(engine, checkpoints)
     if done:
@@ -53,12 +72,22 @@ def main(run: StageRun) -> dict:
         hf.copy_tokenizer(words, folder)
         readable(folder)
 
-    total = sum(phase.steps for phase in sft.phases)
+    total, in_a_row = sum(phase.steps for phase in sft.phases), 0
     with Progress(total, "sft", "steps", done=done, enabled=run.is_main) as progress:
         for step, lr, batch in batches(run, tokenizer, done):
-            loss = train_step(engine, batch, lr, run, accumulation)
+            loss, skipped = train_step(engine, batch, lr, run, accumulation)
+            in_a_row = in_a_row + 1 if skipped else 0
             if run.is_main:
-                append_jsonl(metrics, [{"step": step, "sft/loss": loss, "sft/lr": lr}])
+                row = {"step": step, "sft/loss": loss, "sft/lr": lr, "sft/skipped": float(skipped)}
+                append_jsonl(metrics, [strict(row)])
+            if in_a_row == sft.max_skipped:
+                raise DivergenceError(
+                    f"Step {step}: {in_a_row} optimizer steps in a row were skipped (sft.max_skipped), because loss or "
+                    f"gradient is not finite; the last loss is {loss}. The weights are those of the last step that was not "
+                    "skipped, and earlier checkpoints are untouched. Lower sft.phases.*.lr, or check the warm-up rows."
+                )
+            if in_a_row == 1:
+                run.log(f"WARNING: step {step} is skipped: its loss is {loss}, or its gradient is not finite")
             progress.advance(loss=loss)
             stopping = run.should_stop(last=step == total)
             if stopping or (step % sft.save_every == 0 and step < total):
@@ -106,8 +135,31 @@ def packed_rows(run: StageRun, tokenizer, name: str) -> PackedRows:
     return pack(examples, length, tokenizer.pad_token_id)
 
 
-def train_step(engine, batch: PackedRows, lr: float, run: StageRun, accumulation: int) -> float:
-    """One optimizer step on this rank's share of `batch`; returns the batch's mean token loss over all ranks."""
+class LossHead(torch.nn.Module):
+    """The model's output layer with the loss in it: logits are made a tile at a time, by the policy head, and never held.
+
+    What transformers calls `logits` of such a model is the summed loss of the rows whose `labels` were set before the call.
+    """
+
+    def __init__(self, output: torch.nn.Linear):
+        super().__init__()
+        self.weight = output.weight
+        self.labels: torch.Tensor | None = None
+        """[rows, length], IGNORED where nothing is learned."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        assert self.labels is not None
+        targets = torch.nn.functional.pad(self.labels[:, 1:], (0, 1), value=IGNORED).reshape(-1)
+        learned = (targets != IGNORED).nonzero()[:, 0]
+        logp, _ = token_logprobs(
+            hidden.reshape(len(targets), -1), self.weight, targets.clamp(min=0), index=learned, need_entropy=False
+        )
+        return -logp.sum()
+
+
+def train_step(engine, batch: PackedRows, lr: float, run: StageRun, accumulation: int) -> tuple[float, bool]:
+    """One optimizer step on this rank's share of `batch`. Returns the batch's mean token loss over all ranks, and whether the
+    step was skipped on all of them because the gradient is not finite."""
     import torch.distributed as dist
 
     for group in engine.optimizer.param_groups:
@@ -117,24 +169,18 @@ def train_step(engine, batch: PackedRows, lr: float, run: StageRun, accumulation
     shares = torch.arange(run.rank, len(batch), run.world_size).tensor_split(accumulation)
     for share in shares:
         rows = batch.pick(share)
-        logits = engine(
+        engine.module.lm_head.labels = rows.labels.to(engine.device)
+        loss = engine(
             input_ids=rows.tokens.to(engine.device),
             attention_mask=rows.attention_mask(next(engine.module.parameters()).dtype).to(engine.device),
             position_ids=rows.positions.to(engine.device),
         ).logits
-        targets = rows.labels[:, 1:].reshape(-1).to(engine.device)
-        loss = torch.nn.functional.cross_entropy(
-            logits[:, :-1].reshape(len(targets), -1).float(), targets, ignore_index=IGNORED, reduction="sum"
-        )
         # DeepSpeed averages over ranks and accumulated micro-batches; the mean wanted is over the whole batch's tokens.
         engine.backward(loss * (run.world_size * accumulation / learned))
         engine.step()
         total += loss.detach().cpu() / learned
     dist.all_reduce(total)
-    value = float(total)
-    if not math.isfinite(value):
-        raise FloatingPointError(f"the loss is {value}; lower sft.phases.*.lr or check the warm-up rows")
-    return value
+    return float(total), is_skipped(engine)
 
 
 if __name__ == "__main__":

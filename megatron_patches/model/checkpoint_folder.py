@@ -17,6 +17,8 @@ from pipeline.common.files import write_json, write_text
 
 LATEST = "latest_checkpointed_iteration.txt"
 SUMS = "checksums.json"
+DATA = ".distcp"
+"""Ending of the files that ranks write, each its own."""
 BLOCK = 8 << 20
 
 
@@ -77,21 +79,15 @@ def sum_of(path: Path) -> tuple[int, int]:
     return size, total
 
 
-def write_sums(folder: Path) -> None:
-    """Write the sums of `folder`'s files beside them (a collective). Each rank sums what it wrote, while that is still in
-    memory; rank 0 also sums what belongs to no rank."""
-    rank = dist.get_rank()
-    mine = {path.name: sum_of(path) for path in sorted(folder.iterdir()) if _writer(path.name) == rank}
+def write_sums(folder: Path, mine: dict[str, tuple[int, int]]) -> None:
+    """Write the sums of `folder`'s files beside them (a collective). `mine` are those of the files that this rank wrote, made
+    while they were still in memory. Rank 0 sums what no rank calls its own."""
+    if dist.get_rank() == 0:
+        mine = mine | {path.name: sum_of(path) for path in sorted(folder.iterdir()) if not path.name.endswith(DATA)}
     parts: list[dict[str, tuple[int, int]] | None] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, mine)
-    if rank == 0:
+    if dist.get_rank() == 0:
         write_json(folder / SUMS, {name: entry for part in parts if part for name, entry in sorted(part.items())})
-
-
-def _writer(name: str) -> int:
-    """The rank whose name a checkpoint's file carries (`__3_0.distcp`)."""
-    match = re.match(r"__(\d+)_", name, re.ASCII)
-    return int(match[1]) if match else 0
 
 
 def damage(folder: Path) -> str | None:

@@ -93,9 +93,28 @@ REPLACEMENTS = (
         name="results-queue",
         module="megatron.core.dist_checkpointing.strategies.filesystem_async",
         expects=("_results_queue = ctx.Manager().Queue()", 'ctx = mp.get_context("spawn")'),
-        ours="megatron_patches.model.checkpoint.save",
+        ours="megatron_patches.model.checkpoint_saving.Saver",
         reason="the queue of a synchronous save starts a spawned manager process that imports the entry script again: "
         "seconds at the first save, and a hang if that script has no __main__ guard",
+    ),
+    Replacement(
+        name="writer",
+        module="megatron.core.dist_checkpointing.strategies.filesystem_async",
+        expects=(
+            'ctx = mp.get_context("fork")',
+            "            partial(self.write_preloaded_data_multiproc, transform_list, self.use_msc),",
+            "    def write_preloaded_data(",
+            "            [torch.distributed.get_rank(), self.write_buckets, self.results_queue],",
+        ),
+        elsewhere=(
+            (
+                "megatron.core.dist_checkpointing.strategies.torch",
+                "        return AsyncRequest(save_fn, save_args, [finalize_fn], preload_fn=preload_fn)",
+            ),
+        ),
+        ours="megatron_patches.model.checkpoint_saving.Saver",
+        reason="upstream forks a process for each file, also in a synchronous save; it outlives a rank that is killed, with "
+        "its sockets and shared memory. Ours calls the same writer in the rank: at once, or in a thread that ends with it",
     ),
     Replacement(
         name="safe-reading",

@@ -31,6 +31,7 @@ FACTS = (
 WARM_UP = (
     ("sft/loss", "Warm-up loss", "mean over the learned tokens", "loss"),
     ("sft/lr", "Warm-up learning rate", "", "rate"),
+    ("sft/skipped", "Warm-up steps skipped", "1: loss or gradient was not finite", "skipped"),
 )
 """Metrics of the warm-up: name, title, note, label."""
 

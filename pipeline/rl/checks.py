@@ -19,8 +19,8 @@ SAME_FORM = ("string", "number")
 """Layers that decide where an answer is the gold's text or number."""
 
 
-def rollout_metrics(batch: StepBatch, grader: Grader) -> dict[str, float]:
-    """`reward/`, `length/`, `speed/` and `verify/` metrics of the step's rollouts and grades."""
+def rollout_metrics(batch: StepBatch) -> dict[str, float]:
+    """`reward/`, `length/` and `speed/` metrics of the step's rollouts and verdicts."""
     rollouts, graded = [rollout for group in batch.groups for rollout in group], batch.graded
     tokens = sum(len(r.token_ids) for r in rollouts)
     return {
@@ -28,8 +28,6 @@ def rollout_metrics(batch: StepBatch, grader: Grader) -> dict[str, float]:
         "reward/pass@group": float(graded.correct.amax(1).mean()),
         "length/truncated": sum(r.finish_reason == "length" for r in rollouts) / len(rollouts),
         "speed/generated_tokens": float(tokens),
-        **{f"verify/{name}": value for name, value in grader.metrics().items()},
-        **paid_metrics(batch),
     }
 
 
@@ -48,6 +46,17 @@ def paid_metrics(batch: StepBatch) -> dict[str, float]:
         "verify/paid_prose": given.count("prose") / len(given),
         "verify/paid_other_form": sum(grade.layer not in SAME_FORM for _, grade in right) / len(right),
     }
+
+
+def lag_metrics(batch: StepBatch, version: int) -> dict[str, float]:
+    """How many steps older the weights that sampled a batch are than `version`, those that training starts from."""
+    lags = [version - rollout.policy_version for group in batch.groups for rollout in group]
+    return {"rollout/version_lag_mean": sum(lags) / len(lags), "rollout/version_lag_max": float(max(lags))}
+
+
+def verify_metrics(grader: Grader) -> dict[str, float]:
+    """The verifier's counts since the last step, as `verify/` metrics."""
+    return {f"verify/{name}": value for name, value in grader.metrics().items()}
 
 
 def samples_of(batch: StepBatch, signal: Signal, count: int) -> list[dict[str, Any]]:

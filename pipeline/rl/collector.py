@@ -135,16 +135,9 @@ class Collector:
             with self.tracker.phase("generate"):
                 self._ahead = result_of(self._ahead)
 
-    def metrics(self, batch: StepBatch, version: int) -> dict[str, float]:
-        """Returns rounds, groups and version lag of the batch; `version` is that of the weights that training starts
-        from."""
-        lags = [version - rollout.policy_version for group in batch.groups for rollout in group]
-        return {
-            "rollout/rounds": float(self.rounds),
-            "rollout/groups": float(len(batch)),
-            "rollout/version_lag_mean": sum(lags) / len(lags),
-            "rollout/version_lag_max": float(max(lags)),
-        }
+    def metrics(self, batch: StepBatch) -> dict[str, float]:
+        """Returns rounds and groups of the newest batch."""
+        return {"rollout/rounds": float(self.rounds), "rollout/groups": float(len(batch))}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the sampler's state and the batch that was sampled ahead; a resumed run trains on the same batch."""

@@ -96,7 +96,7 @@ STAGES = {
             after=("preprocess", "convert"),
             outputs=("checkpoints@latest",),
             also=("metrics.jsonl",),
-            resumes=("checkpoints", "metrics.jsonl", "samples.jsonl", "tensorboard"),
+            resumes=("checkpoints", "metrics.jsonl", "samples.jsonl", "samples", "exports", "tensorboard"),
             guarded=True,
             stops=True,
             uses_layout=True,
@@ -117,6 +117,7 @@ STAGES = {
             outputs=("export/hf",),
             uses_layout=True,
         ),
+        Stage(name="replay", launcher="torchrun", settings=("replay",), after=("convert",), uses_layout=True),
         Stage(
             name="report",
             launcher="plain",
@@ -133,6 +134,7 @@ STAGES = {
 IRRELEVANT = frozenset(
     {
         "rl.save_every", "rl.keep_checkpoints", "rl.keep_best", "rl.max_skipped", "rl.sample_rollouts", "rl.counterfactual",
+        "rl.keep_samples", "rl.export_every", "rl.async_save", "sft.max_skipped",
         "verify.workers", "verify.memory_gib", "verify.cache_size", "verify.judge", "verify.judge_concurrent",
         "rollout.max_concurrent", "rollout.kv_memory_gib", "rollout.gpu_memory_share", "rollout.sync_bucket_mib",
     }

@@ -39,7 +39,9 @@ def check(job: Job, root: Path) -> None:
 
 
 def check_warm_up(settings: Settings) -> None:
-    """Raises `UsageError` if the warm-up's batch cannot be shared by its ranks, or one of its files will be empty."""
+    """Raises `UsageError` if the warm-up's batch cannot be shared by its ranks, its weights and optimizer do not fit on a
+    device, or one of its files will be empty."""
+    plan.check_warm_up(settings)
     sft, ranks = settings.sft, plan.world_size(settings)
     if sft.batch_size % ranks:
         raise UsageError(

@@ -34,7 +34,7 @@ from pipeline.settings.schema import (
     unknown_key,
 )
 
-SHORT = {"what": "bench.what", "check": "doctor.check"}
+SHORT = {"what": "bench.what", "check": "doctor.check", "step": "replay.step"}
 """Keys that may be written shorter on the command line."""
 SLURM = "SLURM's environment"
 DERIVED = "the model folder's config.json"

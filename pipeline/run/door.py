@@ -20,6 +20,7 @@ STAGES = {
     "convert": "Hugging Face weights to a Megatron checkpoint",
     "rollout": "generate offline: shards with rewards and pass rates",
     "rl": "reinforcement learning on the Megatron-core actor",
+    "replay": "make the update of a step again (step=812) and compare every metric",
     "evaluate": "avg@k, pass@k and greedy accuracy on held-out problems (evaluate.checkpoint=before|after)",
     "export": "Megatron checkpoint to Hugging Face weights",
     "report": "one HTML file with curves and sample rollouts, and an audit of the rewards",

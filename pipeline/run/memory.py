@@ -79,7 +79,7 @@ def estimate(settings: Settings, data_parallel: int, engine: str, on_gpu: bool) 
         gradients=own * 4,
         optimizer=dense * state // shards + experts * state // expert_shards,
         reference=own * element if settings.algo.kl_coef > 0 else 0,
-        activations=_activations(settings, tokens) * element,
+        activations=activations(settings, tokens) * element,
         head=_head(rl.head_chunk_tokens, tokens, vocab, model.hidden_size, element),
         logits_avoided=2 * 4 * tokens * vocab,
         generation=_generation(settings, engine, on_gpu),
@@ -103,13 +103,16 @@ def _generation(settings: Settings, engine: str, on_gpu: bool) -> int:
 def host(settings: Settings, device_peak: int, on_gpu: bool) -> tuple[int, str]:
     """Bytes of host memory that one node needs at most, and for what.
 
-    Each rank of the warm-up reads the whole model in fp32 before it moves to the device (stages/sft.py). On CPU the
-    ranks' device memory is the node's as well.
+    Each rank of the warm-up reads the whole model before it moves to the device (stages/sft.py); with ZeRO 3 only rank 0 holds
+    all of it, as it is exported. On CPU the ranks' device memory is the node's as well.
     """
     ranks = settings.cluster.devices_per_node
+    whole = count(settings.model).total * (2 if settings.model.dtype == "bf16" else 4)
     needs = [(0, "nothing large")]
-    if settings.sft.enabled:
-        needs.append((ranks * 4 * count(settings.model).total, f"the warm-up's fp32 model on each of {ranks} ranks"))
+    if settings.sft.enabled and settings.sft.zero_stage == 3:
+        needs.append((whole, "the warm-up's model, whole on rank 0 as it is exported"))
+    elif settings.sft.enabled:
+        needs.append((ranks * whole, f"the warm-up's model on each of {ranks} ranks"))
     if not on_gpu:
         needs.append((ranks * device_peak, f"the {ranks} ranks of RL"))
     return max(needs)
@@ -123,7 +126,7 @@ def _head(chunk: int | None, tokens: int, vocab: int, hidden: int, element: int)
     return (logits if chunk else min(logits, HEAD_LOGITS_BYTES)) + weight * element + (4 * weight if element < 4 else 0)
 
 
-def _activations(settings: Settings, tokens: int) -> int:
+def activations(settings: Settings, tokens: int) -> int:
     """Elements kept for the backward pass on one rank, with `tokens` tokens in a micro-batch. Attention scores are not among
     them, since the core attention recomputes them. 1F1B keeps up to pp micro-batches of a stage's layers."""
     model, layout = settings.model, settings.layout

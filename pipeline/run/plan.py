@@ -8,11 +8,13 @@ import shlex
 from pathlib import Path
 
 from pipeline.common.errors import UsageError
+from pipeline.run import sft_memory
 from pipeline.run.catalog import Job
 from pipeline.run.door import ROOT
 from pipeline.run.launch import command
 from pipeline.run.machines import device_problem, gpu_count
 from pipeline.run.memory import GIB, Memory, estimate, host
+from pipeline.run.sft_memory import SftMemory
 from pipeline.run.shapes import count
 from pipeline.settings import Settings
 from pipeline.settings.engine import chosen_engine, is_installed, uses_gpus, why_chosen
@@ -157,6 +159,24 @@ def _fit(settings: Settings) -> list[str]:
     ]
 
 
+def check_warm_up(settings: Settings) -> None:
+    """Raises `UsageError` if the warm-up's weights, gradients and optimizer do not fit on a device."""
+    memory, device = _warm_up_memory(settings), settings.cluster.device_memory_gib
+    if memory.states <= device * GIB:
+        return
+    least = _warm_up_memory(settings.model_copy(update={"sft": settings.sft.model_copy(update={"zero_stage": 3})}))
+    cure = f"sft.zero_stage=3 ({least.states / GIB:.1f} GiB), " if settings.sft.zero_stage < 3 else ""
+    raise UsageError(
+        f"The warm-up's weights, gradients and optimizer alone need {memory.states / GIB:.1f} GiB a device with"
+        f" sft.zero_stage={settings.sft.zero_stage} over {world_size(settings)} ranks, and a device has {device:g}"
+        f" (cluster.device_memory_gib). Use {cure}more nodes, or sft.enabled=false."
+    )
+
+
+def _warm_up_memory(settings: Settings) -> SftMemory:
+    return sft_memory.estimate(settings, world_size(settings), uses_gpus(settings.cluster))
+
+
 def _memory(settings: Settings) -> Memory:
     return estimate(settings, data_parallel(settings), chosen_engine(settings), uses_gpus(settings.cluster))
 
@@ -173,6 +193,9 @@ def describe(jobs: list[Job], words: list[str]) -> str:
     )
     if actor is not None:
         parts += [*_layout_lines(actor.settings), "", *_memory_lines(actor.settings), *_host_lines(actor.settings), ""]
+    warm_up = next((job.settings for job in jobs if job.stage.name == "sft" and job.settings.sft.enabled), None)
+    if warm_up is not None:
+        parts += [*_warm_up_lines(warm_up), ""]
     parts += _typed_lines(jobs, words)
     for job in jobs:
         parts += _command_lines(job)
@@ -256,6 +279,30 @@ def _memory_lines(settings: Settings) -> list[str]:
     if uses_gpus(settings.cluster) and gpu_count():  # planned on a machine of the cluster
         problem = device_problem(settings.cluster)
         lines += [f"  WARNING: {problem}"] if problem else []
+    return lines
+
+
+def _warm_up_lines(settings: Settings) -> list[str]:
+    """Memory of the warm-up on one device, and a warning if it is more than the device has."""
+    memory, sft, device = _warm_up_memory(settings), settings.sft, settings.cluster.device_memory_gib
+    unit, name = (GIB, "GiB") if memory.peak > 4 * GIB else (GIB / 1024, "MiB")
+    rows = [
+        ("weights", memory.weights, f"{settings.model.dtype}, ZeRO {sft.zero_stage} over {world_size(settings)} ranks"),
+        ("gradients", memory.gradients, settings.model.dtype),
+        ("optimizer", memory.optimizer, "masters and Adam's moments"),
+        ("buffers", memory.buffers, "communication" + (" and gathered layers" if sft.zero_stage == 3 else "")),
+        ("overhead", memory.overhead, "context, allocator"),
+        ("activations", memory.activations, "recomputed" if sft.gradient_checkpointing else "kept"),
+        ("loss", memory.head, "a tile of logits and the gradients of the output layer"),
+    ]
+    lines = [f"Memory of the warm-up on a device, {name} (estimate)"]
+    lines += [f"  {what:<12}{size / unit:8.1f}  {note}" for what, size, note in rows]
+    lines.append(f"  peak        {memory.peak / unit:8.1f}  a device has {device * GIB / unit:g}")
+    if memory.peak > device * GIB:
+        lines.append(
+            "  WARNING: by this estimate it does not fit. Try sft.zero_stage=3, sft.gradient_checkpointing=true, a smaller"
+            " sft.micro_batch_size or sft.sequence_length, or more nodes."
+        )
     return lines
 
 

@@ -1,12 +1,15 @@
 """A run's own records: `environment.json` (what it ran on) and `summary.json` (how long, how good)."""
 
+import contextlib
 import importlib.metadata
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.errors import InputError
 from pipeline.common.files import read_json, write_json
 from pipeline.run import machines
 from pipeline.run.catalog import STAGES
@@ -60,16 +63,38 @@ def write_environment(root: Path) -> None:
 
 def write_summary(root: Path) -> dict[str, Any]:
     """Write and return `summary.json`: seconds of each finished stage, accuracy before and after over all evaluation
-    sets (the mean over problems, so each set weighs as many as it has)."""
-    seconds = {name: manifest["seconds"] for name in STAGES if (manifest := load(root, name)) is not None}
-    accuracy = {}
+    sets (the mean over problems, so each set weighs as many as it has). A damaged record of another stage is left out and
+    named in a warning: the stage that has just finished is not at fault."""
+    seconds, accuracy = {}, {}
+    for name in STAGES:
+        with _said_if_damaged():
+            manifest = load(root, name)
+            if manifest is not None and "seconds" in manifest:
+                seconds[name] = manifest["seconds"]
     for when in ("before", "after"):
         path = root / "evaluate" / f"{when}.json"
-        if path.exists():
-            accuracy[when] = mean_accuracy(read_json(path)["sets"])
+        with _said_if_damaged():
+            if path.exists():
+                accuracy[when] = _accuracy_of(path)
     summary = {"seconds": seconds, "accuracy": accuracy}
     write_json(root / "summary.json", summary)
     return summary
+
+
+@contextlib.contextmanager
+def _said_if_damaged() -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        print(f"WARNING: {error} It is left out of summary.json.", file=sys.stderr, flush=True)
+
+
+def _accuracy_of(path: Path) -> dict[str, float]:
+    result = read_json(path)
+    try:
+        return mean_accuracy(result["sets"])
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError):
+        raise InputError(f"{path} is damaged: it holds no accuracies. Run stage=evaluate with force=true.") from None
 
 
 def mean_accuracy(sets: dict[str, dict[str, Any]]) -> dict[str, float]:

@@ -14,12 +14,12 @@ from pipeline.settings.data import Arithmetic, Clean, Columns, Data
 from pipeline.settings.doctor import Doctor
 from pipeline.settings.model import Experts, Layout, Model, Rope
 from pipeline.settings.serving import Bench, Evaluate, Export, Report, Rollout, Verify
-from pipeline.settings.training import Optimizer, Rl, Sft, SftPhase
+from pipeline.settings.training import Optimizer, Replay, Rl, Sft, SftPhase
 
 __all__ = [
     "Algo", "Arithmetic", "Bench", "Clean", "Cluster", "Columns", "Compare", "Data", "Doctor", "Evaluate", "Experts",
-    "Export", "Layout", "Model", "Optimizer", "Report", "Rl", "Rollout", "Rope", "Section", "Settings", "Sft", "SftPhase",
-    "Speed", "Verify",
+    "Export", "Layout", "Model", "Optimizer", "Replay", "Report", "Rl", "Rollout", "Rope", "Section", "Settings", "Sft",
+    "SftPhase", "Speed", "Verify",
 ]  # fmt: skip
 
 
@@ -70,6 +70,8 @@ class Settings(Section):
     """Hugging Face weights."""
     report: Report = Report()
     """The report and its audit of rewards."""
+    replay: Replay = Replay()
+    """A step made again."""
     bench: Bench = Bench()
     """Measurements."""
     compare: Compare = Compare()

@@ -121,6 +121,9 @@ STAGE_RULES = (
         lambda s: s.stage != "bench", ("bench.*",), "only stage=bench reads it", "Use stage=bench", typed_only=True,
     ),
     Rule(
+        lambda s: s.stage != "replay", ("replay.*",), "only stage=replay reads it", "Use stage=replay", typed_only=True,
+    ),
+    Rule(
         lambda s: s.stage != "compare", ("compare.*",), "only stage=compare reads it", "Use stage=compare", typed_only=True,
     ),
     Rule(
@@ -265,6 +268,10 @@ RUN_RULES = (
         lambda s: s.rl.old_logprobs == "auto" and s.rl.minibatches * s.rl.epochs == 1, ("rl.counterfactual",),
         "rl.minibatches x rl.epochs = 1, so every ratio is 1 and no bound cuts", "Give rl.minibatches or rl.epochs above 1",
         neutral=(False,),
+    ),
+    Rule(
+        lambda s: s.rl.export_every > s.rl.steps, ("rl.export_every",),
+        "it is above rl.steps={s.rl.steps}, so no step exports", "Give a smaller one",
     ),
     # Rollouts
     Rule(

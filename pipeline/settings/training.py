@@ -41,6 +41,8 @@ class Sft(Section):
     """Largest norm of the gradient."""
     save_every: int = Field(200, ge=1)
     """Steps between checkpoints from which a killed warm-up continues."""
+    max_skipped: int = Field(3, ge=1)
+    """Optimizer steps in a row that may be skipped because loss or gradient are not finite; then the warm-up ends."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass, to save memory."""
 
@@ -104,6 +106,11 @@ class Rl(Section):
     """Newest checkpoints that are kept."""
     keep_best: str | None = None
     """A metric of metrics.jsonl (`reward/mean`, `eval/...`): the checkpoint where it was largest is kept as well."""
+    export_every: int = Field(0, ge=0)
+    """Steps between exports to `exports/step_<n>`, Hugging Face folders that stay as long as the checkpoint saved with each; 0:
+    none."""
+    async_save: bool = False
+    """Write checkpoints in a thread while training goes on, from a copy of the state in host memory."""
     max_skipped: int = Field(3, ge=1)
     """Optimizer steps in a row that may be skipped because loss or gradient are not finite; then the run ends."""
     load: str | None = None
@@ -116,6 +123,9 @@ class Rl(Section):
     """Log what the bounds of other algorithms would cut on the same tokens (docs/objective.md, "Counterfactual clip")."""
     sample_rollouts: int = Field(4, ge=0)
     """Groups of each step kept in samples.jsonl for the report, each with all its `group_size` responses."""
+    keep_samples: int = Field(20, ge=0)
+    """Newest steps whose responses are kept whole in `samples/` (12 bytes a token and the text), so that stage=replay can make
+    them again: `save_every` reaches back to the newest checkpoint; 0: none."""
     min_pass_rate: float | None = Field(None, ge=0, le=1)
     """Train only on prompts whose offline pass rate (stage=rollout) is above this."""
     max_pass_rate: float | None = Field(None, ge=0, le=1)
@@ -139,3 +149,10 @@ class Rl(Section):
                 f"rl.min_pass_rate={low:g} is not below rl.max_pass_rate={high:g}, so no prompt is between them"
             )
         return self
+
+
+class Replay(Section):
+    """stage=replay: a step's update made again."""
+
+    step: int | None = Field(None, ge=1)
+    """The step; none: the newest that can be replayed."""

@@ -7,9 +7,13 @@ from typing import Any
 
 import torch
 
-from pipeline.common.errors import InputError
+from pipeline.common.errors import InputError, UserError
 from pipeline.common.files import write_text
 from pipeline.settings import Sft
+
+
+class DivergenceError(UserError):
+    """The warm-up's numbers are no longer finite."""
 
 
 def connect(timeout_minutes: float) -> None:
@@ -41,11 +45,9 @@ def accumulation_steps(rows: int, micro_batch_size: int) -> int:
     return -(-rows // micro_batch_size)
 
 
-def build_engine(model: torch.nn.Module, sft: Sft, accumulation: int, bf16: bool) -> Any:
-    """The engine around `model`, with torch's AdamW (DeepSpeed's own would be compiled first)."""
-    import deepspeed
-
-    config = {
+def engine_config(sft: Sft, accumulation: int, bf16: bool) -> dict[str, Any]:
+    """DeepSpeed's configuration."""
+    return {
         "train_micro_batch_size_per_gpu": sft.micro_batch_size,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": sft.clip_grad,
@@ -55,12 +57,56 @@ def build_engine(model: torch.nn.Module, sft: Sft, accumulation: int, bf16: bool
         "steps_per_print": 1 << 30,
         "wall_clock_breakdown": False,
     }
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() <= 1]
+
+
+class FiniteAdamW(torch.optim.AdamW):
+    """AdamW that leaves out a step whose gradient is not finite. ZeRO does so itself; without it (stage 0) all ranks hold the
+    same gradients, and decide alike."""
+
+    overflow = False
+    """DeepSpeed's name for: the last step was left out."""
+
+    def step(self, closure: Any = None) -> Any:
+        held = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        self.overflow = not all(bool(torch.isfinite(grad).all()) for grad in held)
+        return None if self.overflow else super().step(closure)
+
+
+def build_engine(model: torch.nn.Module, sft: Sft, config: dict[str, Any]) -> Any:
+    """The engine around `model`, with torch's AdamW (DeepSpeed's own would be compiled first)."""
+    import deepspeed
+
+    parameters = list(model.parameters())
+    is_matrix = [
+        len(getattr(p, "ds_shape", p.shape)) > 1 for p in parameters
+    ]  # ZeRO 3 leaves an empty tensor in its place
+    matrices = [p for p, matrix in zip(parameters, is_matrix, strict=True) if matrix]
+    vectors = [p for p, matrix in zip(parameters, is_matrix, strict=True) if not matrix]
     groups = [{"params": matrices, "weight_decay": sft.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=1e-3)
+    adam = torch.optim.AdamW if sft.zero_stage else FiniteAdamW
+    optimizer = adam([group for group in groups if group["params"]], lr=1e-3)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine
+
+
+def is_skipped(engine: Any) -> bool:
+    """Whether the last optimizer step was left out, on all ranks, because the gradient was not finite."""
+    return bool(getattr(engine.optimizer, "overflow", False))
+
+
+def refuse_nonfinite(engine: Any, what: str) -> None:
+    """Raises DivergenceError on every rank if a weight of any rank is not finite (a collective)."""
+    import torch.distributed as dist
+
+    own = ((name, getattr(p, "ds_tensor", p)) for name, p in engine.module.named_parameters())
+    mine = next((name for name, held in own if not bool(torch.isfinite(held).all())), None)
+    names: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(names, mine)
+    found = next((name for name in names if name), None)
+    if found is not None:
+        raise DivergenceError(
+            f"{what} is not saved: {found} holds NaN or infinity. Earlier checkpoints are untouched. Lower sft.phases.*.lr."
+        )
 
 
 def save_progress(engine: Any, folder: Path, step: int) -> None:
@@ -68,6 +114,7 @@ def save_progress(engine: Any, folder: Path, step: int) -> None:
     predecessor go, so that a kill or a full disk at any moment leaves one that can be continued."""
     import torch.distributed as dist
 
+    refuse_nonfinite(engine, f"The checkpoint of step {step}")
     tag = f"step_{step:07d}"
     try:
         engine.save_checkpoint(str(folder), tag=tag, client_state={"step": step}, save_latest=False)
@@ -120,6 +167,7 @@ def save_model(engine: Any, folder: Path, finish: Any) -> None:
     """Write the model as a Hugging Face folder that appears whole or not at all; `finish(folder)` adds the tokenizer."""
     import torch.distributed as dist
 
+    refuse_nonfinite(engine, str(folder))
     state = whole_state(engine)
     if dist.get_rank() == 0:
         temporary = folder.with_name(f".{folder.name}.writing")

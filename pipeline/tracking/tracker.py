@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.common.files import append_jsonl, read_jsonl, write_jsonl
+from pipeline.common.spans import spans
 from pipeline.tracking.events import Events
 from pipeline.tracking.progress import Clock, Progress, duration, shown
 from pipeline.tracking.values import number, strict
@@ -206,10 +207,7 @@ def _speeds(metrics: Mapping[str, Any], timed: Mapping[str, float]) -> dict[str,
 
 def _steps(numbers: set[int]) -> str:
     """`step 3`, or `steps 3, 7-9`."""
-    starts = sorted(number for number in numbers if number - 1 not in numbers)
-    ends = sorted(number for number in numbers if number + 1 not in numbers)
-    ranges = [str(low) if low == high else f"{low}-{high}" for low, high in zip(starts, ends, strict=True)]
-    return f"step{'s' if len(numbers) > 1 else ''} {', '.join(ranges)}"
+    return f"step{'s' if len(numbers) > 1 else ''} {spans(numbers)}"
 
 
 def _step_of(row: Mapping[str, Any]) -> float:

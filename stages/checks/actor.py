@@ -85,7 +85,7 @@ def experience_of(settings: Settings, prompts: int, group: int, response_tokens:
         )  # fmt: skip
     samples = Samples.collect(groups)
     rewards = torch.arange(prompts * group, dtype=torch.float64).view(prompts, group) % 2
-    signal, _ = advantages_of(settings.algo, samples.lengths, rewards)
+    signal, _ = advantages_of(settings.algo, samples, rewards)
     return Experience.of(samples, signal, None)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.common.errors import InputError
+from pipeline.rl.checks import lag_metrics
 from pipeline.rl.collector import Collector
 from pipeline.rl.grading import Grader
 from pipeline.rl.prompt_sampler import PromptSampler
@@ -107,7 +108,7 @@ def test_a_batch_holds_the_samplers_prompts_with_their_grades(build):
     for prompt_id, correct in zip(ids(batch), batch.graded.correct.tolist(), strict=True):
         right = made.engine.right[prompt_id]
         assert correct == [1.0] * right + [0.0] * (GROUP - right)
-    assert made.collector.metrics(batch, version=0)["rollout/version_lag_max"] == 0
+    assert lag_metrics(batch, version=0)["rollout/version_lag_max"] == 0
 
 
 def test_dynamic_sampling_continues_until_the_batch_is_full_of_mixed_groups(build):
@@ -146,8 +147,8 @@ def test_the_batch_ahead_is_sampled_from_the_weights_before_the_update(build, in
     made.collector.wait()
     made.engine.sync(None, 1)  # the update of step 1
     second = made.collector.next()
-    assert made.collector.metrics(first, version=0)["rollout/version_lag_max"] == 0
-    assert made.collector.metrics(second, version=1)["rollout/version_lag_mean"] == 1
+    assert lag_metrics(first, version=0)["rollout/version_lag_max"] == 0
+    assert lag_metrics(second, version=1)["rollout/version_lag_mean"] == 1
     assert ids(second) == made.engine.calls[1][0]
     elsewhere = made.engine.calls[1][2] != threading.get_ident()
     assert elsewhere == independent

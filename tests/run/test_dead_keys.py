@@ -124,6 +124,8 @@ DEAD = [
     (["stage=bench", "what=objective", "bench.repeats=3"], "bench.repeats=3", "at least 5 repetitions"),
     (["stage=bench", "force=true"], "force=true", "stage=bench always runs"),
     (["compare.seeds=9"], "compare.seeds=9", "only stage=compare reads it"),
+    (["step=3"], "replay.step=3", "only stage=replay reads it"),
+    (["rl.export_every=41", "rl.steps=40"], "rl.export_every=41", "above rl.steps=40, so no step exports"),
     (["stage=compare", "evaluate.checkpoint=before"], "evaluate.checkpoint=before", "evaluates before and after"),
     (["stage=doctor", "seed=3"], "seed=3", "reads no settings"),
     (["stage=doctor", "check=gpu", "cluster.nnodes=2"], "cluster.nnodes=2", "reads no settings"),
@@ -226,6 +228,7 @@ NEUTRAL = [
     ["stage=bench", "what=step", "rl.steps=3", "bench.repeats=2"],
     ["stage=doctor", "name=here"],
     ["stage=doctor", "check=cluster", "cluster.nnodes=2", "cluster.speed.network_gb_s=25"],
+    ["stage=replay", "step=3", "rl.export_every=4"],
     ["stage=compare", "rl.dynamic_sampling_rounds=6", "algo.gspo_eps_low=0.1"],  # its arms say what these change
 ]  # fmt: skip
 

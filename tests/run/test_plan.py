@@ -142,18 +142,43 @@ def test_a_plan_of_everything_names_each_stage_and_node(tmp_path, monkeypatch, c
 
 
 def test_host_memory_of_a_node(tmp_path, monkeypatch, capsys):
-    """The warm-up reads 32,763,876,352 fp32 parameters on each of 8 ranks: 976.4 GiB."""
+    """The warm-up reads 32,763,876,352 bf16 parameters on each of 8 ranks: 488.2 GiB; with ZeRO 3 on one: 61.0."""
     monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
     words = ["stage=rl", "model=32b", "dry_run=true"]
     assert cli.main(words) == 0
     out = capsys.readouterr().out
-    assert "Host memory of a node, GiB (estimate): 976.4 for the warm-up's fp32 model on each of 8 ranks" in out
+    assert (
+        "Host memory of a node, GiB (estimate): 61.0 for the warm-up's model, whole on rank 0 as it is exported" in out
+    )
     assert "a node has 1536" in out
     assert "WARNING" not in out
-    assert cli.main([*words, "cluster.node_memory_gib=900"]) == 0
-    assert "WARNING: by this estimate it does not fit (cluster.node_memory_gib)" in capsys.readouterr().out
-    assert cli.main([*words, "cluster.node_memory_gib=900", "sft.enabled=false"]) == 0
+    words.append("sft.zero_stage=1")
+    assert cli.main([*words, "cluster.node_memory_gib=400"]) == 0
+    out = capsys.readouterr().out
+    assert "(estimate): 488.2 for the warm-up's model on each of 8 ranks" in out
+    assert "WARNING: by this estimate it does not fit (cluster.node_memory_gib)" in out
+    assert cli.main([*words[:-1], "cluster.node_memory_gib=400", "sft.enabled=false"]) == 0
     assert "WARNING" not in capsys.readouterr().out
+
+
+def test_memory_of_the_warm_up(tmp_path, monkeypatch, capsys):
+    """32,763,876,352 parameters: 2 bytes of weights, 2 of gradients and 12 of optimizer each. ZeRO 1 shares the optimizer
+    over 8 ranks: 61.0 + 61.0 + 45.8 GiB; ZeRO 3 shares all of it: 61.0."""
+    monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
+    words = ["stage=sft", "model=32b", "dry_run=true", "data.sft_path=x.jsonl"]
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert "Memory of the warm-up on a device, GiB" in out
+    for line in ("weights          7.6  bf16, ZeRO 3 over 8 ranks", "gradients        7.6", "optimizer       45.8"):
+        assert line in out
+    assert "WARNING" not in out
+    for stage in ("sft", "all"):
+        assert cli.main([f"stage={stage}", *words[1:], "sft.zero_stage=1"]) == 2
+        said = capsys.readouterr().err
+        assert "alone need 170.3 GiB a device with sft.zero_stage=1 over 8 ranks, and a device has 141" in said
+        assert "sft.zero_stage=3 (63.5 GiB)" in said
+    assert cli.main([*words, "cluster=gpu8", "sft.micro_batch_size=64"]) == 0
+    assert "WARNING: by this estimate it does not fit. Try" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -313,6 +313,22 @@ def test_a_port_in_use_is_told_by_node_0(run):
     assert f"cluster.master_port={port} is in use" in err
 
 
+@pytest.mark.parametrize("damage", ["[]", "{", '{"config": {}}', "\xff"])
+def test_a_damaged_record_of_another_stage_is_said_and_no_stage_fails_for_it(tmp_path, run, damage):
+    run("stage=all")
+    root = tmp_path / "runs" / "mini"
+    for name in ("evaluate/manifest.json", "evaluate/before.json"):
+        (root / name).write_bytes(damage.encode("latin-1"))
+    code, out, err = run("stage=convert", "force=true")
+    assert code == 0, err
+    assert "convert: done" in out
+    assert f"{root / 'evaluate' / 'before.json'}" in err
+    assert "left out of summary.json" in err
+    summary = read_json(root / "summary.json")
+    assert set(summary["seconds"]) == {"preprocess", "sft", "convert", "rl", "export", "report"}
+    assert set(summary["accuracy"]) == {"after"}
+
+
 def test_accuracy_is_the_mean_over_problems(tmp_path):
     sets = {
         "a": {"n": 1, "greedy": 1.0, "avg@8": 0.5, "avg@8_ci": [0, 1], "pass@8": 1.0},

@@ -11,6 +11,8 @@ import pytest
 from house import assert_gone, family, kill_all, ranks_of, rows, steps_done, until
 from safetensors.torch import load_file
 
+from pipeline.common.files import read_json
+
 
 def assert_transformers_loads(folder: Path) -> None:
     """As it is: every weight finds its place and none is made up; the tokenizer comes along."""
@@ -32,12 +34,16 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert all(first[name].equal(second[name]) for name in first)
 
 
+SAVED = ["rl.async_save=true", "rl.export_every=4", "rl.keep_best=reward/mean", "rl.keep_checkpoints=1"]
+"""No result depends on how checkpoints are written, exported and kept."""
+
+
 def test_rl_ends_the_same_after_ctrl_c_a_dead_rank_and_a_killed_machine(house, trained):
     straight = trained
     broken = house.copy("broken", "preprocess", "convert")
     metrics = broken / "metrics.jsonl"
 
-    process = house.start("rl", name="broken")
+    process = house.start("rl", *SAVED, name="broken")
     until(lambda: steps_done(metrics) >= 1, process)
     everyone = family(process)
     process.send_signal(signal.SIGINT)
@@ -50,7 +56,7 @@ def test_rl_ends_the_same_after_ctrl_c_a_dead_rank_and_a_killed_machine(house, t
     saved = (broken / "checkpoints" / "latest_checkpointed_iteration.txt").read_text()
     assert int(saved) == done < 8  # nothing of the finished steps is lost
 
-    process = house.start("rl", name="broken")
+    process = house.start("rl", *SAVED, name="broken")
     until(lambda: steps_done(metrics) > done, process)
     everyone, victim = family(process), ranks_of(process, "rl")[1]
     victim.send_signal(signal.SIGKILL)
@@ -61,12 +67,12 @@ def test_rl_ends_the_same_after_ctrl_c_a_dead_rank_and_a_killed_machine(house, t
     assert f"continuing after step {done} of 8" in out
     assert_gone(everyone)
 
-    process = house.start("rl", name="broken")
+    process = house.start("rl", *SAVED, name="broken")
     writing = broken / "checkpoints" / ".iter_0000006.writing"
     until(lambda: writing.exists() or steps_done(metrics) >= 6, process)  # if it can be caught: in the middle of saving
     kill_all(process)
 
-    result = house.run("rl", name="broken")
+    result = house.run("rl", *SAVED, name="broken")
     assert result.code == 0, result.err
     assert rows(metrics) == rows(straight / "metrics.jsonl")
     assert rows(broken / "samples.jsonl") == rows(straight / "samples.jsonl")
@@ -74,6 +80,12 @@ def test_rl_ends_the_same_after_ctrl_c_a_dead_rank_and_a_killed_machine(house, t
         result = house.run("export", "cluster.devices_per_node=1", "layout.tp=1", name=name)
         assert result.code == 0, result.err
     assert_same_weights(straight / "export" / "hf", broken / "export" / "hf")
+    assert_same_weights(straight / "export" / "hf", broken / "exports" / "step_8")
+    kept = {int(path.name[5:]) for path in (broken / "checkpoints").glob("iter_*")}
+    best = read_json(broken / "checkpoints" / "best.json")["iteration"]
+    assert kept == {best, 8}
+    assert {path.name for path in (broken / "exports").iterdir()} == {f"step_{n}" for n in kept if n % 4 == 0}
+    assert not list((broken / "checkpoints").glob(".iter_*"))
     with pytest.raises(AssertionError):  # it did learn something that could have differed
         assert_same_weights(straight / "export" / "hf", house.root() / "sft" / "hf")
     assert_transformers_loads(straight / "export" / "hf")

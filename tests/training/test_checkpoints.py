@@ -4,18 +4,22 @@ Each damage is made in a copy of one small checkpoint. Not covered here: several
 poison_ranks.py decides on two ranks), and the stages' command lines (tests/stages/test_nothing_lost.py).
 """
 
+import errno
 import os
 import pickle
 import shutil
+import threading
 import zipfile
 
 import pytest
 import torch
 from ranks import run_ranks
 from tiny_models import tiny_model
+from torch.distributed.checkpoint.api import CheckpointException
 
 from pipeline.common.errors import InputError
 from pipeline.settings import Layout, Optimizer, Rl
+from pipeline.stage import explain
 
 MODEL = tiny_model("llama")
 RL = Rl(optimizer=Optimizer(lr=1e-3, warmup_steps=0))
@@ -230,9 +234,85 @@ def test_what_a_killed_save_left_is_cleared(root):
 def test_the_best_iteration_stays_beside_the_newest(actor, tmp_path):
     from megatron_patches.model import checkpoint
 
-    for iteration, score in enumerate((0.1, 0.9, 0.3, 0.4), 1):
-        checkpoint.save(tmp_path, iteration, actor.chunks, MODEL, common={}, keep=1, best=("reward/mean", score))
-    assert sorted(path.name for path in tmp_path.glob("iter_*")) == ["iter_0000002", "iter_0000004"]
+    saver = checkpoint.Saver(tmp_path, MODEL, keep=1, keep_best="reward/mean")
+    for iteration, score in enumerate((0.1, 0.9, 0.3, float("nan"), None), 1):
+        saver.save(iteration, actor.chunks, common={}, score=score)
+    assert sorted(path.name for path in tmp_path.glob("iter_*")) == ["iter_0000002", "iter_0000005"]
+
+
+def test_a_save_in_the_background_is_the_state_of_its_call_and_a_kill_during_it_leaves_the_one_before(
+    actor, tmp_path, monkeypatch
+):
+    """The files are copied while the writer waits: that is what a kill at this moment would leave."""
+    from megatron_patches.model import checkpoint, checkpoint_saving
+
+    root, killed, may_write = tmp_path / "checkpoints", tmp_path / "killed", threading.Event()
+    saver = checkpoint.Saver(root, MODEL, background=True)
+    saver.save(1, actor.chunks, optimizer=actor.optimizer, common={"number": 1})
+    saver.finish()
+    write = checkpoint_saving._write_file
+    monkeypatch.setattr(checkpoint_saving, "_write_file", lambda *words: may_write.wait(60) and write(*words))
+    weight = dict(actor.chunks[0].named_parameters())["module.decoder.final_layernorm.weight"].data
+    before, numbers = weight.clone(), masters(actor)[0].data.clone()
+    saver.save(2, actor.chunks, optimizer=actor.optimizer, common={"number": 2})
+    weight.add_(1)
+    masters(actor)[0].data.add_(1)
+    saver.poll()
+    assert checkpoint.latest_iteration(root) == 1
+    assert all(
+        thread.daemon for thread in threading.enumerate() if thread.name == "checkpoint"
+    )  # it ends with the rank
+    shutil.copytree(root, killed)
+    may_write.set()
+    saver.finish()
+    assert load(root, actor, checkpoint.latest_iteration(root)) == {"number": 2}
+    assert weight.equal(before)
+    assert masters(actor)[0].data.equal(numbers)
+
+    assert (killed / ".iter_0000002.writing").is_dir()
+    checkpoint.clear_unfinished(killed)
+    assert checkpoint.newest_whole(killed) == (1, [])
+    assert load(killed, actor, 1) == {"number": 1}
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_full_disk_is_one_message_and_costs_only_that_save(actor, root, monkeypatch, background):
+    from megatron_patches.model import checkpoint, checkpoint_saving
+
+    def full(transforms, number, bucket):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), bucket[0])
+
+    saver = checkpoint.Saver(root, MODEL, keep=1, background=background)
+
+    def saved(iteration):
+        saver.save(iteration, actor.chunks, optimizer=actor.optimizer, common={})
+        saver.finish()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint_saving, "_write_file", full)
+        with pytest.raises(CheckpointException) as caught:
+            saved(4)
+    code, said = explain(caught.value)
+    assert code == 3
+    assert "The disk is full" in said
+    assert checkpoint.newest_whole(root) == (3, [])
+    assert not list(root.glob(".iter_*"))
+    saved(4)
+    assert [path.name for path in root.glob("iter_*")] == ["iter_0000004"]
+
+
+def test_saves_start_no_process(actor, tmp_path):
+    from megatron_patches.model import checkpoint
+
+    def forked():
+        raise AssertionError("a writer was forked")
+
+    os.register_at_fork(before=lambda: forked() if armed else None)
+    armed = True
+    try:
+        checkpoint.save(tmp_path, 1, actor.chunks, MODEL, optimizer=actor.optimizer, common={})
+    finally:
+        armed = False
 
 
 def masters(actor):
@@ -255,7 +335,7 @@ def test_nan_is_not_saved_and_nothing_is_rotated_out(root, actor, where):
     target.view(-1)[0] = float("nan")
     try:
         with pytest.raises(checkpoint.NonFiniteError, match=r"iter_0000004 is not saved: .* holds NaN") as caught:
-            checkpoint.save(root, 4, actor.chunks, MODEL, optimizer=actor.optimizer, common={}, keep=1)
+            checkpoint.Saver(root, MODEL, keep=1).save(4, actor.chunks, optimizer=actor.optimizer, common={})
     finally:
         target.view(-1)[0] = before
     assert caught.value.exit_code == 1
@@ -268,14 +348,16 @@ def test_nan_is_not_saved_and_nothing_is_rotated_out(root, actor, where):
 
 @pytest.mark.parametrize("which", ["decoder.final_layernorm.weight", "optimizer.state.exp_avg"])
 def test_a_checkpoint_with_nan_is_not_loaded(root, actor, which, monkeypatch):
-    from megatron_patches.model import checkpoint
+    from megatron_patches.model import checkpoint, checkpoint_saving
 
     load(root, actor)
     weight = dict(actor.chunks[0].named_parameters())["module.decoder.final_layernorm.weight"].data
     state = actor.optimizer.chained_optimizers[0].optimizer.state
     target = weight if which.startswith("decoder") else next(iter(state.values()))["exp_avg"]
     target.view(-1)[3] = float("nan")
-    monkeypatch.setattr(checkpoint, "_refuse_nonfinite", lambda state, folder: None)  # as an older version saved it
+    monkeypatch.setattr(
+        checkpoint_saving, "_refuse_nonfinite", lambda state, folder: None
+    )  # as an older version saved it
     checkpoint.save(root, 4, actor.chunks, MODEL, optimizer=actor.optimizer, common={})
     text = refusal(root, actor, 4)
     assert "iter_0000004 is not loaded" in text

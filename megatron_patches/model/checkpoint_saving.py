@@ -1,0 +1,235 @@
+"""Saves: an iteration is written under a temporary name and renamed when every rank has finished.
+
+Megatron plans a save and hands out the data (`async_sharded_save`). Upstream would then write it in a forked process, which
+outlives a rank that is killed and shares its sockets (patch `writer`). Here the rank itself writes: at once, or in a thread
+that ends with it, from a copy of the data, while training goes on.
+"""
+
+import gc
+import math
+import queue
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+
+from megatron_patches.model.checkpoint_folder import LATEST, iteration_folder, iterations, sum_of, write_sums
+from megatron_patches.model.checkpoint_state import DAMAGE, SHAPE_FIELDS, sharded_state, sharded_tensors
+from megatron_patches.model.finite import anywhere, first_nonfinite, first_on_any_rank
+from pipeline.common.errors import UserError
+from pipeline.common.files import read_json, write_json, write_text
+from pipeline.settings import Model
+
+BEST = "best.json"
+"""The iteration that `best` keeps, and its score."""
+
+Buckets = list[tuple[str, str, tuple[list, list]]]
+"""Upstream's plan of one rank's files: path, name, and (entries of bytes, entries of tensors)."""
+
+
+class NonFiniteError(UserError):
+    """Weights or optimizer state hold NaN or infinity, so they are not saved."""
+
+
+class Saver:
+    """Saves iterations under `root`, one at a time. Every rank calls each method together.
+
+    With `background`, `save` returns as soon as the data are copied, and a later `poll` or `finish` gives the iteration its
+    name. Until then the iteration before it is the newest, so a kill costs the steps since that one.
+    """
+
+    def __init__(
+        self, root: Path, model: Model, keep: int | None = None, keep_best: str | None = None, background: bool = False
+    ):
+        """`keep`: only that many newest iterations stay, and the one with the largest `keep_best`, the name of a score."""
+        self.root, self.model, self.keep, self.keep_best, self.background = root, model, keep, keep_best, background
+        self._running: _Save | None = None
+
+    def save(
+        self, iteration: int, chunks: list, *, optimizer: Any = None, common: dict, score: float | None = None
+    ) -> None:
+        """Save one iteration; waits for the one before. `common` is small state that is the same on every rank. `score` is this
+        iteration's value of `keep_best`; None if it is not known.
+
+        Raises NonFiniteError on every rank if any rank's state is not finite, and OSError (disk full) if one rank failed;
+        what was there before is untouched. An error of writing in the background comes from `poll` or `finish`.
+        """
+        self.finish()
+        running = _Save(self, iteration, score)
+        running.begin(chunks, optimizer, common)
+        self._running = running
+        if not self.background:
+            self.finish()
+
+    def poll(self) -> None:
+        """Ends the running save if all ranks have written their files."""
+        if self._running is not None and not anywhere(self._running.is_writing()):
+            self.finish()
+
+    def finish(self) -> None:
+        """Waits for the running save, if there is one, and gives it its name."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.finish()
+
+
+class _Save:
+    """One iteration on its way to the disk."""
+
+    def __init__(self, saver: Saver, iteration: int, score: float | None):
+        self.saver, self.iteration, self.score = saver, iteration, score
+        self.final = iteration_folder(saver.root, iteration)
+        self.temporary = saver.root / f".{self.final.name}.writing"
+        self.sums: dict[str, tuple[int, int]] = {}
+        """Of the files that this rank wrote."""
+        self.request: AsyncRequest | None = None
+        self.thread: threading.Thread | None = None
+
+    def begin(self, chunks: list, optimizer: Any, common: dict) -> None:
+        """Plan, and write or begin to write."""
+        if optimizer is not None:
+            _start_moments(optimizer)
+        gc.freeze()  # upstream collects garbage in it, over all objects of the process: most of a small save's time
+        state = sharded_state(chunks, optimizer, is_loading=False)
+        gc.unfreeze()
+        _refuse_nonfinite(state, self.final)
+        if dist.get_rank() == 0:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            self.temporary.mkdir(parents=True)
+        dist.barrier()
+        shape = {field: getattr(self.saver.model, field) for field in SHAPE_FIELDS}
+        state |= {"common": common, "iteration": self.iteration, "shape": shape}
+        # Upstream's queue for the writers' results starts a spawned manager process, which imports the entry script again
+        # (seconds, and a hang without a __main__ guard). Here the rank itself writes and reads the results.
+        filesystem_async._results_queue = queue.Queue()
+        try:
+            strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
+            self.request = dist_checkpointing.save(state, str(self.temporary), strategy, async_sharded_save=True)
+            assert self.request is not None
+            buckets: Buckets = self.request.preload_fn() if self.request.preload_fn is not None else []
+        except DAMAGE:
+            self._give_up()
+            raise
+        if not self.saver.background:
+            self._write(buckets)
+            return
+        self.thread = threading.Thread(
+            target=self._write, args=(self._copied(buckets),), name="checkpoint", daemon=True
+        )
+        self.thread.start()
+
+    def is_writing(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
+
+    def finish(self) -> None:
+        """Wait for this rank's files, then make the iteration whole with all others and rename it."""
+        if self.thread is not None:
+            self.thread.join()
+        assert self.request is not None
+        try:
+            for (
+                finalize
+            ) in self.request.finalize_fns:  # gathers results, writes .metadata; raises what any writer raised
+                finalize()
+            write_sums(self.temporary, self.sums)
+        except DAMAGE:
+            self._give_up()
+            raise
+        dist.barrier()
+        if dist.get_rank() == 0:
+            if self.final.exists():
+                shutil.rmtree(self.final)
+            self.temporary.rename(self.final)
+            write_text(self.saver.root / LATEST, str(self.iteration))
+            _rotate(self.saver, self.iteration, self.score)
+        dist.barrier()
+
+    def _write(self, buckets: Buckets) -> None:
+        """Write this rank's files and their sums. What goes wrong is a result as well: `finish` raises it on all ranks."""
+        assert self.request is not None
+        if not buckets:
+            return
+        transforms, results = self.request.async_fn.args[0], self.request.async_fn_args[2]
+        written: dict[int, list] = {}
+        try:
+            for number, bucket in enumerate(buckets):
+                written[number] = _write_file(transforms, number, bucket)
+                self.sums[bucket[1]] = sum_of(Path(bucket[0]))
+        except Exception as error:
+            results.put(error)
+        else:
+            results.put(written)
+
+    def _copied(self, buckets: Buckets) -> Buckets:
+        """The buckets without tensors that later updates change. What came from a GPU is a copy already."""
+        assert self.request is not None
+        live = {id(tensor) for _, _, (_, tensors) in self.request.async_fn_args[1] for _, tensor in tensors}
+        return [
+            (path, name, (objects, [(item, x.clone() if id(x) in live else x) for item, x in tensors]))
+            for path, name, (objects, tensors) in buckets
+        ]
+
+    def _give_up(self) -> None:
+        shutil.rmtree(self.temporary, ignore_errors=True)  # half of it would only fill the disk
+
+
+def _write_file(transforms: list, number: int, bucket: tuple) -> list:
+    """Upstream's writer of one file, called in this process; returns its results and raises its error."""
+    results: queue.Queue = queue.Queue()
+    running: queue.Queue = queue.Queue()
+    running.put(number)
+    writer = filesystem_async.FileSystemWriterAsync.write_preloaded_data
+    writer(transforms, number, bucket, results, running, use_fsync=True)
+    _, found = results.get()
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _start_moments(optimizer: Any) -> None:
+    """Give Adam the zero moments that it would make at its first step, where every step so far was skipped: Megatron's
+    state dict expects them."""
+    for inner in optimizer.chained_optimizers:
+        if inner.optimizer is not None and inner.init_state_fn is not None:
+            inner.init_state_fn(inner.optimizer, inner.config)
+            for group in inner.optimizer.param_groups:
+                group.setdefault("step", 0)
+
+
+def _rotate(saver: Saver, iteration: int, score: float | None) -> None:
+    """Delete iterations beyond the newest ones, except the best."""
+    kept = {iteration, _best(saver, iteration, score)}
+    for old in iterations(saver.root)[: -saver.keep] if saver.keep else []:
+        if old not in kept:
+            shutil.rmtree(iteration_folder(saver.root, old), ignore_errors=True)
+
+
+def _best(saver: Saver, iteration: int, score: float | None) -> int | None:
+    """The iteration with the largest score so far, written down. One whose score is unknown or NaN is never it."""
+    file = saver.root / BEST
+    held = read_json(file) if file.exists() else {}
+    if held.get("metric") != saver.keep_best or held.get("iteration") not in iterations(saver.root):
+        held = {}
+    if saver.keep_best is None or held.get("iteration") == iteration or score is None or not math.isfinite(score):
+        return held.get("iteration")
+    if not held or score > held["score"]:
+        held = {"iteration": iteration, "metric": saver.keep_best, "score": score}
+        write_json(file, held)
+    return held["iteration"]
+
+
+def _refuse_nonfinite(state: dict, folder: Path) -> None:
+    """Raises NonFiniteError on all ranks if the state of any is not finite (a collective)."""
+    found = first_nonfinite((name, tensor) for _, name, tensor in sharded_tensors(state) if tensor is not None)
+    if anywhere(found is not None):
+        rank, name = first_on_any_rank(found) or (0, "")
+        raise NonFiniteError(
+            f"{folder} is not saved: {name} on rank {rank} holds NaN or infinity. Earlier checkpoints are untouched. "
+            "Continue from the newest with a smaller learning rate, or correct the loss."
+        )

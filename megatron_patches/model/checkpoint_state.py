@@ -1,0 +1,49 @@
+"""What a checkpoint holds of a model and its optimizer, as Megatron's sharded state."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, ShardedTensorFactory
+from megatron.core.utils import unwrap_model
+from torch.distributed.checkpoint.api import CheckpointException
+
+DAMAGE = (Exception, CheckpointException)
+"""What a failed save and a damaged checkpoint raise; torch derives the second from BaseException."""
+SHAPE_FIELDS = (
+    "family", "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "head_dim",
+    "vocab_size", "tie_word_embeddings", "qkv_bias", "qk_norm",
+)  # fmt: skip
+"""What must agree between a checkpoint and the model that loads it."""
+
+
+def _metadata() -> dict[str, Any]:
+    return {
+        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+        "singleton_local_shards": False,
+        # The one optimizer format that loads at another layout (see docs/patches.md).
+        "distrib_optim_sharding_type": "fully_reshardable",
+    }
+
+
+def sharded_state(chunks: list, optimizer: Any, is_loading: bool) -> dict[str, Any]:
+    """The state of this rank's `chunks` and `optimizer` (a collective)."""
+    metadata = _metadata()
+    modules = [unwrap_model(chunk) for chunk in chunks]
+    names = ["model"] if len(modules) == 1 else [f"model{i}" for i in range(len(modules))]
+    state: dict[str, Any] = {
+        name: module.sharded_state_dict(metadata=metadata) for name, module in zip(names, modules, strict=True)
+    }
+    if optimizer is not None:
+        state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=is_loading, metadata=metadata)
+    return state
+
+
+def sharded_tensors(state: Any, path: tuple = ()) -> Iterator[tuple[tuple, str, torch.Tensor | None]]:
+    """Every sharded tensor of a state: its place, its name in the checkpoint, and the data of this rank."""
+    if isinstance(state, ShardedTensor | ShardedTensorFactory):
+        yield path, state.key, state.data if isinstance(state.data, torch.Tensor) else None
+    elif isinstance(state, dict | list) and not isinstance(state, ShardedObject):
+        for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+            yield from sharded_tensors(value, (*path, key))

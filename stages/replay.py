@@ -1,0 +1,162 @@
+"""Any step again: the update of step n from the checkpoint before it and the responses that were kept of it.
+
+Shows every metric as it was then, as it is now, and the difference. In the layout of the run the two are equal to the bit; in
+another one (`layout.tp=1 cluster.devices_per_node=1`, on a laptop) as far as its sums allow. Nothing of the run is written to:
+the table goes into `replay/`. The steps from the checkpoint to the one that is asked for are made on the way.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from megatron_patches import session
+from megatron_patches.model import checkpoint
+from megatron_patches.training.actor import Actor
+from megatron_patches.training.policy_loss import Objective
+from pipeline.common.errors import InputError
+from pipeline.common.files import read_jsonl, write_json, write_text
+from pipeline.common.spans import spans
+from pipeline.rl import kept_samples
+from pipeline.run.manifests import State
+from pipeline.settings import Settings
+from pipeline.stage import StageRun, run_stage
+from pipeline.tracking import Tracker
+from pipeline.tracking.values import is_histogram, number, strict
+from stages.rl import guarded_settings, learn, load_reference, start_actor
+
+
+def main(run: StageRun) -> dict:
+    settings = session.start(run)
+    step, start = choose(run)
+    run.log(
+        f"step {step}, from {f'the checkpoint of step {start}' if start else 'the weights that the run began with'}"
+    )
+    rl = settings.rl.model_copy(update={"max_skipped": 1 << 30})  # a step that was skipped is what one may want to see
+    settings = settings.model_copy(update={"rl": rl})
+    actor = Actor(settings.model, settings.layout, rl, settings.rollout.temperature)
+    load_start(run, settings, actor, start)
+    reference = load_reference(run, settings) if settings.algo.kl_coef else None
+    tracker = Tracker(run.folder(), total_steps=step, enabled=False)
+    differences: list[Difference] = []
+    said: set[str] = set()
+    for at in range(start + 1, step + 1):
+        kept = kept_samples.read(run.root, at)
+        changes = State(guarded_settings(run), {}).changed_from({"config": kept.settings})
+        for change in sorted(set(changes) - said):
+            run.log(f"WARNING: the run made step {at} with another setting: {change}")
+        said |= set(changes)
+        objective = Objective.of(settings.algo, rl, settings.rollout, kept.sampled_elsewhere)
+        _, now = learn(settings, actor, reference, objective, kept.batch, at, tracker)
+        differences = list(compare(then(run, at), strict(now)))
+        equal = sum(entry.is_equal for entry in differences)
+        run.log(f"step {at}: {equal} of {len(differences)} metrics are equal to the bit")
+    if run.is_main:
+        table = table_of(differences)
+        run.log(table)
+        target = run.folder() / f"step_{step:07d}"
+        write_text(target.with_suffix(".txt"), table + "\n")
+        layout = settings.layout.model_dump()
+        write_json(
+            target.with_suffix(".json"),
+            {"step": step, "from": start, "layout": layout, "metrics": [asdict(entry) for entry in differences]},
+        )
+        run.log(f"written to {target}.txt and .json")
+    return {"step": step, "from": start}
+
+
+def choose(run: StageRun) -> tuple[int, int]:
+    """The step to replay, and the checkpoint to start from (0: the weights that the run began with).
+
+    Raises InputError if that step cannot be replayed, naming those that can.
+    """
+    root = run.root / "checkpoints"
+    checkpoints = checkpoint.iterations(root) if root.is_dir() else []
+    kept = kept_samples.kept_steps(run.root)
+    possible = kept_samples.replayable(kept, [0, *checkpoints])
+    wanted = run.settings.replay.step
+    if not possible:
+        raise InputError(
+            f"{run.root} has no step to replay: responses are kept of {spans(kept)}, checkpoints of "
+            f"{spans(checkpoints)}. Run it with rl.keep_samples of at least rl.save_every."
+        )
+    if wanted is None:
+        wanted = max(possible)
+    if wanted in possible:
+        return wanted, possible[wanted]
+    why = f"its responses are not kept (rl.keep_samples={run.settings.rl.keep_samples} keeps those of the newest steps)"
+    if wanted in kept:
+        why = f"between it and the checkpoint before it responses are missing (checkpoints: {spans(checkpoints)})"
+    raise InputError(f"step={wanted} cannot be replayed: {why}. Steps that can: {spans(possible)}.")
+
+
+def load_start(run: StageRun, settings: Settings, actor: Actor, start: int) -> None:
+    """Fill `actor` from the checkpoint of step `start`, or as the run began. Raises InputError if it is damaged."""
+    if not start:
+        start_actor(run, settings, actor)
+        return
+    folder = checkpoint.iteration_folder(run.root / "checkpoints", start)
+    remedy = "replay a step that starts from another checkpoint"
+    common = checkpoint.load_folder(folder, actor.chunks, settings.model, optimizer=actor.optimizer, remedy=remedy)
+    actor.scheduler.load_state_dict(common["scheduler"])
+
+
+def then(run: StageRun, step: int) -> Mapping[str, Any]:
+    """The row of metrics.jsonl, empty if the step never ended."""
+    path = run.root / "metrics.jsonl"
+    return next((row for row in read_jsonl(path) if row.get("step") == step), {}) if path.exists() else {}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric, then and now; numbers, histograms, or None for NaN and for what was not recorded."""
+
+    metric: str
+    then: Any
+    now: Any
+
+    @property
+    def is_equal(self) -> bool:
+        return self.then == self.now
+
+    @property
+    def text(self) -> str:
+        """`=`, or how far `now` is from `then`."""
+        if self.is_equal:
+            return "="
+        before, after = number(self.then), number(self.now)
+        if before is None or after is None:
+            return "differs"
+        share = f" ({100 * (after - before) / abs(before):+.3g}%)" if before else ""
+        return f"{after - before:+.3g}{share}"
+
+
+NOT_MADE = ("step", "seconds/", "sync/", "eval/", "verify/", "rollout/", "speed/")
+"""Beginnings of metrics of generation, grading, evaluation and time, which a replay does not make."""
+
+
+def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:
+    """Every metric that a replay makes or should have made, by name."""
+    for name in sorted({*now, *(name for name in before if not name.startswith(NOT_MADE))}):
+        yield Difference(name, before.get(name), now.get(name))
+
+
+def table_of(differences: list[Difference]) -> str:
+    rows = [("metric", "then", "now", "difference")]
+    rows += [(entry.metric, shown(entry.then), shown(entry.now), entry.text) for entry in differences]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def shown(value: Any) -> str:
+    if is_histogram(value):
+        return f"{math.fsum(value['counts']):g} counts"
+    return "-" if value is None else f"{value:.9g}" if isinstance(value, float) else json.dumps(value)
+
+
+if __name__ == "__main__":
+    torch.set_float32_matmul_precision("highest")
+    run_stage(main)
