@@ -90,9 +90,9 @@ def main(run: StageRun) -> dict:
                     greedy, sampled = evaluation_sampling(settings, tokenizer)
                     for name, prompts in eval_sets.items():
                         statistics, _ = measure(
-                            settings.evaluate, engine, grader, greedy, sampled, prompts, settings.seed
+                            settings.evaluate, engine, grader, greedy, sampled, name, prompts, settings.seed
                         )
-                        metrics |= curve_point(settings.evaluate.k, name, statistics)
+                        metrics |= curve_point(name, statistics)
             tracker.samples(step, samples_of(batch, signal, rl.sample_rollouts))
             for warning in watch.see(metrics):
                 run.log(warning)

@@ -38,7 +38,7 @@ def check(settings: Settings) -> None:
     generates = settings.stage not in ("convert", "export")
     problems = [*_cuts(settings), *_world(settings), *(_lengths(settings) if generates else [])]
     if not problems:
-        problems = [*(_batch(settings) if generates else []), *_fit(settings)]
+        problems = [*(_batch(settings) if settings.stage == "rl" else []), *_fit(settings)]
     if problems:
         raise UsageError("This layout cannot work:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
@@ -126,7 +126,7 @@ def _lengths(settings: Settings) -> list[str]:
         problems.append(
             f"{text} = {longest} exceed the model's context of {settings.model.max_position_embeddings} tokens."
         )
-    if longest > layout.micro_batch_tokens:
+    if longest > layout.micro_batch_tokens and settings.stage != "evaluate":  # which makes no micro-batches
         problems.append(f"{text} = {longest} do not fit into layout.micro_batch_tokens={layout.micro_batch_tokens}.")
     return problems
 

@@ -15,6 +15,7 @@ from pipeline.common.benches import BENCHES
 from pipeline.settings import Settings
 from pipeline.settings.algo import STATIC
 from pipeline.settings.engine import chosen_engine, uses_gpus, why_chosen
+from pipeline.settings.ready_sets import READY_SETS
 
 TYPED = "the command line"
 """Origin of a key that was typed; any other origin is the name of a preset file."""
@@ -172,8 +173,8 @@ RUN_RULES = (
     # Data
     Rule(
         lambda s: s.data.source == "arithmetic",
-        ("data.path", "data.eval_path*", "data.sft_path", "data.split", "data.eval_split", "data.limit", "data.columns.*",
-         "data.vocab_size", "data.clean.*"),
+        ("data.path", "data.eval", "data.eval_folder", "data.eval_path*", "data.sft_path", "data.split",
+         "data.eval_split", "data.limit", "data.columns.*", "data.vocab_size", "data.clean.*"),
         "data.source=arithmetic reads no files", "Use data=math", neutral=([], {}, None),
     ),
     Rule(
@@ -186,7 +187,11 @@ RUN_RULES = (
     ),
     Rule(
         lambda s: not s.data.eval_path, ("data.clean.decontaminate_*", "data.eval_split"),
-        "no evaluation set is given", "Give data.eval_path.<name>=<file>",
+        "no evaluation set is given", "Give data.eval=<file>",
+    ),
+    Rule(
+        lambda s: not READY_SETS.keys() & {*s.data.eval}, ("data.eval_folder",), "data.eval names no known set",
+        "Use data.eval=aime24",
     ),
     Rule(
         lambda s: _files([*s.data.path, *s.data.sft_path]), ("data.split",), "only folders have splits, and data.path names"
