@@ -35,7 +35,7 @@ from pipeline.settings.schema import (
     unknown_key,
 )
 
-SHORT = {"what": "bench.what"}
+SHORT = {"what": "bench.what", "tracking": "tracking.to"}
 """Keys that may be written shorter on the command line."""
 SLURM = "SLURM's environment"
 """Origin of what SLURM says of the cluster."""

@@ -13,11 +13,12 @@ from pipeline.settings.compare import Compare
 from pipeline.settings.data import Arithmetic, Clean, Columns, Data
 from pipeline.settings.model import Experts, Layout, Model, Rope
 from pipeline.settings.serving import Bench, Evaluate, Export, Rollout, Verify
+from pipeline.settings.tracking import Profile, Tracking
 from pipeline.settings.training import Optimizer, Rl, Sft, SftPhase
 
 __all__ = [
     "Algo", "Arithmetic", "Bench", "Clean", "Cluster", "Columns", "Compare", "Data", "Evaluate", "Experts", "Export", "Layout",
-    "Model", "Optimizer", "Rl", "Rollout", "Rope", "Section", "Settings", "Sft", "SftPhase", "Verify",
+    "Model", "Optimizer", "Profile", "Rl", "Rollout", "Rope", "Section", "Settings", "Sft", "SftPhase", "Tracking", "Verify",
 ]  # fmt: skip
 
 
@@ -66,6 +67,10 @@ class Settings(Section):
     """Held-out accuracy."""
     export: Export = Export()
     """Hugging Face weights."""
+    tracking: Tracking = Tracking()
+    """Where metrics go besides metrics.jsonl."""
+    profile: Profile = Profile()
+    """Traces of single steps."""
     bench: Bench = Bench()
     """Measurements."""
     compare: Compare = Compare()

@@ -231,6 +231,14 @@ RUN_RULES = (
         lambda s: s.rl.eval_every > s.rl.steps, ("rl.eval_every",), "it is above rl.steps={s.rl.steps}, so no step evaluates",
         "Give a smaller one",
     ),
+    Rule(
+        lambda s: not {*s.tracking.to} - {"tensorboard"}, ("tracking.project",), "tracking={s.tracking.to} lists no projects",
+        "Use tracking=wandb",
+    ),
+    Rule(
+        lambda s: all(step > s.rl.steps for step in s.profile.steps), ("profile.steps",),
+        "no step of them is up to rl.steps={s.rl.steps}", "Give smaller ones", neutral=([],),
+    ),
     # Rollouts
     Rule(
         _native,
