@@ -130,6 +130,11 @@ def check_paths(run: StageRun) -> None:
             "data.path is empty: name your problems (JSON lines, CSV, parquet, or a Hugging Face dataset folder) as "
             "data.path=problems.jsonl, or set data=arithmetic for the embedded ones"
         )
+    if data.only_evaluates and data.tokenizer == "sentencepiece":
+        raise UsageError(
+            "data.tokenizer=sentencepiece trains a tokenizer, and there are no training problems. Evaluate a model that has its "
+            "own: model=<folder>"
+        )
     for name in data.eval_path:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise UsageError(f"data.eval_path.{name}: an evaluation set's name has letters, digits, _, - and . only")

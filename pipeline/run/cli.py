@@ -92,7 +92,11 @@ def list_jobs(words: list[str], settings: Settings) -> list[Job]:
     """The jobs of a command line, in order, each with its own resolved settings."""
     if settings.stage in ("all", "plan"):
         return [_job(words, name) for name in ORDER]
-    if settings.stage == "evaluate" and settings.data.only_evaluates:
+    if (
+        settings.stage == "evaluate"
+        and settings.data.only_evaluates
+        and settings.evaluate.checkpoint in ("auto", "before")
+    ):
         return [_job(words, name) for name in ("preprocess", "convert", "evaluate:before")]
     if settings.stage == "evaluate" and settings.evaluate.checkpoint == "auto":
         trained = manifests.load(run_root(settings), "rl") is not None

@@ -36,6 +36,8 @@ GROUPS = ("model", "algo", "data", "cluster")
 
 NEEDS_NO_MODEL = frozenset({"bench", "doctor", "test"})
 """Stages that use the tiny preset if none is named."""
+FORGETFUL = NEEDS_NO_MODEL | {"compare"}
+"""Stages that do not start from the settings of the run `name=`. A comparison has runs of its own, each with its settings."""
 
 
 def preset_names(group: str) -> list[str]:
@@ -89,7 +91,7 @@ def record_of(chosen: dict[str, str]) -> Path | None:
     """The record of settings that a command line starts from: `config=<file>`, or without model= that of the run `name=`."""
     if "config" in chosen:
         return typed(chosen["config"])
-    if "model" in chosen or not chosen.get("name") or chosen.get("stage") in NEEDS_NO_MODEL:
+    if "model" in chosen or not chosen.get("name") or chosen.get("stage") in FORGETFUL:
         return None
     runs = typed(chosen["runs_dir"]) if chosen.get("runs_dir") else ROOT / "runs"
     record = runs / chosen["name"] / "config.yaml"
@@ -117,9 +119,8 @@ def check_names(words: list[str]) -> str | None:
     if "config" in chosen and "model" in chosen:
         return f"config={chosen['config']} has a model already. Remove config= or model={chosen['model']}."
     if "model" not in chosen and stage not in NEEDS_NO_MODEL and record_of(chosen) is None:
-        unmade = (
-            f" The run name={chosen['name']} has left no config.yaml to take it from." if chosen.get("name") else ""
-        )
+        named = chosen.get("name") and stage not in FORGETFUL
+        unmade = f" The run name={chosen['name']} has left no config.yaml to take it from." if named else ""
         return (
             f"model= is missing.{unmade} Allowed: {', '.join(preset_names('model'))}, a file of your own (model=my.yaml), or"
             " the folder of a Hugging Face model."

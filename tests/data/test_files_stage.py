@@ -238,3 +238,29 @@ def test_a_known_set_without_a_file_is_loaded_by_its_name(tmp_path, monkeypatch)
     assert rows_of(run, "eval/aime24")[0]["answer"] == "2"
     preprocessed(tmp_path, *words)
     assert asked == [("HuggingFaceH4/aime_2024", None, "train")] * 2  # what was loaded stays
+
+
+def test_known_sets_in_the_schemas_in_which_they_are_published(tmp_path):
+    of_math500 = {
+        "problem": "Sum?",
+        "solution": "$\\boxed{7}$.",
+        "answer": "7",
+        "level": 2,
+        "unique_id": "test/a/1.json",
+    }
+    published = {
+        "AIME_2024.jsonl": {"id": 60, "problem": "What is 1 + 3?", "solution": "So.", "answer": "4", "year": "2024"},
+        "aime25.jsonl": {"problem": "What is 2 + 3?", "answer": "5", "id": "0"},
+        "amc23.jsonl": {"id": 0, "answer": 6.0, "question": "What is 3 + 3?", "url": "u"},
+        "math-500.json": of_math500,
+        "gsm8k_test.jsonl": {"question": "How many?", "answer": "4+4=<<4+4=8>>8\n#### 8"},
+    }
+    for name, row in published.items():
+        write_rows(tmp_path / "sets" / name, [row])
+    names = ["aime24", "aime25", "amc23", "math500", "gsm8k"]
+    words = [f"data.eval={','.join(names)}", f"data.eval_folder={tmp_path}/sets"]
+    run, _ = preprocessed(tmp_path, f"data.path={write_rows(tmp_path / 'train.jsonl', [good(1)])}", *words)
+    answers = [rows_of(run, f"eval/{name}")[0]["answer"] for name in names]
+    assert answers == ["4", "5", "6", "7", "8"]
+    with pytest.raises(UsageError, match="there are no training problems"):
+        preprocessed(tmp_path, *words, "sft.enabled=false")
