@@ -132,8 +132,8 @@ def check_paths(run: StageRun) -> None:
         )
     if data.only_evaluates and data.tokenizer == "sentencepiece":
         raise UsageError(
-            "data.tokenizer=sentencepiece trains a tokenizer, and there are no training problems. Evaluate a model that has its "
-            "own: model=<folder>"
+            "data.tokenizer=sentencepiece trains a tokenizer, and there are no training problems. Evaluate a model with "
+            "a tokenizer of its own: model=<folder>"
         )
     for name in data.eval_path:
         if not re.fullmatch(r"\w[\w.-]*", name):

@@ -261,7 +261,7 @@ def _memory_lines(settings: Settings) -> list[str]:
 
 def _host_lines(settings: Settings) -> list[str]:
     """Host memory of one node, and a warning if the node has less."""
-    need, what = host(settings, _memory(settings).peak, uses_gpus(settings.cluster))
+    need, what = host(settings, _memory(settings), uses_gpus(settings.cluster))
     have = settings.cluster.node_memory_gib
     lines = [f"Host memory of a node, GiB (estimate): {need / GIB:.1f} for {what}; a node has {have:g}"]
     if need > have * GIB:

@@ -156,6 +156,27 @@ def test_host_memory_of_a_node(tmp_path, monkeypatch, capsys):
     assert "WARNING" not in capsys.readouterr().out
 
 
+def test_host_memory_while_a_checkpoint_is_saved(capsys):
+    """134,515,008 parameters: 2 ranks with fp32 weights, gradients and half of Adam's moments each, and on one rank 24 bytes a
+    parameter of what is saved: 6.0 GiB, where 7.2 GB (6.7 GiB) were seen."""
+    words = [
+        "stage=rl",
+        "model=smollm2-135m",
+        "cluster=local",
+        "model.dtype=fp32",
+        "layout.micro_batch_tokens=600",
+        "dry_run=true",
+    ]
+    words += [
+        "rollout.max_prompt_tokens=100",
+        "rollout.max_new_tokens=500",
+        "rollout.kv_memory_gib=0.1",
+        "sft.enabled=false",
+    ]
+    assert cli.main(words) == 0
+    assert "Host memory of a node, GiB (estimate): 6.0 for RL while it saves a checkpoint" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
