@@ -194,3 +194,21 @@ def test_a_dry_run_of_an_impossible_layout_is_refused(tmp_path, monkeypatch, cap
     monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
     assert cli.main(["stage=rl", f"model={preset(tmp_path)}", "dry_run=true", "layout.tp=3"]) == 2
     assert "layout.tp=3 does not divide" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cluster=local"], "Try rl.recompute=true, a smaller layout.micro_batch_tokens, a smaller rollout.kv_memory_gib, a larger"),
+        (["cluster=local", "layout.micro_batch_tokens=4096"], "Try a smaller rollout.kv_memory_gib, a larger layout.tp.\n"),
+        (["cluster=gpu1", "cluster.device_memory_gib=8", "rollout.engine=vllm", "rollout.gpu_memory_share=0.1"],
+         "Try rl.recompute=true, a smaller layout.micro_batch_tokens, a larger layout.tp, or more nodes.\n"),
+    ],
+    ids=["CPU", "CPU, generation alone", "GPU"],
+)  # fmt: skip
+def test_what_does_not_fit_is_told_what_helps_there(capsys, words, said):
+    """A machine without GPUs is given no advice about them, and each peak its own."""
+    assert cli.main(["stage=rl", "model=smollm2-135m", "dry_run=true", "sft.enabled=false", *words]) == 0
+    out = capsys.readouterr().out
+    assert said in out
+    assert "warm-up" not in out
