@@ -199,7 +199,7 @@ def test_a_dry_run_of_an_impossible_layout_is_refused(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["cluster=local"], "Try rl.recompute=true, a smaller layout.micro_batch_tokens, a smaller rollout.kv_memory_gib, a larger"),
+        (["cluster=local"], "rl.recompute=true, a smaller layout.micro_batch_tokens, a smaller rollout.kv_memory_gib,"),
         (["cluster=local", "layout.micro_batch_tokens=4096"], "Try a smaller rollout.kv_memory_gib, a larger layout.tp.\n"),
         (["cluster=gpu1", "cluster.device_memory_gib=8", "rollout.engine=vllm", "rollout.gpu_memory_share=0.1"],
          "Try rl.recompute=true, a smaller layout.micro_batch_tokens, a larger layout.tp, or more nodes.\n"),
