@@ -168,9 +168,8 @@ def _composed(words: list[str], stage: str | None) -> tuple[Settings, dict[str, 
     _add_usual_samples(values, composed.origin)
     settings = _validated(_without_stale_count(values, composed), composed.origin)
     _check_parameters(settings, composed.origin)
-    if (
-        given["stage"] == "evaluate" and settings.data.only_evaluates
-    ):  # a model as it is: there is nothing to warm up on
+    if given["stage"] == "evaluate" and settings.data.only_evaluates:
+        # The model is measured as it is: there is nothing to warm it up on.
         settings = settings.model_copy(update={"sft": settings.sft.model_copy(update={"enabled": False})})
     own = {key: origin for key, origin in composed.origin.items() if _is_users(origin)}
     dead = dead_keys(settings, own)
@@ -229,7 +228,7 @@ def _add_usual_samples(values: dict[str, Any], origin: dict[str, str]) -> None:
     entries, evaluate = values.get("data", {}).get("eval", []), values.setdefault("evaluate", {})
     if not isinstance(entries, list) or not isinstance(evaluate.get("k_of", {}), dict):
         return  # validation names the value
-    usual = {name: READY_SETS[name].k for name in entries if name in READY_SETS}
+    usual = {name: ready.k for name, ready in READY_SETS.items() if name in entries}
     k_of = usual | evaluate.get("k_of", {})
     if _is_users(origin.get("evaluate.k", RECORDED)):
         k_of = {name: k for name, k in k_of.items() if _is_users(origin.get(f"evaluate.k_of.{name}", RECORDED))}

@@ -33,7 +33,10 @@ def read(path: Path) -> Tree:
             f"{path} is no record of a run (runs/<name>/config.yaml). A preset is given as model=, algo=, data= or cluster="
         )
     tree = {key: value for key, value in tree.items() if key not in NOT_KEPT}
-    return _without_derived(tree)
+    try:
+        return _without_derived(tree)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # it was changed by hand
+        raise InputError(f"{path} is damaged: its layout or evaluation sets cannot be read ({error}).") from error
 
 
 def _without_derived(tree: Tree) -> Tree:

@@ -3,6 +3,8 @@
 Stand-ins take the place of the stages (conftest.py).
 """
 
+import re
+
 import pytest
 import yaml
 from cli import worked
@@ -64,6 +66,11 @@ def test_a_record_can_be_given_as_a_file(made, tmp_path, monkeypatch):
     (tmp_path / "other.yaml").write_text("rl: {steps: 3}")
     with pytest.raises(InputError, match="is no record of a run"):
         compose(["stage=rl", "config=other.yaml"])
+    (tmp_path / "torn.yaml").write_text(
+        re.sub("layouts:\\n +'?1'?:", "layouts: {one: {}}\\n  was:", record.read_text())
+    )
+    with pytest.raises(InputError, match="is damaged: its layout"):
+        compose(["stage=rl", "config=torn.yaml"])
     with pytest.raises(InputError, match="cannot be read"):
         compose(["stage=rl", "config=nowhere.yaml"])
 
