@@ -1,6 +1,7 @@
-"""Held-out accuracy of the base or the trained actor: greedy, avg@k and unbiased pass@k, with bootstrap intervals."""
+"""Held-out accuracy of the base or the trained actor: greedy, avg@k, unbiased pass@k and maj@k, with bootstrap intervals."""
 
 import time
+from typing import Any
 
 from megatron_patches import session
 from megatron_patches.engines.choose import build_engine, evaluation_sampling
@@ -9,9 +10,11 @@ from megatron_patches.training.policy import Policy
 from pipeline.common.files import write_json, write_jsonl
 from pipeline.data.prompts import load_eval_prompts
 from pipeline.data.tokenizer import load as load_tokenizer
-from pipeline.rl.evaluation import measure
+from pipeline.rl.evaluation import describe, measure, protocol_of
+from pipeline.rl.evaluation_files import write_files
 from pipeline.rl.grading import Grader
 from pipeline.run.catalog import variant_of
+from pipeline.run.summary import revision, versions
 from pipeline.stage import StageRun, run_stage
 
 
@@ -27,32 +30,62 @@ def main(run: StageRun) -> dict:
     engine = build_engine(settings, policy, tokenizer, str(folder))
     engine.sync(policy, iteration)
 
-    when = variant_of(settings)
-    results, samples = {}, []
+    results: dict[str, Any] = {}
+    protocols = {name: protocol_of(settings, name, len(prompts)) for name, prompts in sets.items()}
+    rows: dict[str, list[dict[str, Any]]] = {}
     with Grader(settings.verify, settings.rollout.max_new_tokens) as grader:
         for name, prompts in sets.items():
-            run.log(f"{name}: {len(prompts)} problems, greedy and {settings.evaluate.k} samples each")
+            run.log(f"{name}: {describe(protocols[name])}")
             greedy, sampled = evaluation_sampling(settings, tokenizer)
-            results[name], some = measure(settings.evaluate, engine, grader, greedy, sampled, prompts, settings.seed)
-            samples += [{"set": name} | row for row in some]
-            shown = ("greedy", f"avg@{settings.evaluate.k}", f"pass@{settings.evaluate.k}", "direct_share", "truncated")
-            figures = "  ".join(f"{key} {results[name][key]:.3f}" for key in shown)
-            tokens = results[name]["response_tokens"]
-            run.log(f"{name}: {figures}  response_tokens {tokens:.1f}  (answers: form={settings.verify.form})")
+            results[name], rows[name] = measure(
+                settings.evaluate, engine, grader, greedy, sampled, name, prompts, settings.seed, show=run.is_main
+            )
+            run.log(f"{name}: {figures(results[name])}  (answers: form={settings.verify.form})")
     if run.is_main:
-        source = str(checkpoint.iteration_folder(root, iteration))
-        write_json(
-            run.folder() / f"{when}.json",
-            {
-                "checkpoint": source,
-                "verify_form": settings.verify.form,
-                "verify_judge": settings.verify.judge_model if settings.verify.judge else None,
-                "sets": results,
-                "seconds": time.time() - started,
-            },
-        )
-        write_jsonl(run.folder() / f"{when}.samples.jsonl", samples)
+        write(run, str(checkpoint.iteration_folder(root, iteration)), results, protocols, rows, time.time() - started)
     return {"checkpoint": str(root), "iteration": iteration}
+
+
+def figures(entry: dict[str, Any]) -> str:
+    """The key figures of a set in one line."""
+    k = entry["k"]
+    shown = ("greedy", f"avg@{k}", f"pass@{k}", f"maj@{k}", "direct_share", "truncated")
+    return "  ".join([*(f"{key} {entry[key]:.3f}" for key in shown), f"response_tokens {entry['response_tokens']:.1f}"])
+
+
+def write(
+    run: StageRun,
+    source: str,
+    results: dict[str, Any],
+    protocols: dict[str, Any],
+    rows: dict[str, list[dict[str, Any]]],
+    seconds: float,
+) -> None:
+    """Write `<when>.json` and its samples for the report, and the folder `<when>/` with every problem."""
+    settings, when = run.settings, variant_of(run.settings)
+    write_json(
+        run.folder() / f"{when}.json",
+        {
+            "checkpoint": source,
+            "verify_form": settings.verify.form,
+            "verify_judge": settings.verify.judge_model if settings.verify.judge else None,
+            "protocol": protocols,
+            "sets": results,
+            "seconds": seconds,
+        },
+    )
+    most = settings.evaluate.samples
+    some = [{"set": name} | row for name, problems in rows.items() for row in problems[:most]]
+    write_jsonl(run.folder() / f"{when}.samples.jsonl", some)
+    about = {
+        "model_source": "etr",
+        "model_name": settings.model.path or settings.model_name,
+        "config": {"model": settings.model_name, "model_args": source, "random_seed": settings.seed},
+        "git_hash": revision(),
+        "package_versions": versions(),
+        "total_evaluation_time_seconds": str(seconds),
+    }
+    write_files(run.folder() / when, results, protocols, rows, about)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pipeline.data.contamination import EvaluationIndex
 from pipeline.data.duplicates import repeated, repeated_examples, similar
 from pipeline.data.intake import Intake
 from pipeline.data.intake_report import file_table, notes, numbers
+from pipeline.data.ready import counts_differ, with_files
 from pipeline.data.rows import Problem
 from pipeline.data.templates import encode_prompt
 from pipeline.models.folders import check_folder
@@ -63,9 +64,10 @@ def from_files(run: StageRun) -> dict[str, Any]:
     check_paths(run)
     if data.tokenizer == "model" and settings.model.path is not None:  # later stages would refuse it, hours later
         check_folder(Path(settings.model.path), settings.model)
-    intake = Intake(data)
+    intake = Intake(with_files(data, run.folder() / "published"))
     try:
         evaluation = {name: intake.evaluation(name) for name in sorted(data.eval_path)}
+        sizes = {name: len(problems) for name, problems in evaluation.items()}
         train, examples = intake.train(), intake.examples()
 
         train = intake.drop(train, repeated(train))
@@ -82,7 +84,9 @@ def from_files(run: StageRun) -> dict[str, Any]:
         most = settings.rollout.max_prompt_tokens
         with shown(len(train), "tokens of prompts") as progress:
             train, longest = intake.fitting(train, words, most, progress.reach)
-        evaluation = {name: intake.fitting(problems, words, most)[0] for name, problems in evaluation.items()}
+        fitted = {name: intake.fitting(problems, words, most) for name, problems in evaluation.items()}
+        evaluation = {name: kept for name, (kept, _) in fitted.items()}
+        longest = max([longest, *(length for _, length in fitted.values())])
         check_something_left(run, intake, train, evaluation)
     finally:  # the records are written even if cleaning fails
         write_jsonl(run.folder() / "quarantine.jsonl", intake.quarantine)
@@ -101,6 +105,7 @@ def from_files(run: StageRun) -> dict[str, Any]:
         lines.append(f"{unused:,} solutions end in another answer than their row's and are not used for the warm-up")
     if not data.eval_path:
         lines.append("WARNING: there is no evaluation set (data.eval_path.<name>=...): nothing was decontaminated")
+    lines += counts_differ(data, sizes)
     for line in [*lines, ", ".join(f"{name}.jsonl {count:,} rows" for name, count in counts.items())]:
         run.log(line)
     return {"rows": counts, "sources": dict(Counter(problem.source for problem in train)), "files": numbers(intake)}
@@ -114,10 +119,21 @@ def shown(problems: int, label: str) -> Progress:
 def check_paths(run: StageRun) -> None:
     """Raises UsageError where no file is named, or an evaluation set's name is no file name."""
     data = run.settings.data
-    if not data.path:
+    same = {path: name for name, path in data.eval_path.items() if path in data.path}
+    for path, name in same.items():
+        raise UsageError(
+            f"{path} is given for training (data.path) and for evaluation ({name}), so all its problems would be dropped from "
+            "training. Give other problems to train on; to measure a model without training: stage=evaluate data.eval=<file>"
+        )
+    if not data.path and not (data.only_evaluates and not run.settings.sft.enabled):
         raise UsageError(
             "data.path is empty: name your problems (JSON lines, CSV, parquet, or a Hugging Face dataset folder) as "
             "data.path=problems.jsonl, or set data=arithmetic for the embedded ones"
+        )
+    if data.only_evaluates and data.tokenizer == "sentencepiece":
+        raise UsageError(
+            "data.tokenizer=sentencepiece trains a tokenizer, and there are no training problems. Evaluate a model with "
+            "a tokenizer of its own: model=<folder>"
         )
     for name in data.eval_path:
         if not re.fullmatch(r"\w[\w.-]*", name):
@@ -129,7 +145,7 @@ def check_something_left(
 ) -> None:
     """Raises InputError where cleaning left no training problem, or nothing of an evaluation set."""
     empty = next((f"evaluation set {name}" for name, problems in evaluation.items() if not problems), None)
-    if train and empty is None:
+    if (train or run.settings.data.only_evaluates) and empty is None:
         return
     chosen = {n: c for n, c in intake.counts.items() if n.startswith(f"eval/{empty.split()[-1]}" if empty else "")}
     reasons: Counter[str] = Counter()
@@ -155,9 +171,13 @@ def write_files(
     """Write what later stages read; returns the rows of each file, and how many solutions could not be used."""
     folder, limit = run.folder(), run.settings.data.limit
     shutil.rmtree(folder / "eval", ignore_errors=True)  # sets of an earlier run that are no longer asked for
-    counts = {"train": write_jsonl(folder / "train.jsonl", map(problem_row, train))}
+    counts: dict[str, int] = {}
+    if not run.settings.data.only_evaluates:
+        counts["train"] = write_jsonl(folder / "train.jsonl", map(problem_row, train))
     for name, problems in evaluation.items():
         counts[f"eval/{name}"] = write_jsonl(folder / "eval" / f"{name}.jsonl", map(problem_row, problems[:limit]))
+    if run.settings.data.only_evaluates:
+        return counts, 0
     chosen = examples if run.settings.data.sft_path else [problem for problem in train if problem.solution]
     rows = [row for problem in chosen if (row := warm_up_row(problem)) is not None]
     counts["sft"] = write_jsonl(folder / "sft.jsonl", rows)

@@ -38,13 +38,17 @@ from pipeline.rl.experience import Experience, Samples, Signal, minibatches
 from pipeline.rl.grading import Grader
 from pipeline.rl.kept_samples import KeptStep
 from pipeline.rl.prompt_sampler import PromptSampler
+from pipeline.rl.utilization import active_parameters, peak_of, update_operations
 from pipeline.rollout.gap import GapError, gap_metrics
 from pipeline.run.catalog import HARMLESS, STAGES
 from pipeline.run.manifests import State, flat
-from pipeline.settings import Rl, Settings
+from pipeline.run.shapes import count
+from pipeline.settings import Model, Rl, Settings
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking import Tracker
 from pipeline.tracking.drift import DriftWatch
+from pipeline.tracking.profiler import Profiler
+from pipeline.tracking.services import Services
 from pipeline.tracking.values import number
 from stages.export import write_model
 
@@ -71,7 +75,7 @@ def main(run: StageRun) -> dict:
 
     with (
         Grader(settings.verify, settings.rollout.max_new_tokens) as grader,
-        Tracker(run.root, total_steps=rl.steps, enabled=run.is_main) as tracker,
+        tracker_of(run, settings) as tracker,
         Collector(rl, sampler, engine, grader, sampling, tracker, settings.algo.dynamic_sampling) as collector,
     ):
         watch = CollapseWatch(settings.model.vocab_size, settings.algo.reward_min)
@@ -79,7 +83,9 @@ def main(run: StageRun) -> dict:
         drift = DriftWatch(tracker.rows())  # a continued run is compared with its own first steps
         if state is not None:
             collector.load_state_dict(state)
+        profiler = Profiler(settings.profile.steps, run.root / "profile", enabled=run.is_main)
         for step in range(done + 1, rl.steps + 1):
+            profiler.begin(step)
             batch = collector.next()
             if rl.async_depth and step < rl.steps:
                 collector.look_ahead()
@@ -102,15 +108,17 @@ def main(run: StageRun) -> dict:
                     greedy, sampled = evaluation_sampling(settings, tokenizer)
                     for name, prompts in eval_sets.items():
                         statistics, _ = measure(
-                            settings.evaluate, engine, grader, greedy, sampled, prompts, settings.seed
+                            settings.evaluate, engine, grader, greedy, sampled, name, prompts, settings.seed
                         )
-                        metrics |= curve_point(settings.evaluate.k, name, statistics)
+                        metrics |= curve_point(name, statistics)
             tracker.samples(step, samples_of(batch, signal, rl.sample_rollouts))
             for warning in watch.see(metrics):
                 run.log(warning)
             for change in drift.see(step, metrics):
                 run.log(f"WARNING: {change}. docs/verifier.md says what to look at. Shown once.")
             stopping = run.should_stop(last=step == rl.steps)
+            for file in profiler.end(step):
+                run.log(f"step {step} was profiled: {file}")
             tracker.log(step, metrics)  # first: a kill after the save must not cost the row, one before it is undone
             saver.poll()
             ending, exporting = stopping or step == rl.steps, is_due(step, rl.export_every)
@@ -157,7 +165,27 @@ def learn(
 
     with tracker.phase("update"):
         metrics |= update(settings.rl, actor, experience, objective, step, (settings.seed * 1_000_003 + step) * 101)
+    metrics |= {"speed/update_operations": settings.rl.epochs * operations_of(settings.model, needed)}
     return signal, metrics | entropy_metric(entropy, signal.token_weights(scored))
+
+
+def tracker_of(run: StageRun, settings: Settings) -> Tracker:
+    """The record of the run, with the trackers that `tracking` names."""
+    names = settings.tracking.to if run.is_main else []
+    services = Services.start(names, run.root, settings.tracking.project, settings.model_dump(mode="json"), run.log)
+    peak = peak_of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    return Tracker(
+        run.root, total_steps=settings.rl.steps, enabled=run.is_main, events="tensorboard" in settings.tracking.to,
+        services=services, devices=run.world_size, peak=peak,
+    )  # fmt: skip
+
+
+def operations_of(model: Model, samples: Samples) -> float:
+    """Floating-point operations of one pass over the sequences of a step."""
+    counts = count(model)
+    active = active_parameters(model, counts.total, counts.layers * counts.experts)
+    lengths = (len(p) + len(r) for p, r in zip(samples.prompts, samples.responses, strict=True))
+    return update_operations(model, active, lengths)
 
 
 def update(rl: Rl, actor: Actor, experience: Experience, objective: Objective, step: int, seed: int) -> dict[str, Any]:
@@ -192,6 +220,7 @@ def load_actor(run: StageRun, settings: Settings, actor: Actor) -> tuple[int, di
         return 0, None
     common = checkpoint.load(root, newest, actor.chunks, settings.model, optimizer=actor.optimizer, checked=True)
     changes = State(guarded_settings(run), {}).changed_from({"config": common.get("settings", {})})
+    extended = [change for change in changes if change.startswith("rl.steps ")]
     changes = [change for change in changes if change.split()[0] not in HARMLESS]
     if changes and "settings" in common:
         raise UsageError(
@@ -200,6 +229,11 @@ def load_actor(run: StageRun, settings: Settings, actor: Actor) -> tuple[int, di
         )
     actor.scheduler.load_state_dict(common["scheduler"])
     run.log(f"continuing after step {newest} of {settings.rl.steps}")
+    if extended and settings.rl.optimizer.decay != "constant":
+        run.log(
+            f"WARNING: {extended[0]}: rl.optimizer.decay={settings.rl.optimizer.decay} now ends at another step. The steps so "
+            "far had other learning rates than in a run that had this length from the start"
+        )
     return newest, common["collector"]
 
 

@@ -136,14 +136,18 @@ def named_gradients(chunks: list) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def build_scheduler(optimizer, settings: Optimizer, total_steps: int) -> OptimizerParamScheduler:
-    """Linear warm-up, then the chosen decay to `min_lr`; counted in optimizer steps."""
+    """Linear warm-up, then the chosen decay to `min_lr`; counted in optimizer steps.
+
+    The warm-up is as long as its setting, also where the run ends within it: a run that is extended later must not have
+    started with another rate.
+    """
     return OptimizerParamScheduler(
         optimizer,
         init_lr=settings.lr / (settings.warmup_steps + 1) if settings.warmup_steps else settings.lr,
         max_lr=settings.lr,
         min_lr=settings.min_lr,
-        lr_warmup_steps=min(settings.warmup_steps, max(total_steps - 1, 0)),
-        lr_decay_steps=max(total_steps, 1),
+        lr_warmup_steps=settings.warmup_steps,
+        lr_decay_steps=max(total_steps, settings.warmup_steps + 1),  # Megatron asks that the decay ends later
         lr_decay_style=settings.decay,
         start_wd=settings.weight_decay,
         end_wd=settings.weight_decay,

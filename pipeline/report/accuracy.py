@@ -7,6 +7,7 @@ from pipeline.report.axes import Form, written
 from pipeline.report.read import RunData
 from pipeline.report.sections import figure
 from pipeline.report.text import escape
+from pipeline.tracking.statistics import is_accuracy
 from pipeline.tracking.values import number
 
 WHENS = ("before", "after")
@@ -54,9 +55,9 @@ def entry_of(data: RunData, when: str, name: str) -> dict[str, Any]:
 def figures_of(data: RunData, name: str) -> list[str]:
     """Names of a set's figures: greedy, avg@k, pass@2, ...; pass@1 is avg@k and left out."""
     entries = [entry_of(data, when, name) for when in data.evaluations]
-    found = {key for entry in entries for key in entry if key == "greedy" or key.startswith(("avg@", "pass@"))}
-    found = {key for key in found if key != "pass@1" and not key.endswith("_ci")}
-    return sorted(found, key=lambda key: (key != "greedy", not key.startswith("avg@"), len(key), key))
+    found = {key for entry in entries for key in entry if is_accuracy(key) and key != "pass@1"}
+    order = ("greedy", "avg", "maj", "pass")
+    return sorted(found, key=lambda key: (order.index(key.partition("@")[0]), len(key), key))
 
 
 def accuracy_section(data: RunData) -> str:

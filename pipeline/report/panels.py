@@ -404,7 +404,18 @@ GROUPS = (
             Panel(
                 title="Tokens per second",
                 note="response tokens, by the time of the whole step and by that of the sampling alone",
-                lines=(("speed/tokens_per_s", "whole step"), ("speed/rollout_tokens_per_s", "sampling")),
+                lines=(
+                    ("speed/tokens_per_s", "whole step"),
+                    ("speed/tokens_per_s_device", "whole step, for each device"),
+                    ("speed/rollout_tokens_per_s", "sampling"),
+                ),
+                zero=True,
+            ),
+            Panel(
+                title="MFU of the updates",
+                note="operations that the model asks for, as a share of the devices' bf16 peak; on GPUs that are known",
+                lines=(("speed/mfu", "MFU"),),
+                form="share",
                 zero=True,
             ),
             Panel(
@@ -424,6 +435,7 @@ GROUPS = (
 )
 
 WITHOUT_PANEL = {
+    "speed/update_operations": "the work behind speed/mfu, which the panel `MFU of the updates` shows",
     "hist/eps_low": "the scale's histogram times a constant; the panel `Low bound` shows mean and range",
     "hist/eps_high": "the scale's histogram times a constant; the panel `High bound` shows mean and range",
 }

@@ -79,6 +79,16 @@ class Grader:
         table = [grades[i : i + width] for i in range(0, len(grades), width)]
         return Graded(table, rewards.view(-1, width), correct.view(-1, width))
 
+    def equal(self, pairs: list[tuple[str, str]]) -> list[bool]:
+        """Says of pairs of answers whether they are the same. A collective over the world, if there is one: the ranks split
+        the pairs, and every rank gets all verdicts."""
+        rank, size = _place()
+        mine = self.pool.grade_many([(f"\\boxed{{{a}}}", b) for a, b in pairs[rank::size]])
+        verdicts = [False] * len(pairs)
+        for k, some in enumerate(_share([grade.correct for grade in mine])):
+            verdicts[k::size] = some
+        return verdicts
+
     def _verdicts(self, wanted: dict[bytes, Rollout]) -> dict[bytes, Grade]:
         """Returns the grade of every wanted response on every rank. Early ones are collected; the ranks split the
         rest."""

@@ -1,4 +1,4 @@
-"""The progress display of offline generation: samples done, tokens a second, time left."""
+"""The progress display of offline generation and evaluation: samples done, tokens a second, time left."""
 
 import time
 from collections.abc import Sequence
@@ -15,13 +15,20 @@ class OfflineProgress:
     """
 
     def __init__(
-        self, total: int, done: int, *, enabled: bool = True, clock: Clock = time.monotonic, stream: Any = None
+        self,
+        total: int,
+        done: int = 0,
+        *,
+        label: str = "rollout",
+        enabled: bool = True,
+        clock: Clock = time.monotonic,
+        stream: Any = None,
     ) -> None:
         """`total` samples in all, `done` of them earlier; `enabled` on one rank. `clock`, `stream`: for tests."""
         self.done, self._total = done, total
         self._clock, self._started = clock, clock()
         self._display = Progress(
-            total, "rollout", "samples", done=done, started=self._started, enabled=enabled, clock=clock, stream=stream
+            total, label, "samples", done=done, started=self._started, enabled=enabled, clock=clock, stream=stream
         )
         self._tokens = 0
         """Of finished waves."""

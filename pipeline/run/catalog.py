@@ -32,6 +32,8 @@ class Stage:
     """Asks `StageRun.should_stop`: the first Ctrl-C lets it finish its step and save."""
     uses_layout: bool = False
     """Builds the Megatron actor, so the layout must fit the ranks."""
+    binding: tuple[str, ...] = ()
+    """Settings that decide what it leaves. A later stage that has others in force must not read it."""
 
 
 MODEL = (
@@ -45,6 +47,9 @@ MODEL = (
 GRADING = ("verify",)
 """What verdicts and rewards depend on."""
 
+SHAPE = tuple(key for key in MODEL if key not in ("model.max_position_embeddings", "model.init_std"))
+"""What weights are made for; a later stage may use a shorter context."""
+
 PROMPTS = ("data.template", "data.instruction", "data.system_prompt")
 """How a problem becomes a prompt. Problems are kept as text, so every stage that shows them to a model depends on it."""
 
@@ -57,6 +62,7 @@ STAGES = {
             name="preprocess",
             launcher="plain",
             settings=("data", "seed", "model.path", "model.vocab_size", "rollout.max_prompt_tokens"),
+            binding=("data",),
             outputs=("preprocess/train.jsonl",),
             also=("preprocess/sft.jsonl", "preprocess/sft_mixed.jsonl", "preprocess/eval", "preprocess/tokenizer"),
         ),
@@ -64,6 +70,15 @@ STAGES = {
             name="sft",
             launcher="deepspeed",
             settings=("sft", "seed", "model.dtype", *PROMPTS, *MODEL),
+            binding=(
+                "sft.phases",
+                "sft.batch_size",
+                "sft.sequence_length",
+                "sft.warmup_steps",
+                "sft.weight_decay",
+                "sft.clip_grad",
+                *SHAPE,
+            ),
             after=("preprocess",),
             outputs=("sft/hf",),
             resumes=("sft/checkpoints", "sft/metrics.jsonl"),
@@ -73,6 +88,7 @@ STAGES = {
             name="convert",
             launcher="torchrun",
             settings=("sft.enabled", "seed", "model.dtype", *MODEL),  # the seed: of random weights, without a warm-up
+            binding=("sft.enabled", *SHAPE),
             after=("sft",),
             outputs=("convert@latest",),
             also=("convert/hf",),
@@ -82,6 +98,7 @@ STAGES = {
             name="rollout",
             launcher="torchrun",
             settings=("rollout", "seed", "model.dtype", *GRADING, *PROMPTS, *MODEL),
+            binding=SHAPE,
             after=("preprocess", "convert"),
             outputs=("rollout/pass_rates.jsonl",),
             also=("rollout/shards",),
@@ -93,6 +110,7 @@ STAGES = {
             name="rl",
             launcher="torchrun",
             settings=("algo", "rl", "rollout", "seed", "model.dtype", *GRADING, *PROMPTS, *MODEL),
+            binding=SHAPE,
             after=("preprocess", "convert"),
             outputs=("checkpoints@latest",),
             also=("metrics.jsonl",),
@@ -133,6 +151,7 @@ STAGES = {
 
 IRRELEVANT = frozenset(
     {
+        "data.eval", "data.eval_folder",  # data.eval_path holds what they mean
         "rl.save_every", "rl.keep_checkpoints", "rl.keep_best", "rl.max_skipped", "rl.sample_rollouts", "rl.counterfactual",
         "rl.keep_samples", "rl.export_every", "rl.async_save", "sft.max_skipped",
         "verify.workers", "verify.memory_gib", "verify.cache_size", "verify.judge", "verify.judge_concurrent",
@@ -208,6 +227,8 @@ class Job:
 
     @property
     def outputs(self) -> tuple[str, ...]:
+        if self.stage.name == "preprocess" and self.settings.data.only_evaluates:
+            return ("preprocess/eval",)
         return tuple(path.format(variant=self.variant) for path in self.stage.outputs)
 
 

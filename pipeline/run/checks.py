@@ -35,7 +35,17 @@ def check(job: Job, root: Path) -> None:
         for name in settings.verify.rewards:
             if ":" in name:
                 check_function("verify.rewards", name)
+    if stage in ("rl", "evaluate"):
+        check_samples(settings)
     check_checkpoint(job)
+
+
+def check_samples(settings: Settings) -> None:
+    """Raises `UsageError` if `evaluate.k_of` names a set that the run does not have."""
+    names = ["held_out"] if settings.data.source == "arithmetic" else list(settings.data.eval_path)
+    wrong = [name for name in settings.evaluate.k_of if name not in names]
+    if wrong and names:  # without names the sets are those that preprocess made
+        raise UsageError(unknown("evaluate.k_of", wrong[0], names))
 
 
 def check_warm_up(settings: Settings) -> None:

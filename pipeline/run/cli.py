@@ -18,14 +18,15 @@ import yaml
 
 from pipeline.common.errors import UsageError, UserError
 from pipeline.common.files import write_text
-from pipeline.run import arms, checks, door, machines, manifests
+from pipeline.run import arms, checks, door, machines, manifests, record
 from pipeline.run.catalog import ORDER, STAGES, Job, variant_of
-from pipeline.run.compose import compose, derived_preset
+from pipeline.run.compose import SHORT, compose, derived_preset
 from pipeline.run.launch import command, config_path
 from pipeline.settings import Settings
 from pipeline.settings.derive import describe as describe_derived
 from pipeline.settings.derive import to_yaml
 from pipeline.settings.engine import check_installed
+from pipeline.settings.tracking import check_packages
 from pipeline.stage import AGAIN, disk_full, explain
 
 ROOT = door.ROOT
@@ -37,7 +38,7 @@ def main(words: list[str]) -> int:
         print(door.usage())
         return 0
     try:
-        return _main(words)
+        return _main(_last_of_each(words))
     except (UserError, OSError, KeyboardInterrupt) as error:
         code, message = explain(error)
         print(message, file=sys.stderr)
@@ -53,6 +54,7 @@ def _main(words: list[str]) -> int:
     derived = derived_preset(words)
     if derived is not None:
         _say(describe_derived(derived))
+    check_training_data(settings, jobs)
     for job in jobs:
         checks.check(job, run_root(job.settings))
     compared = arms.check(settings, words, run_root(settings)) if settings.stage == "compare" else []
@@ -63,10 +65,10 @@ def _main(words: list[str]) -> int:
         if compared:
             print(arms.describe(settings, compared))
         return 0
-    if settings.stage == "all" and settings.cluster.nnodes > 1:
+    if len({job.stage.name for job in jobs}) > 1 and settings.cluster.nnodes > 1:
         raise UsageError(
-            "stage=all is for one node. On several, start each stage by itself, so that no node waits in a stage that"
-            " another node skips. docs/cluster.md has the loop."
+            f"stage={settings.stage} runs {', '.join(job.label for job in jobs)}, which is for one node. On several, start each"
+            " stage by itself, so that no node waits in a stage that another node skips. docs/cluster.md has the loop."
         )
     if derived is not None and settings.cluster.node_rank == 0:
         preset = Path(settings.runs_dir) / settings.name / "model.yaml"
@@ -93,10 +95,38 @@ def list_jobs(words: list[str], settings: Settings) -> list[Job]:
     """The jobs of a command line, in order, each with its own resolved settings."""
     if settings.stage in ("all", "plan"):
         return [_job(words, name) for name in ORDER]
+    if (
+        settings.stage == "evaluate"
+        and settings.data.only_evaluates
+        and settings.evaluate.checkpoint in ("auto", "before")
+    ):
+        return [_job(words, name) for name in ("preprocess", "convert", "evaluate:before")]
     if settings.stage == "evaluate" and settings.evaluate.checkpoint == "auto":
         trained = manifests.load(run_root(settings), "rl") is not None
         return [_job(words, f"evaluate:{when}") for when in (("before", "after") if trained else ("before",))]
     return [_job(words, settings.stage)]
+
+
+def check_training_data(settings: Settings, jobs: list[Job]) -> None:
+    """Check that a command without training data needs none.
+
+    Raises:
+        UsageError: `stage=all` has nothing to train on, or an evaluation would replace the problems of a run that has.
+    """
+    data = settings.data
+    if settings.stage == "all" and data.only_evaluates:
+        raise UsageError(
+            "data.path is empty: stage=all trains. Name your problems (data.path=problems.jsonl), or measure the model alone:"
+            " stage=evaluate data.eval=<file>."
+        )
+    before = manifests.load(run_root(settings), "preprocess") if jobs[0].stage.name == "preprocess" else None
+    config = (before or {}).get("config", {})
+    trains = config.get("data.path") or config.get("data.source") == "arithmetic"
+    if settings.stage == "evaluate" and data.only_evaluates and trains:
+        raise UsageError(
+            f"The run name={settings.name} has training problems, and this command names none. Leave out model= to use the"
+            " settings of that run, or give another name=... to evaluate the model alone."
+        )
 
 
 def _job(words: list[str], name: str) -> Job:
@@ -123,6 +153,8 @@ def run_job(job: Job, words: list[str], more: bool = False) -> int:
         return 0
     if job.stage.name in ("rollout", "rl", "evaluate"):
         check_installed(settings)
+    if job.stage.name == "rl" and settings.cluster.node_rank == 0:
+        check_packages(settings.tracking)
     main_node = settings.cluster.node_rank == 0
     if not job.on_every_node and not main_node:
         _say(f"{job.label}: runs on node 0 only")
@@ -207,12 +239,12 @@ def _alone(folder: Path, job: Job) -> Iterator[None]:
 
 
 def _write_config(job: Job, root: Path) -> None:
-    """Write the resolved config into the stage's folder, where its ranks read it, and into the run's folder."""
+    """Write the resolved config into the stage's folder, where its ranks read it, and into the run's record."""
     values = job.settings.model_dump(mode="json")
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     write_text(config_path(job, root, job.settings.cluster.node_rank), text)
     if job.settings.cluster.node_rank == 0:
-        write_text(root / "config.yaml", text)
+        record.write(root / "config.yaml", job)
 
 
 def _again(words: list[str]) -> str:
@@ -220,6 +252,22 @@ def _again(words: list[str]) -> str:
     words = [shlex.quote(word) for word in words if not word.startswith(("stage=", "force="))]
     kept = [word.replace("{", "{{").replace("}", "}}") for word in words]
     return " ".join(["bash run.sh", "stage={stage}", *kept])
+
+
+def _last_of_each(words: list[str]) -> list[str]:
+    """The arguments without those that a later one replaces, each of which is reported.
+
+    A script that ends in `"$@"` sets defaults of its own: its user must be able to change them.
+    """
+    kept: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        full = SHORT.get(key, key) if equals and key != "tests" else word  # stage=test takes several tests=
+        if full in kept and kept[full] != word:
+            _say(f"{key} is given twice: {value} replaces {kept[full].partition('=')[2]}")
+        kept.pop(full, None)
+        kept[full] = word
+    return list(kept.values())
 
 
 def _say(text: str) -> None:

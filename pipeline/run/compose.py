@@ -1,9 +1,10 @@
 """Composes the configuration of a run and checks it.
 
 Later sources win: the settings' defaults, the presets that a model preset names, the model preset itself, presets named on
-the command line (algo, data, cluster), SLURM's environment, keys on the command line. A preset file has settings sections
-as its top-level keys (`model:`, `layout:`, `rl:`, ...); a model preset also says which other presets go with it
-(`defaults: {algo: etr, data: math, cluster: gpu8}`).
+the command line (algo, data, cluster), SLURM's environment, keys on the command line. Without model=, the record of an
+earlier run takes the place of the model preset and of what it names (`name=<run>`, or `config=<its config.yaml>`). A preset
+file has settings sections as its top-level keys (`model:`, `layout:`, `rl:`, ...); a model preset also says which other
+presets go with it (`defaults: {algo: etr, data: math, cluster: gpu8}`).
 """
 
 import os
@@ -16,12 +17,13 @@ from pydantic import ValidationError
 
 from pipeline.common.errors import InputError, UsageError, UserError
 from pipeline.common.names import nearest, unknown
-from pipeline.run import machines
-from pipeline.run.door import GROUPS, ROOT, check_names, is_folder, preset_names, typed
+from pipeline.run import machines, record
+from pipeline.run.door import GROUPS, ROOT, check_names, is_folder, preset_names, record_of, typed
 from pipeline.run.shapes import SHAPE_KEYS, count
 from pipeline.settings import Settings
 from pipeline.settings.dead import TYPED, dead_keys
 from pipeline.settings.derive import derive
+from pipeline.settings.ready_sets import READY_SETS, is_named
 from pipeline.settings.schema import (
     SECTIONS,
     choices,
@@ -34,15 +36,17 @@ from pipeline.settings.schema import (
     unknown_key,
 )
 
-SHORT = {"what": "bench.what", "check": "doctor.check", "step": "replay.step"}
+SHORT = {"what": "bench.what", "check": "doctor.check", "step": "replay.step", "tracking": "tracking.to"}
 """Keys that may be written shorter on the command line."""
 SLURM = "SLURM's environment"
+"""Origin of what SLURM says of the cluster."""
 DERIVED = "the model folder's config.json"
 """Origin of settings that were derived from a Hugging Face folder."""
-"""Origin of what SLURM says of the cluster."""
+RECORDED = "the recorded settings of the run"
+"""Origin of settings that an earlier command gave to the run."""
 TOP = ("name", "runs_dir", "seed", "force", "dry_run")
-PATHS = ("data.path", "data.sft_path", "model.path", "evaluate.checkpoint", "export.checkpoint", "bench.peer_python",
-         "bench.compare", "report.peer_python")  # fmt: skip
+PATHS = ("data.path", "data.sft_path", "data.eval", "data.eval_folder", "model.path", "evaluate.checkpoint",
+         "export.checkpoint", "bench.peer_python", "bench.compare", "report.peer_python")  # fmt: skip
 """Settings that hold files or folders; on the command line they are relative to the folder it was typed in."""
 
 
@@ -101,6 +105,8 @@ def read_preset(path: Path, allow_defaults: bool = False) -> dict[str, Any]:
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise UsageError(f"{path}: a preset holds sections ({', '.join(SECTIONS)}), not {type(tree).__name__}.")
+    if "model_name" in tree:
+        raise UsageError(f"{path} is the record of a run. Give it as config={path}, without model=.")
     for section, content in tree.items():
         if section == "defaults" and allow_defaults and isinstance(content, dict):
             wrong = [name for name in content if name not in GROUPS[1:]]
@@ -146,6 +152,41 @@ def _composed(words: list[str], stage: str | None) -> tuple[Settings, dict[str, 
     """The settings, and the user's keys without effect."""
     given = _given(words)
     stage = stage or given["stage"]
+    recorded = record_of(given)
+    composed, short, defaults = _from_record(recorded, given) if recorded else _from_presets(words, given)
+    on_cpu = composed.values.get("cluster", {}).get("device") == "cpu"
+    for key, value in machines.slurm(dict(os.environ)).items():
+        if not (on_cpu and key == "devices_per_node"):  # SLURM counts GPUs, which a CPU preset does not want
+            composed.merge({"cluster": {key: value}}, SLURM)
+    for key, text in given.items():
+        if key in GROUPS or key in ("stage", "config"):
+            continue
+        composed.merge(_nested(key, _absolute(key, parse(key, text))), TYPED)
+    values = composed.values
+    values["layout"] = _chosen_layout(values)
+    values |= {"stage": stage} | {f"{group}_name": short[group] for group in GROUPS}
+    values.setdefault("name", _run_name(short, defaults, values.get("seed", 0)))
+    _add_usual_samples(values, composed.origin)
+    settings = _validated(_without_stale_count(values, composed), composed.origin)
+    _check_parameters(settings, composed.origin)
+    if given["stage"] == "evaluate" and settings.data.only_evaluates:
+        # The model is measured as it is: there is nothing to warm it up on.
+        settings = settings.model_copy(update={"sft": settings.sft.model_copy(update={"enabled": False})})
+    own = {key: origin for key, origin in composed.origin.items() if _is_users(origin)}
+    dead = dead_keys(settings, own)
+    in_files: set[str] = set()
+    for file in {own[key] for key in dead} - {TYPED}:
+        keys = {key for key in dead if own[key] == file}
+        alone = [word for word in words if word.startswith("stage=") or _names_file(word, file)]
+        in_files |= keys if alone == words else keys & _dead_in_files(alone, stage, keys)
+    return settings, {key: why for key, why in dead.items() if own[key] == TYPED or key in in_files}
+
+
+Base = tuple[Composed, dict[str, str], dict[str, str]]
+"""What the command line is laid over, the short name of each preset, and the presets that the model preset names."""
+
+
+def _from_presets(words: list[str], given: dict[str, str]) -> Base:
     chosen = {"model": given.get("model", "tiny")}
     model_tree = derived_preset(words)
     model_origin = DERIVED
@@ -161,33 +202,39 @@ def _composed(words: list[str], stage: str | None) -> tuple[Settings, dict[str, 
     composed.merge(model_tree, model_origin)
     for group in sorted(set(files) & set(given), key=GROUPS.index):
         composed.merge(read_preset(files[group]), _label(files[group]))
-    on_cpu = composed.values.get("cluster", {}).get("device") == "cpu"
-    for key, value in machines.slurm(dict(os.environ)).items():
-        if not (on_cpu and key == "devices_per_node"):  # SLURM counts GPUs, which a CPU preset does not want
-            composed.merge({"cluster": {key: value}}, SLURM)
-    for key, text in given.items():
-        if key in GROUPS or key == "stage":
-            continue
-        composed.merge(_nested(key, _absolute(key, parse(key, text))), TYPED)
-    values = composed.values
-    values["layout"] = _chosen_layout(values)
-    short = {group: _short_name(chosen.get(group, "none")) for group in GROUPS}
-    values |= {"stage": stage} | {f"{group}_name": short[group] for group in GROUPS}
-    values.setdefault("name", _run_name(short, defaults, values.get("seed", 0)))
-    settings = _validated(_without_stale_count(values, composed), composed.origin)
-    _check_parameters(settings, composed.origin)
-    own = {
-        key: origin
-        for key, origin in composed.origin.items()
-        if origin not in (SLURM, DERIVED) and not origin.startswith("configs/")
-    }
-    dead = dead_keys(settings, own)
-    in_files: set[str] = set()
-    for file in {own[key] for key in dead} - {TYPED}:
-        keys = {key for key in dead if own[key] == file}
-        alone = [word for word in words if word.startswith("stage=") or _names_file(word, file)]
-        in_files |= keys if alone == words else keys & _dead_in_files(alone, stage, keys)
-    return settings, {key: why for key, why in dead.items() if own[key] == TYPED or key in in_files}
+    return composed, {group: _short_name(chosen.get(group, "none")) for group in GROUPS}, defaults
+
+
+def _from_record(path: Path, given: dict[str, str]) -> Base:
+    """A run's recorded settings. A preset that the command line names replaces its whole section."""
+    tree = record.read(path)
+    short = {group: str(tree.pop(f"{group}_name")) for group in GROUPS}
+    named = [group for group in GROUPS[1:] if group in given]
+    composed = Composed()
+    composed.merge({key: value for key, value in tree.items() if key not in named}, RECORDED)
+    for group in named:
+        file = _preset_file(group, given[group])
+        composed.merge(read_preset(file), _label(file))
+        short[group] = _short_name(given[group])
+    return composed, short, {}
+
+
+def _is_users(origin: str) -> bool:
+    """Whether the user gave a key with this command: on its line, or in a preset file of their own."""
+    return origin not in (SLURM, DERIVED, RECORDED) and not origin.startswith("configs/")
+
+
+def _add_usual_samples(values: dict[str, Any], origin: dict[str, str]) -> None:
+    """Give each known set that `data.eval` names its usual number of samples, unless the user gave `evaluate.k`."""
+    entries, evaluate = values.get("data", {}).get("eval", []), values.setdefault("evaluate", {})
+    if not isinstance(entries, list) or not isinstance(evaluate.get("k_of", {}), dict):
+        return  # validation names the value
+    usual = {name: ready.k for name, ready in READY_SETS.items() if name in entries}
+    k_of = usual | evaluate.get("k_of", {})
+    if _is_users(origin.get("evaluate.k", RECORDED)):
+        k_of = {name: k for name, k in k_of.items() if _is_users(origin.get(f"evaluate.k_of.{name}", RECORDED))}
+    if k_of or "k_of" in evaluate:
+        evaluate["k_of"] = k_of
 
 
 def derived_preset(words: list[str]) -> dict[str, Any] | None:
@@ -195,7 +242,7 @@ def derived_preset(words: list[str]) -> dict[str, Any] | None:
 
     Raises InputError if the folder cannot be read, or holds a model that the actor cannot compute.
     """
-    model = next((word.removeprefix("model=") for word in words if word.startswith("model=")), "")
+    model = next((word.removeprefix("model=") for word in reversed(words) if word.startswith("model=")), "")
     if not is_folder(model):
         return None
     cpu = "cluster=local" in words or "cluster.device=cpu" in words
@@ -229,9 +276,7 @@ def _given(words: list[str]) -> dict[str, str]:
     for word in words:
         key, _, text = word.partition("=")
         full = SHORT.get(key, key)
-        if full in given:
-            raise UsageError(f"{full} is given twice: {given[full]} and {text}. Keep one.")
-        if "." not in full and full not in (*GROUPS, *TOP, "stage"):
+        if "." not in full and full not in (*GROUPS, *TOP, "stage", "config"):
             if full in SECTIONS:
                 raise UsageError(f"{word}: {full} is a section; set one of its keys, as in {full}.<key>=...")
             raise UsageError(unknown_key(full))
@@ -277,6 +322,8 @@ def _absolute(key: str, value: Any) -> Any:
         return value
     if isinstance(value, list):
         return [_absolute(key, item) for item in value]
+    if key == "data.eval" and isinstance(value, str) and is_named(value) and not typed(value).exists():
+        return value
     if not isinstance(value, str):
         return value
     path = typed(value).absolute()

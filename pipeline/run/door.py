@@ -37,6 +37,8 @@ GROUPS = ("model", "algo", "data", "cluster")
 
 NEEDS_NO_MODEL = frozenset({"bench", "doctor", "test"})
 """Stages that use the tiny preset if none is named."""
+FORGETFUL = NEEDS_NO_MODEL | {"compare"}
+"""Stages that do not start from the settings of the run `name=`. A comparison has runs of its own, each with its settings."""
 
 
 def preset_names(group: str) -> list[str]:
@@ -52,7 +54,7 @@ def _billions(name: str) -> float:
 
 
 def usage() -> str:
-    """What `bash run.sh` prints: stages, models, and three examples."""
+    """What `bash run.sh` prints: stages, models, and examples."""
     width = max(map(len, STAGES))
     lines = ["bash run.sh stage=<stage> model=<preset> [key=value ...]", "", "Stages"]
     lines += [f"  {name:<{width}}  {text}" for name, text in STAGES.items()]
@@ -69,6 +71,8 @@ def usage() -> str:
         "Any setting is a dotted key (algo.alpha=0.3); pipeline/settings/ describes them all. Examples",
         "  bash run.sh stage=all model=tiny                       # the whole pipeline on two CPU cores",
         "  bash run.sh stage=rl model=tiny algo=grpo seed=1       # one stage, another objective, another seed",
+        "  bash run.sh stage=rl name=tiny rl.steps=80             # a run again, from its own settings",
+        "  bash run.sh stage=evaluate model=/models/mine data.eval=aime24.jsonl   # accuracy of a model, nothing else",
         "  bash run.sh stage=rl model=32b dry_run=true            # layout, memory and commands; runs nothing",
     ]
     return "\n".join(lines)
@@ -84,8 +88,20 @@ def typed(path: str) -> Path:
     return Path(os.environ.get("ETR_FOLDER", "."), Path(path).expanduser())
 
 
+def record_of(chosen: dict[str, str]) -> Path | None:
+    """The record of settings that a command line starts from: `config=<file>`, or without model= that of the run `name=`."""
+    if "config" in chosen:
+        return typed(chosen["config"])
+    if "model" in chosen or not chosen.get("name") or chosen.get("stage") in FORGETFUL:
+        return None
+    runs = typed(chosen["runs_dir"]) if chosen.get("runs_dir") else ROOT / "runs"
+    record = runs / chosen["name"] / "config.yaml"
+    return record if record.is_file() else None
+
+
 def check_names(words: list[str]) -> str | None:
-    """The first thing wrong with the names of stage and presets on a command line, or None."""
+    """The first thing wrong with the names of stage and presets on a command line, or None. Of a key given twice the last
+    counts."""
     chosen: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -95,18 +111,20 @@ def check_names(words: list[str]) -> str | None:
             if word in preset_names("model"):
                 return f"{word}: expected key=value. Did you mean model={word}?"
             return f"{word}: expected key=value, for example stage=rl model=tiny. `bash run.sh` lists what can be run."
-        if key in chosen:
-            return f"{key} is given twice: {chosen[key]} and {value}. Keep one."
         chosen[key] = value
     stage = chosen.get("stage")
     if stage is None:
         return f"stage= is missing. Allowed: {', '.join(STAGES)}"
     if stage not in STAGES:
         return unknown("stage", stage, STAGES)
-    if "model" not in chosen and stage not in NEEDS_NO_MODEL:
+    if "config" in chosen and "model" in chosen:
+        return f"config={chosen['config']} has a model already. Remove config= or model={chosen['model']}."
+    if "model" not in chosen and stage not in NEEDS_NO_MODEL and record_of(chosen) is None:
+        named = chosen.get("name") and stage not in FORGETFUL
+        unmade = f" The run name={chosen['name']} has left no config.yaml to take it from." if named else ""
         return (
-            f"model= is missing. Allowed: {', '.join(preset_names('model'))}, a file of your own (model=my.yaml), or the"
-            " folder of a Hugging Face model."
+            f"model= is missing.{unmade} Allowed: {', '.join(preset_names('model'))}, a file of your own (model=my.yaml), or"
+            " the folder of a Hugging Face model."
         )
     for group in GROUPS:
         value = chosen.get(group, "")

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.common.errors import InputError, UsageError
 from pipeline.common.files import read_json, write_json
-from pipeline.run.catalog import HARMLESS, IRRELEVANT, Job
+from pipeline.run.catalog import HARMLESS, IRRELEVANT, PROMPTS, STAGES, Job, Stage
 from pipeline.run.imports import source_of
 from pipeline.settings import Settings
 
@@ -271,15 +271,18 @@ def prepare(job: Job, root: Path, state: State) -> list[str]:
 
 
 def require(job: Job, root: Path, command: str) -> None:
-    """Check that the stages which this job reads have finished; `command` has `{stage}` for the stage's name.
+    """Check that the stages which this job reads have finished, under the settings in force; `command` has `{stage}` for the
+    stage's name.
 
     Raises:
         InputError: one has not finished, one of its outputs is missing, or a checkpoint folder's tracker file is damaged.
+        UsageError: one was made with other settings.
     """
     for name in job.after:
         manifest = load(root, name)
         if manifest is None:
             raise InputError(f"stage={name} has not finished in {root}. Run: {command.format(stage=name)}")
+        _check_made(name, manifest, job, root, command)
         for path in manifest.get("outputs", {}):
             if "@" in path:
                 latest_iteration(root / path.partition("@")[0])
@@ -287,6 +290,36 @@ def require(job: Job, root: Path, command: str) -> None:
                 raise InputError(f"{locate(root, path)} is missing. Run: {command.format(stage=name)} force=true")
     for path in job.stage.resumes if not job.settings.force else ():
         latest_iteration(root / path)
+
+
+def _check_made(name: str, manifest: dict[str, Any], job: Job, root: Path, command: str) -> None:
+    """Check that an earlier stage, and those that it has read, were made with the settings of `job`.
+
+    What `job` reads itself, such as the prompt template, is left to its own manifest. Raises UsageError.
+    """
+    stage = STAGES[name]
+    made, now = manifest.get("config", {}), flat(job.settings, stage.binding)
+    changes = State(_binding(stage, now), {}).changed_from({"config": _binding(stage, made)})
+    if changes and made:  # a record without settings says nothing
+        raise UsageError(
+            f"{root / name} was made with other settings: {'; '.join(changes)}.\n"
+            f"Give those settings, or make it again: {command.format(stage=name)}\n"
+            f"Without model=, `stage={job.stage.name} name={job.settings.name}` uses the settings of the run."
+        )
+    for earlier in Job(stage, job.settings).after if name in ("sft", "convert") else ():
+        inner = load(root, earlier)
+        if inner is not None:
+            _check_made(earlier, inner, job, root, command)
+
+
+def _binding(stage: Stage, config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a flat configuration that decides what a stage leaves."""
+    within = tuple(f"{key}." for key in stage.binding)
+    return {
+        key: value
+        for key, value in config.items()
+        if (key in stage.binding or key.startswith(within)) and key not in PROMPTS
+    }
 
 
 def _move_aside(path: Path) -> str:

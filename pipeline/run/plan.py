@@ -40,7 +40,7 @@ def check(settings: Settings) -> None:
     generates = settings.stage not in ("convert", "export")
     problems = [*_cuts(settings), *_world(settings), *(_lengths(settings) if generates else [])]
     if not problems:
-        problems = [*(_batch(settings) if generates else []), *_fit(settings)]
+        problems = [*(_batch(settings) if settings.stage == "rl" else []), *_fit(settings)]
     if problems:
         raise UsageError("This layout cannot work:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
@@ -128,7 +128,7 @@ def _lengths(settings: Settings) -> list[str]:
         problems.append(
             f"{text} = {longest} exceed the model's context of {settings.model.max_position_embeddings} tokens."
         )
-    if longest > layout.micro_batch_tokens:
+    if longest > layout.micro_batch_tokens and settings.stage != "evaluate":  # which makes no micro-batches
         problems.append(f"{text} = {longest} do not fit into layout.micro_batch_tokens={layout.micro_batch_tokens}.")
     return problems
 
@@ -267,15 +267,7 @@ def _memory_lines(settings: Settings) -> list[str]:
         f" generating {memory.generating / unit:.1f}; a device has {device * GIB / unit:g}"
     )
     if memory.peak > device * GIB:
-        cure = "rl.recompute=true, a smaller layout.micro_batch_tokens"
-        if memory.generating > device * GIB:
-            share = (
-                "rollout.gpu_memory_share"
-                if chosen_engine(settings) == "vllm" and uses_gpus(settings.cluster)
-                else "rollout.kv_memory_gib"
-            )
-            cure = f"a smaller {share}"
-        lines.append(f"  WARNING: by this estimate it does not fit. Try {cure}, a larger layout.tp, or more nodes.")
+        lines.append(f"  WARNING: by this estimate it does not fit. Try {_cures(settings, memory)}.")
     if uses_gpus(settings.cluster) and gpu_count():  # planned on a machine of the cluster
         problem = device_problem(settings.cluster)
         lines += [f"  WARNING: {problem}"] if problem else []
@@ -306,15 +298,30 @@ def _warm_up_lines(settings: Settings) -> list[str]:
     return lines
 
 
+def _cures(settings: Settings, memory: Memory) -> str:
+    """What makes each peak smaller that is too large."""
+    limit, gpus = settings.cluster.device_memory_gib * GIB, uses_gpus(settings.cluster)
+    cures = []
+    if memory.training > limit:
+        cures += [] if settings.rl.recompute else ["rl.recompute=true"]
+        cures.append("a smaller layout.micro_batch_tokens")
+    if memory.generating > limit:
+        on_vllm = chosen_engine(settings) == "vllm" and gpus
+        cures.append("a smaller " + ("rollout.gpu_memory_share" if on_vllm else "rollout.kv_memory_gib"))
+    cures.append("a larger layout.tp" + (", or more nodes" if gpus else ""))
+    return ", ".join(cures)
+
+
 def _host_lines(settings: Settings) -> list[str]:
     """Host memory of one node, and a warning if the node has less."""
-    need, what = host(settings, _memory(settings).peak, uses_gpus(settings.cluster))
+    need, what = host(settings, _memory(settings), uses_gpus(settings.cluster))
     have = settings.cluster.node_memory_gib
     lines = [f"Host memory of a node, GiB (estimate): {need / GIB:.1f} for {what}; a node has {have:g}"]
     if need > have * GIB:
         lines.append(
-            "  WARNING: by this estimate it does not fit (cluster.node_memory_gib). Use fewer devices a node, or"
-            " sft.enabled=false to go without the warm-up."
+            "  WARNING: by this estimate it does not fit (cluster.node_memory_gib). Use fewer ranks a node"
+            " (cluster.devices_per_node)"
+            + (", or sft.enabled=false to go without the warm-up." if "warm-up" in what else ".")
         )
     return lines
 

@@ -14,12 +14,13 @@ from pipeline.settings.data import Arithmetic, Clean, Columns, Data
 from pipeline.settings.doctor import Doctor
 from pipeline.settings.model import Experts, Layout, Model, Rope
 from pipeline.settings.serving import Bench, Evaluate, Export, Report, Rollout, Verify
+from pipeline.settings.tracking import Profile, Tracking
 from pipeline.settings.training import Optimizer, Replay, Rl, Sft, SftPhase
 
 __all__ = [
     "Algo", "Arithmetic", "Bench", "Clean", "Cluster", "Columns", "Compare", "Data", "Doctor", "Evaluate", "Experts",
-    "Export", "Layout", "Model", "Optimizer", "Replay", "Report", "Rl", "Rollout", "Rope", "Section", "Settings", "Sft",
-    "SftPhase", "Speed", "Verify",
+    "Export", "Layout", "Model", "Optimizer", "Profile", "Replay", "Report", "Rl", "Rollout", "Rope", "Section",
+    "Settings", "Sft", "SftPhase", "Speed", "Tracking", "Verify",
 ]  # fmt: skip
 
 
@@ -72,6 +73,10 @@ class Settings(Section):
     """The report and its audit of rewards."""
     replay: Replay = Replay()
     """A step made again."""
+    tracking: Tracking = Tracking()
+    """Where metrics go besides metrics.jsonl."""
+    profile: Profile = Profile()
+    """Traces of single steps."""
     bench: Bench = Bench()
     """Measurements."""
     compare: Compare = Compare()

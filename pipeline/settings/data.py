@@ -1,10 +1,11 @@
 """Where problems come from and how they are cleaned and turned into prompts."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from pipeline.settings.base import Section
+from pipeline.settings.ready_sets import sets_of
 
 LARGEST_TOTAL = 19
 """The largest running total of an embedded problem."""
@@ -115,6 +116,11 @@ class Data(Section):
     """Encoding of text files (latin-1, cp1252, gb18030, ...). UTF-16 is recognised without it."""
     split: str = "train"
     """Which split of a folder that has several."""
+    eval: list[str] = []
+    """Evaluation sets in short: names of known sets (aime24, aime25, amc23, gsm8k, math500) and files, each named after its
+    file."""
+    eval_folder: str | None = None
+    """Folder with the files of the known sets (`aime24.jsonl`, `MATH-500`); none: the package datasets loads them."""
     eval_path: dict[str, str] = {}
     """Evaluation sets by name (`data.eval_path.math500=...`); also what training is decontaminated against."""
     eval_split: str = "test"
@@ -140,3 +146,20 @@ class Data(Section):
     """The embedded generator."""
     clean: Clean = Clean()
     """Cleaning of files."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_sets(cls, values: Any) -> Any:
+        """Give every entry of `eval` its place in `eval_path`; a set that is given there by name wins."""
+        entries = values.get("eval") if isinstance(values, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+            return values
+        given, folder = values.get("eval_path") or {}, values.get("eval_folder")
+        if not isinstance(given, dict) or not isinstance(folder, str | None):
+            return values
+        return values | {"eval_path": sets_of(entries, folder) | given}
+
+    @property
+    def only_evaluates(self) -> bool:
+        """Evaluation sets, and nothing to train on."""
+        return self.source == "files" and bool(self.eval_path) and not self.path and not self.sft_path

@@ -15,6 +15,7 @@ from pipeline.common.benches import BENCHES
 from pipeline.settings import Settings
 from pipeline.settings.algo import NEIGHBOURS, STATIC
 from pipeline.settings.engine import chosen_engine, uses_gpus, why_chosen
+from pipeline.settings.ready_sets import READY_SETS
 from pipeline.settings.schema import split_key
 
 COUNTERFACTUAL = ("adpo", "fac", "dc_grpo", "abc_grpo")
@@ -210,8 +211,8 @@ RUN_RULES = (
     # Data
     Rule(
         lambda s: s.data.source == "arithmetic",
-        ("data.path", "data.eval_path*", "data.sft_path", "data.split", "data.eval_split", "data.limit", "data.columns.*",
-         "data.vocab_size", "data.clean.*"),
+        ("data.path", "data.eval", "data.eval_folder", "data.eval_path*", "data.sft_path", "data.split",
+         "data.eval_split", "data.limit", "data.columns.*", "data.vocab_size", "data.clean.*"),
         "data.source=arithmetic reads no files", "Use data=math", neutral=([], {}, None),
     ),
     Rule(
@@ -224,7 +225,11 @@ RUN_RULES = (
     ),
     Rule(
         lambda s: not s.data.eval_path, ("data.clean.decontaminate_*", "data.eval_split"),
-        "no evaluation set is given", "Give data.eval_path.<name>=<file>",
+        "no evaluation set is given", "Give data.eval=<file>",
+    ),
+    Rule(
+        lambda s: not READY_SETS.keys() & {*s.data.eval}, ("data.eval_folder",), "data.eval names no known set",
+        "Use data.eval=aime24",
     ),
     Rule(
         lambda s: _files([*s.data.path, *s.data.sft_path]), ("data.split",), "only folders have splits, and data.path names"
@@ -272,6 +277,14 @@ RUN_RULES = (
     Rule(
         lambda s: s.rl.export_every > s.rl.steps, ("rl.export_every",),
         "it is above rl.steps={s.rl.steps}, so no step exports", "Give a smaller one",
+    ),
+    Rule(
+        lambda s: not {*s.tracking.to} - {"tensorboard"}, ("tracking.project",), "tracking={s.tracking.to} lists no projects",
+        "Use tracking=wandb",
+    ),
+    Rule(
+        lambda s: all(step > s.rl.steps for step in s.profile.steps), ("profile.steps",),
+        "no step of them is up to rl.steps={s.rl.steps}", "Give smaller ones", neutral=([],),
     ),
     # Rollouts
     Rule(

@@ -90,7 +90,7 @@ def _is_section(annotation: Any) -> bool:
 def unknown_key(key: str, walked: list[str] | None = None) -> str:
     """The message for a key that does not exist."""
     guess = nearest(key, [name.replace(".<name>", "") for name in all_keys()])
-    text = f"{key}: there is no such setting." + (f" Did you mean {guess}?" if guess else "")
+    text = f"{key}: there is no such setting." + (f" Did you mean {guess}?" if guess not in (None, key) else "")
     prefix = ".".join(walked or [])
     inside = [name for name in all_keys() if prefix and name.startswith(prefix + ".")]
     if inside:

@@ -148,7 +148,9 @@ class Evaluate(Section):
     checkpoint: str = "auto"
     """before (the converted base), after (the trained actor), auto (both, as far as they exist), or a folder."""
     k: int = Field(8, ge=1)
-    """Samples for each problem: avg@k and pass@k."""
+    """Samples for each problem, for avg@k, pass@k and maj@k."""
+    k_of: dict[str, int] = {}
+    """`k` of single sets (`evaluate.k_of.aime24=64`). Without `k`, known sets that data.eval names have their usual one."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature of the k samples; greedy accuracy is measured besides."""
     top_p: float = Field(1.0, gt=0, le=1)
@@ -158,7 +160,15 @@ class Evaluate(Section):
     bootstrap: int = Field(2000, ge=1)
     """Resamples for the confidence intervals."""
     samples: int = Field(24, ge=0)
-    """Problems of each set kept for the report, each with its greedy response and its `k` samples."""
+    """Problems of each set kept for the report, each with all its responses. The files beside hold every problem."""
+
+    @field_validator("k_of")
+    @classmethod
+    def _check_k_of(cls, k_of: dict[str, int]) -> dict[str, int]:
+        for name, k in k_of.items():
+            if k < 1:
+                raise ValueError(f"evaluate.k_of.{name}={k}: allowed is a whole number >= 1")
+        return k_of
 
 
 class Report(Section):

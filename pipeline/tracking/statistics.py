@@ -76,6 +76,7 @@ def bootstrap_intervals(
 def summarise(
     correct: ArrayLike,
     greedy: ArrayLike | None = None,
+    majority: ArrayLike | None = None,
     *,
     bootstrap: int = RESAMPLES,
     seed: int = 0,
@@ -86,11 +87,12 @@ def summarise(
     Args:
         correct: [problems, samples], true or 1 where a sampled response is right.
         greedy: [problems], the same for the greedy response; None to leave it out.
+        majority: [problems], the chance that the most frequent answer of the samples is right; None to leave it out.
         bootstrap, seed, level: of the intervals: how often the problems are drawn, and as in `bootstrap_intervals`.
 
     Returns:
-        `{"n", "k", "greedy", "avg@k", "pass@1", "pass@2", "pass@4", ..., "pass@k"}` and beside each figure its interval
-        as `"<name>_ci": [low, high]`. pass@j is given for the powers of two up to the number of samples, and for it.
+        `{"n", "k", "greedy", "avg@k", "pass@1", "pass@2", "pass@4", ..., "pass@k", "maj@k"}` and beside each figure its
+        interval as `"<name>_ci": [low, high]`. pass@j is given for the powers of two up to the number of samples, and for it.
 
     Raises:
         ValueError: no problems, no samples, or entries other than 0 and 1.
@@ -111,6 +113,8 @@ def summarise(
     right = table.sum(axis=1).astype(np.int64)
     for k in passes(samples):
         columns[f"pass@{k}"] = pass_at_k(samples, right, k)
+    if majority is not None:
+        columns[f"maj@{samples}"] = np.asarray(majority, dtype=np.float64)
 
     values = np.stack(list(columns.values()), axis=1)
     low, high = bootstrap_intervals(values, bootstrap, seed, level)
@@ -158,3 +162,9 @@ def is_direct(text: str) -> bool:
         if character == "}" and depth == 0:
             return i == len(rest) - 1
     return False
+
+
+def is_accuracy(key: str) -> bool:
+    """True for `greedy`, `avg@k`, `pass@k` and `maj@k` of a set's entry; not for their intervals."""
+    name, at, k = key.partition("@")
+    return key == "greedy" or (name in ("avg", "pass", "maj") and bool(at) and k.isdigit())

@@ -1,4 +1,5 @@
-"""The record of a training run: `metrics.jsonl`, `samples.jsonl`, TensorBoard events, and one printed line per step."""
+"""The record of a training run: `metrics.jsonl`, `samples.jsonl`, TensorBoard events, other trackers, and one printed line per
+step."""
 
 import sys
 import time
@@ -11,6 +12,7 @@ from pipeline.common.files import append_jsonl, read_jsonl, write_jsonl
 from pipeline.common.spans import spans
 from pipeline.tracking.events import Events
 from pipeline.tracking.progress import Clock, Progress, duration, shown
+from pipeline.tracking.services import Services
 from pipeline.tracking.values import number, strict
 
 FIGURES = (
@@ -19,8 +21,9 @@ FIGURES = (
     ("clip", ("clip/low", "clip/high")),
     ("entropy", ("policy/entropy",)),
     ("tok/s", ("speed/tokens_per_s",)),
+    ("mfu", ("speed/mfu",)),
 )
-"""Figures of the line, and the metric of each; `clip` is the sum of two, in per cent."""
+"""Figures of the line, and the metric of each; `clip` is the sum of two, and like `mfu` in per cent."""
 
 
 class Tracker:
@@ -31,6 +34,10 @@ class Tracker:
         total_steps: steps of the whole run, for the time left.
         enabled: False: nothing is written or shown.
         label: the start of each line.
+        events: write TensorBoard events.
+        services: other trackers.
+        devices: ranks of the run, for the speed of one.
+        peak: most operations a second of one device, for MFU; None: not known.
         stream, clock: for tests; standard output and `time.perf_counter` otherwise.
     """
 
@@ -41,6 +48,10 @@ class Tracker:
         enabled: bool = True,
         label: str = "rl",
         *,
+        events: bool = True,
+        services: Services | None = None,
+        devices: int = 1,
+        peak: float | None = None,
         stream: TextIO | None = None,
         clock: Clock = time.perf_counter,
     ) -> None:
@@ -48,7 +59,9 @@ class Tracker:
         self.enabled = enabled
         self._metrics = StepFile(root / "metrics.jsonl")
         self._samples = StepFile(root / "samples.jsonl")
-        self._events = Events(root / "tensorboard")
+        self._events = Events(root / "tensorboard") if events else None
+        self._services = services or Services()
+        self._devices, self._peak = devices, peak
         self._clock = clock
         self._shape = (total_steps, label, stream)
         self._progress: Progress | None = None
@@ -74,7 +87,8 @@ class Tracker:
                     file=stream,
                     flush=True,
                 )
-            self._events = Events(self._events.folder, purge_step=step + 1)
+            if self._events is not None:
+                self._events = Events(self._events.folder, purge_step=step + 1)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows that are in metrics.jsonl; none where this tracker is not enabled."""
@@ -92,10 +106,11 @@ class Tracker:
             self._seconds[name] = self._seconds.get(name, 0.0) + self._clock() - start
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Write one step's row: `metrics`, the phases as `seconds/<phase>`, and `seconds/step`, all since the last
-        call; from `speed/generated_tokens` also the response tokens a second of the whole step and of the `generate`
-        phase. Steps must rise; rows that an earlier process left for this step or later ones are dropped. The row is on
-        the disk when this returns, so that a checkpoint saved afterwards never has more steps than the file has rows.
+        """Write one step's row: `metrics`, the phases as `seconds/<phase>`, and `seconds/step`, all since the last call; from
+        `speed/generated_tokens` also the response tokens a second of the whole step (of all devices, and of one) and of the
+        `generate` phase; from `speed/update_operations` the share of the devices' peak in the `update` phase. Steps must rise;
+        rows that an earlier process left for this step or later ones are dropped. The row is on the disk when this returns, so
+        that a checkpoint saved afterwards never has more steps than the file has rows.
 
         Args:
             metrics: `<group>/<name>` -> number, or `{"edges": [n + 1], "counts": [n]}`. NaN and infinity become null.
@@ -112,11 +127,13 @@ class Tracker:
         now = self._clock()
         timed = {f"seconds/{name}": seconds for name, seconds in self._seconds.items()}
         timed |= {"seconds/step": now - self._since}
-        row = {"step": step} | strict(timed | _speeds(metrics, timed) | dict(metrics))
+        row = {"step": step} | strict(timed | self._speeds(metrics, timed) | dict(metrics))
         self._seconds = {}
         if self.enabled:
             self._metrics.append(step, [row])
-            self._events.add(step, time.time(), row)
+            if self._events is not None:
+                self._events.add(step, time.time(), row)
+            self._services.log(step, row)
             self._show(step, row)
         self._since = self._clock()
         return row
@@ -132,7 +149,9 @@ class Tracker:
 
     def close(self) -> None:
         """Flush the events and end the display. Calling it again does nothing."""
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
+        self._services.close()
         if self._progress is not None:
             self._progress.close()
 
@@ -141,6 +160,21 @@ class Tracker:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _speeds(self, metrics: Mapping[str, Any], timed: Mapping[str, float]) -> dict[str, float]:
+        """Work of the step by the seconds that it took; without what is not known."""
+        tokens, operations = (
+            number(metrics.get(f"speed/{name}")) for name in ("generated_tokens", "update_operations")
+        )
+        step, generate, update = (timed.get(f"seconds/{name}", 0.0) for name in ("step", "generate", "update"))
+        speeds: dict[str, float] = {}
+        if tokens is not None and step > 0:
+            speeds |= {"speed/tokens_per_s": tokens / step, "speed/tokens_per_s_device": tokens / step / self._devices}
+        if tokens is not None and generate > 0:
+            speeds |= {"speed/rollout_tokens_per_s": tokens / generate}
+        if operations is not None and self._peak is not None and update > 0:
+            speeds |= {"speed/mfu": operations / update / (self._peak * self._devices)}
+        return speeds
 
     def _show(self, step: int, row: Mapping[str, Any]) -> None:
         if self._progress is None:
@@ -186,23 +220,14 @@ def figures(row: Mapping[str, Any]) -> str:
         found = [value for name in names if (value := number(row.get(name))) is not None]
         if not found:
             continue
-        if label == "clip":
-            parts.append(f"clip {100 * sum(found):.1f}%")
+        if label in ("clip", "mfu"):
+            parts.append(f"{label} {100 * sum(found):.1f}%")
         elif label == "tok/s":
             parts.append(f"{shown(found[0])} tok/s")
         else:
             parts.append(f"{label} {shown(found[0])}")
     seconds = number(row.get("seconds/step"))
     return "  ".join(parts + ([duration(seconds)] if seconds is not None else []))
-
-
-def _speeds(metrics: Mapping[str, Any], timed: Mapping[str, float]) -> dict[str, float]:
-    tokens = number(metrics.get("speed/generated_tokens"))
-    spans = {
-        "speed/tokens_per_s": timed["seconds/step"],
-        "speed/rollout_tokens_per_s": timed.get("seconds/generate", 0.0),
-    }
-    return {} if tokens is None else {name: tokens / seconds for name, seconds in spans.items() if seconds > 0}
 
 
 def _steps(numbers: set[int]) -> str:

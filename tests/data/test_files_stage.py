@@ -1,6 +1,8 @@
 """stage=preprocess on files: what later stages read, what happened to every row, and what is printed."""
 
 import json
+import sys
+import types
 from collections import Counter
 
 import pytest
@@ -163,7 +165,7 @@ def test_empty_results_and_missing_files_are_errors(tmp_path):
     write_rows(tmp_path / "same.jsonl", [good(1)])
     path = f"data.path={tmp_path}/same.jsonl"
     with pytest.raises(InputError, match=r"nothing of the training problems: 1 contaminated"):
-        preprocessed(tmp_path, path, f"data.eval_path.e={tmp_path}/same.jsonl")
+        preprocessed(tmp_path, path, f"data.eval_path.e={write_rows(tmp_path / 'copy.jsonl', [good(1)])}")
     assert json.loads((tmp_path / "runs/test/preprocess/dropped.jsonl").read_text())["reason"] == "contaminated"
     with pytest.raises(InputError, match=r"nothing of the training problems: 1 prompt too long"):
         preprocessed(tmp_path, path, "rollout.max_prompt_tokens=5")
@@ -178,8 +180,12 @@ def test_empty_results_and_missing_files_are_errors(tmp_path):
         preprocessed(tmp_path, f"data.path={tmp_path}/other.jsonl")
     with pytest.raises(UsageError, match=r"data\.path is empty"):
         preprocessed(tmp_path)
+    with pytest.raises(
+        UsageError, match=r"same\.jsonl is given for training \(data\.path\) and for evaluation \(same\)"
+    ):
+        preprocessed(tmp_path, path, f"data.eval={tmp_path}/same.jsonl")
     with pytest.raises(UsageError, match="an evaluation set's name"):
-        preprocessed(tmp_path, path, f"data.eval_path.a/b={tmp_path}/same.jsonl")
+        preprocessed(tmp_path, path, f"data.eval_path.a/b={tmp_path}/copy.jsonl")
 
 
 def test_a_folder_is_an_input_by_its_content(tmp_path):
@@ -209,3 +215,52 @@ def test_the_command_line_runs_it_and_reports_a_missing_file(tmp_path):
     missing = run_cli(*words, "data.path=absent.jsonl", cwd=tmp_path)
     assert missing.code == 3
     assert missing.err.splitlines()[-1].startswith(f"{tmp_path}/absent.jsonl: no such file or folder")
+
+
+def test_a_known_set_without_a_file_is_loaded_by_its_name(tmp_path, monkeypatch):
+    write_rows(tmp_path / "train.jsonl", [good(1)])
+    words = [f"data.path={tmp_path}/train.jsonl", "data.eval=aime24"]
+    monkeypatch.setitem(sys.modules, "datasets", None)  # as where the package is not installed
+    with pytest.raises(InputError, match=r"package datasets.* is not installed\. Download HuggingFaceH4/aime_2024"):
+        preprocessed(tmp_path, *words)
+    asked = []
+
+    def load_dataset(name, config, split):
+        asked.append((name, config, split))
+        if len(asked) == 1:
+            raise ConnectionError("no route\nto the hub")
+        return [{"problem": "What is 1 + 1?", "answer": "2", "year": "2024"}]
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    with pytest.raises(InputError, match=r"could not be loaded \(no route\)\. Download"):
+        preprocessed(tmp_path, *words)
+    run, _ = preprocessed(tmp_path, *words)
+    assert rows_of(run, "eval/aime24")[0]["answer"] == "2"
+    preprocessed(tmp_path, *words)
+    assert asked == [("HuggingFaceH4/aime_2024", None, "train")] * 2  # what was loaded stays
+
+
+def test_known_sets_in_the_schemas_in_which_they_are_published(tmp_path):
+    of_math500 = {
+        "problem": "Sum?",
+        "solution": "$\\boxed{7}$.",
+        "answer": "7",
+        "level": 2,
+        "unique_id": "test/a/1.json",
+    }
+    published = {
+        "AIME_2024.jsonl": {"id": 60, "problem": "What is 1 + 3?", "solution": "So.", "answer": "4", "year": "2024"},
+        "aime25.jsonl": {"problem": "What is 2 + 3?", "answer": "5", "id": "0"},
+        "amc23.jsonl": {"id": 0, "answer": 6.0, "question": "What is 3 + 3?", "url": "u"},
+        "math-500.json": of_math500,
+        "gsm8k_test.jsonl": {"question": "How many?", "answer": "4+4=<<4+4=8>>8\n#### 8"},
+    }
+    for name, row in published.items():
+        write_rows(tmp_path / "sets" / name, [row])
+    names = ["aime24", "aime25", "amc23", "math500", "gsm8k"]
+    words = [f"data.eval={','.join(names)}", f"data.eval_folder={tmp_path}/sets"]
+    run, _ = preprocessed(tmp_path, f"data.path={write_rows(tmp_path / 'train.jsonl', [good(1)])}", *words)
+    answers = [rows_of(run, f"eval/{name}")[0]["answer"] for name in names]
+    assert answers == ["4", "5", "6", "7", "8"]
+    with pytest.raises(UsageError, match="there are no training problems"):
+        preprocessed(tmp_path, *words, "sft.enabled=false")

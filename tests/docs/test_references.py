@@ -30,7 +30,7 @@ CODE = ("pipeline", "megatron_patches", "stages")
 FILE = re.compile(r"[\w./-]+\.(?:py|md|yaml|yml|txt|toml|sh|jsonl?|html|css|js)")
 HISTORY = {"CHANGELOG.md"}
 """Pages that also name what is no longer there."""
-THEIRS = {"my_losses.py", "my.yaml", "my-model.yaml", "mine.jsonl", "held_out.jsonl", "more.parquet"}
+THEIRS = {"my_losses.py", "my.yaml", "my-model.yaml", "mine.jsonl", "held_out.jsonl", "more.parquet", "aime24.jsonl"}
 """Files that a reader has, not we."""
 
 
@@ -144,7 +144,8 @@ def wrong_command(line: str) -> list[str]:
             wrong.append(problem)
         if key == "stage" and value not in STAGES:
             wrong.append(f"no stage {value}")
-        if key == "model" and not value.endswith(".yaml") and value not in preset_names("model"):
+        own = value.endswith(".yaml") or value.startswith("/")  # a file or folder of the reader
+        if key == "model" and not own and value not in preset_names("model"):
             wrong.append(f"no model {value}")
     return wrong
 

@@ -65,6 +65,11 @@ def run_cli(*arguments: str, cwd: Path = ROOT, timeout: float = 60.0, **extra: s
     return CliResult(result.returncode, result.stdout, result.stderr)
 
 
+def worked(out: str) -> list[str]:
+    """The stages whose stand-ins have run, from what the command line printed (tests/run/conftest.py)."""
+    return [line.removeprefix("worked on ") for line in out.splitlines() if line.startswith("worked on ")]
+
+
 def end(process: subprocess.Popen[str]) -> None:
     """Ends a started process and its session."""
     if process.poll() is None:

@@ -69,6 +69,7 @@ WRONG = [
     ("rl", "rollout.server_address=node0", 2, "expected host:port"),
     ("rl", "model.experts.count=8", 2, "qwen3_moe needs experts"),
     ("rl", "seed=18446744073709551616", 2, "<= 4294967295"),
+    ("evaluate", "evaluate.k_of.held_ou=3", 2, "Did you mean evaluate.k_of=held_out?"),
     ("rl", "seed=4294967296", 2, "<= 4294967295"),
     ("rl", "name=" + "n" * 300, 2, "at most 200 bytes"),
     ("rl", "name=a\nb", 2, r"name='a\nb'"),

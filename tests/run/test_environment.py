@@ -14,6 +14,12 @@ from stages import doctor
 
 OURS = {"pipeline", "stages", "megatron_patches"}
 ONLY_WITH_EXTRAS = {"vllm", "triton", "transformer_engine", "flash_attn"}
+OPTIONAL = {
+    "wandb",
+    "mlflow",
+    "trackio",
+    "datasets",
+}  # brought by the user; the messages name them where they are absent
 
 
 def imported(path):
@@ -33,7 +39,7 @@ def test_direct_names_what_the_project_imports():
         if "peers" not in path.parts  # other interpreters run those
         for name in imported(path)
     }
-    names -= OURS | ONLY_WITH_EXTRAS | set(sys.stdlib_module_names)
+    names -= OURS | ONLY_WITH_EXTRAS | OPTIONAL | set(sys.stdlib_module_names)
     distributions = importlib.metadata.packages_distributions()
     needed = {name: {found.lower() for found in distributions.get(name, ())} for name in sorted(names)}
     direct = {name.lower() for name in environment.DIRECT}

@@ -181,6 +181,27 @@ def test_memory_of_the_warm_up(tmp_path, monkeypatch, capsys):
     assert "WARNING: by this estimate it does not fit. Try" in capsys.readouterr().out
 
 
+def test_host_memory_while_a_checkpoint_is_saved(capsys):
+    """134,515,008 parameters: 2 ranks with fp32 weights, gradients and half of Adam's moments each, and on one rank 24 bytes a
+    parameter of what is saved: 6.0 GiB, where 7.2 GB (6.7 GiB) were seen."""
+    words = [
+        "stage=rl",
+        "model=smollm2-135m",
+        "cluster=local",
+        "model.dtype=fp32",
+        "layout.micro_batch_tokens=600",
+        "dry_run=true",
+    ]
+    words += [
+        "rollout.max_prompt_tokens=100",
+        "rollout.max_new_tokens=500",
+        "rollout.kv_memory_gib=0.1",
+        "sft.enabled=false",
+    ]
+    assert cli.main(words) == 0
+    assert "Host memory of a node, GiB (estimate): 6.0 for RL while it saves a checkpoint" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -198,3 +219,21 @@ def test_a_dry_run_of_an_impossible_layout_is_refused(tmp_path, monkeypatch, cap
     monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
     assert cli.main(["stage=rl", f"model={preset(tmp_path)}", "dry_run=true", "layout.tp=3"]) == 2
     assert "layout.tp=3 does not divide" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cluster=local"], "rl.recompute=true, a smaller layout.micro_batch_tokens, a smaller rollout.kv_memory_gib,"),
+        (["cluster=local", "layout.micro_batch_tokens=4096"], "Try a smaller rollout.kv_memory_gib, a larger layout.tp.\n"),
+        (["cluster=gpu1", "cluster.device_memory_gib=8", "rollout.engine=vllm", "rollout.gpu_memory_share=0.1"],
+         "Try rl.recompute=true, a smaller layout.micro_batch_tokens, a larger layout.tp, or more nodes.\n"),
+    ],
+    ids=["CPU", "CPU, generation alone", "GPU"],
+)  # fmt: skip
+def test_what_does_not_fit_is_told_what_helps_there(capsys, words, said):
+    """A machine without GPUs is given no advice about them, and each peak its own."""
+    assert cli.main(["stage=rl", "model=smollm2-135m", "dry_run=true", "sft.enabled=false", *words]) == 0
+    out = capsys.readouterr().out
+    assert said in out
+    assert "warm-up" not in out

@@ -74,7 +74,7 @@ def test_alone_it_prints_what_can_be_run_without_an_environment(house, bash, wor
     assert result.returncode == 0
     for part in ("preprocess", "doctor", "32b", "30b-a3b", "llama3.1-8b"):
         assert part in result.stdout
-    assert result.stdout.count("  bash run.sh stage=") == 3
+    assert result.stdout.count("  bash run.sh stage=") == 5
     assert "installs" not in result.stdout
 
 

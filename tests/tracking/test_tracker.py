@@ -252,3 +252,17 @@ def test_tensorboard_reads_the_events_and_forgets_the_steps_after_a_resume(tmp_p
     last = events.Histograms("hist/scale")[-1].histogram_value
     assert (last.num, last.sum) == (4.0, 3 * 0.5 + 1.5)
     assert list(last.bucket) == HISTOGRAM["counts"]
+
+
+def test_speeds_of_one_device_and_the_share_of_the_peak(tmp_path):
+    clock, out = Clock(), io.StringIO()
+    with Tracker(tmp_path, 2, stream=out, clock=clock, events=False, devices=4, peak=1e12) as tracker:
+        with tracker.phase("update"):
+            clock.now += 2
+        clock.now += 6
+        row = tracker.log(1, {"speed/generated_tokens": 800, "speed/update_operations": 4e12})
+        assert "speed/mfu" not in tracker.log(2, {"speed/generated_tokens": 800})
+    assert (row["speed/tokens_per_s"], row["speed/tokens_per_s_device"]) == (100, 25)
+    assert row["speed/mfu"] == 0.5  # 4e12 operations in 2 s, on devices of together 4e12 a second
+    assert "mfu 50.0%" in out.getvalue().splitlines()[0]
+    assert not (tmp_path / "tensorboard").exists()

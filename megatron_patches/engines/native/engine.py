@@ -59,6 +59,10 @@ class NativeEngine:
         self.limit = Limit(model.max_position_embeddings, "the model's context")
         self.policy_version = 0
         self.decoder = Decoder(unwrap_model(chunks[0]), model.vocab_size, 60 * timeout_minutes)
+        if self.decoder.products.why_not and (
+            not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+        ):
+            print(self.decoder.products.why_not, flush=True)
         self._cache: Cache | None = None
         self._stop_strings: StopStrings | None = None
 

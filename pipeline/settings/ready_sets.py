@@ -1,0 +1,96 @@
+"""Published evaluation sets that `data.eval=[aime24,...]` knows by name, and how many samples are usual for each.
+
+Small sets need more samples: with 30 problems, one answer more or less is three points. AIME and AMC are reported as avg@32,
+MATH-500 as avg@4; GSM8K has so many problems that one sample is steady, and a few more give pass@k.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.common.names import unknown
+
+BY_PACKAGE = "datasets:"
+"""Path of a known set without a file: the package `datasets` loads it."""
+ENDINGS = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")
+_PACKED = (".gz", ".bz2", ".xz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadySet:
+    """One published set."""
+
+    published_as: str
+    """Data set on the hub."""
+    config: str | None = None
+    """Its configuration there, if it has several."""
+    split: str = "test"
+    problems: int
+    """Problems of the published set. Another number makes a score that cannot be compared."""
+    k: int
+    """Samples for each problem, as this set is usually reported."""
+
+
+READY_SETS = {
+    "aime24": ReadySet(published_as="HuggingFaceH4/aime_2024", split="train", problems=30, k=32),
+    "aime25": ReadySet(published_as="math-ai/aime25", problems=30, k=32),
+    "amc23": ReadySet(published_as="math-ai/amc23", problems=40, k=32),
+    "math500": ReadySet(published_as="HuggingFaceH4/MATH-500", problems=500, k=4),
+    "gsm8k": ReadySet(published_as="openai/gsm8k", config="main", problems=1319, k=4),
+}
+"""By name. Their columns are among those that `data.columns` knows."""
+
+
+def is_named(entry: str) -> bool:
+    """Whether an entry of `data.eval` is the name of a set and not a path."""
+    return "/" not in entry and not Path(entry).suffix
+
+
+def sets_of(entries: list[str], folder: str | None) -> dict[str, str]:
+    """Name -> path of each entry of `data.eval`. Known sets are looked for in `folder`.
+
+    Raises ValueError for a name that is not known, and for two entries with one name.
+    """
+    found: dict[str, str] = {}
+    for entry in entries:
+        if entry in READY_SETS:
+            name, path = entry, _in_folder(entry, folder) or f"{BY_PACKAGE}{entry}"
+        elif is_named(entry) and not Path(entry).is_dir():
+            raise ValueError(f"{unknown('data.eval', entry, READY_SETS)}, or a file (data.eval=mine.jsonl)")
+        else:
+            name, path = _name_of(Path(entry)), entry
+        if name in found:
+            raise ValueError(
+                f"data.eval has two sets called {name}: {found[name]} and {path}. Give one as data.eval_path.<name>=<file>"
+            )
+        found[name] = path
+    return found
+
+
+def _in_folder(name: str, folder: str | None) -> str | None:
+    """The file or dataset folder of a known set: called by its name or as it is published, whatever the case and dashes."""
+    if folder is None or not Path(folder).is_dir():
+        return None
+    ready = READY_SETS[name]
+    wanted = {_plain(text) for text in (name, f"{name}_{ready.split}", ready.published_as.rpartition("/")[2])}
+    paths = [
+        path for path in sorted(Path(folder).iterdir()) if path.is_dir() or path.name.endswith((*ENDINGS, *_PACKED))
+    ]
+    return next((str(path) for path in paths if _plain(_stem(path)) in wanted), None)
+
+
+def _name_of(path: Path) -> str:
+    """A set's name from its file's: letters, digits, `_`, `-` and `.`."""
+    return re.sub(r"[^\w.-]", "-", _stem(path)).lstrip(".-") or "set"
+
+
+def _stem(path: Path) -> str:
+    """The name without its endings."""
+    name = path.name
+    for ending in (*_PACKED, *ENDINGS):
+        name = name.removesuffix(ending)
+    return name
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\W_]", "", text).lower()
