@@ -1,4 +1,4 @@
-"""grade_pair: extraction and the layers for one response, in one process."""
+"""Grades one response in the current process: `grade_pair` extracts the answer and tries the layers in order."""
 
 from collections.abc import Callable
 from functools import lru_cache

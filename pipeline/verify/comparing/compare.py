@@ -1,4 +1,4 @@
-"""Whether two answers say the same, given their structure. Symmetric: which of the two is the gold does not matter."""
+"""Decides whether two answers say the same, given their structure. Symmetric: either side may be the gold."""
 
 import re
 from collections.abc import Callable
@@ -37,6 +37,7 @@ MOST_ITEMS = 100
 _SETS = (Interval, Union, Intersection, Difference, Inequality)
 _COORDINATES = {"x", "y", "z"}
 """`x = 1` and `y = 1` are different lines."""
+_ARTICLE = re.compile(r"\s*(?:an?|the)\s+(?=[a-z]{3})", re.I)
 _NAME = re.compile(r"[A-Za-z0-9\s(){}.']*")
 
 Ask = Callable[[str, str, str], bool | None]
@@ -313,7 +314,7 @@ def _are_relations(group: Group) -> bool:
 
 
 def _different_names(group: Group) -> bool:
-    """Whether each item has a name of its own, beyond an index: `x = 1, y = 2` has, `x_1 = 1, x_2 = 2` has not."""
+    """Whether each item has another name, beyond an index: `x = 1, y = 2` has, `x_1 = 1, x_2 = 2` has not."""
     names = [re.sub(r"[_{}\d']", "", item.label) for item in group.items if isinstance(item, Named)]
     return len(names) == len(group.items) and len(set(names)) == len(names) > 1
 
@@ -376,6 +377,9 @@ def _base_numbers(a: Node, b: Node) -> bool:
 def _letters(node: Word | Scalar) -> str:
     """What is read aloud of a word or a name; nothing of a formula, whose signs matter (`x-y` is not `x+y`)."""
     text = node.text.replace("\\text", "")
+    if isinstance(node, Word):
+        text = _ARTICLE.sub("", text)
     if isinstance(node, Scalar) and not _NAME.fullmatch(text):
         return ""
-    return "".join(character for character in text if character.isalnum())
+    letters = "".join(character for character in text if character.isalnum())
+    return "DNE" if letters.casefold() == "doesnotexist" else letters

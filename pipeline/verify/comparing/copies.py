@@ -1,4 +1,4 @@
-r"""Whether an answer is a formula of the problem, written down again, and whether two answers have the same form.
+r"""Finds answers that copy a formula of the problem, and compares the forms of two answers.
 
 The form of an answer is what is left when spaces, brackets, the order of sums and products, ones, zeros and names before
 a value are taken off: `(x+2)(1+x)` has the form of `(x+1)(x+2)`, and `x^2+3x+2` has another.
@@ -68,7 +68,7 @@ def _unmarked(text: str) -> str:
 
 
 def _other_form_is_asked(given: str, wanted: str, problem: str) -> bool:
-    """A sum where the problem asks for factors, or the other way about."""
+    """Whether the answer is a sum and the problem asks for factors, or the reverse."""
     asked = ("mul", "pow") if _FACTOR.search(problem) else ("add",) if _EXPAND.search(problem) else ()
     if not asked:
         return False

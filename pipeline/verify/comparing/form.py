@@ -1,4 +1,4 @@
-r"""`verify.form=evaluated`: whether an answer that equals the gold has been worked out.
+r"""Checks, for `verify.form=evaluated`, that an answer equal to the gold has been worked out.
 
 `37 \cdot 48` equals 1776 and `2x + 3 = 11` says `x = 4`, but both stand in the problem: a policy that is paid for them
 learns to copy. Here an answer is asked for the *work* that is left in it: kinds of operations, as words. What the gold
@@ -26,8 +26,10 @@ from pipeline.verify.reading.nodes import (
 )
 from pipeline.verify.reading.normalize import key
 from pipeline.verify.reading.numbers import parse_number
+from pipeline.verify.reading.relations import is_name
 from pipeline.verify.reading.structure import choice, readings
 from pipeline.verify.reading.syntax import Tree, children
+from pipeline.verify.reading.words import qualified
 
 _LARGE = 10**9
 """From here on nobody writes out a power, or a sum of powers: `3^{50} - 1` is an answer."""
@@ -57,6 +59,7 @@ def objection(given: str, wanted: str, problem: str) -> str:
     letter, value = choice(given)
     if letter:
         given = value or letter
+    given, wanted = qualified(given).body, qualified(wanted).body
     if key(given) == key(wanted):
         return ""
     if parse_number(wanted) is None and copies.same_form(given, wanted):
@@ -104,6 +107,8 @@ def _left_undone(given: Node, gold: Node) -> str:
 
 
 def _unsolved(node: Node) -> bool:
+    if isinstance(node, Inequality) and node.relation == "!=" and is_name(node.left):
+        return not parse_number(node.right)
     return isinstance(node, (Equation, Inequality)) or any(_unsolved(part) for part in parts(node))
 
 

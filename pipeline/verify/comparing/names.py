@@ -1,4 +1,4 @@
-r"""Names that are bound: `f(x) = x` and `f(z) = z`, `n\pi` and `k\pi`, `+ C` and `+ c` say the same.
+r"""Renames bound names: `f(x) = x` and `f(z) = z`, `n\pi` and `k\pi`, `+ C` and `+ c` say the same.
 
 A name is bound only where the answer itself shows it. A variable of the problem keeps its name.
 """

@@ -1,4 +1,4 @@
-r"""Sets of real numbers in one normal form: disjoint pieces in order. `(0,2) \cup (1,3)` is `(0,3)`.
+r"""Brings sets of real numbers into one normal form, disjoint pieces in order: `(0,2) \cup (1,3)` is `(0,3)`.
 
 Ends are compared as floats to put them in order and as answers, exactly, where two are close.
 """
@@ -53,7 +53,7 @@ _LINE = [Piece(_LOWEST, _HIGHEST, False, False)]
 
 
 def equal(a: Node, b: Node, same: Same) -> bool | None:
-    """Whether two nodes are the same set of reals; None where one of them is none that we can put in order."""
+    """Whether two nodes are the same set of reals; None if we cannot put the pieces of one of them in order."""
     try:
         left, right = _pieces(a, same), _pieces(b, same)
     except NoSetError:

@@ -1,4 +1,4 @@
-r"""What an answer that was found equal may not hold, in any form: symbols that only cancel, and two values at once.
+r"""Refuses, in every form, an equal answer whose symbols only cancel or that states two values.
 
 `0 \cdot c` is 0 and `x = 2 = 3` ends in 3, but neither is an answer: the first says nothing that was worked out, the
 second says everything.

@@ -1,4 +1,4 @@
-"""What a response says without giving its answer: about other answers, about other questions, and where it breaks off."""
+"""Recognizes what is not the answer: mentions of other answers and questions, and sentences that break off."""
 
 import re
 
@@ -111,7 +111,7 @@ def may_ask_more(text: str) -> bool:
 
 
 def is_echo(text: str, start: int, end: int) -> bool:
-    """Whether the answer announced at `start` to `end` stands between two questions: that of an echoed example."""
+    """Whether the answer announced at `start` to `end` is between two questions, and so belongs to an echoed example."""
     return _OTHER_QUESTION.search(text, end) is not None and _OTHER_QUESTION.search(text[:start]) is not None
 
 
@@ -133,7 +133,7 @@ def is_withdrawn(tail: str) -> bool:
 
 
 def in_its_place(tail: str) -> int | None:
-    """Where in `tail` the value stands that takes the box's place: "it should be 14"."""
+    """The place in `tail` of the value that replaces the box: "it should be 14"."""
     return next((m.end() for m in _SHOULD_BE.finditer(tail) if not is_aside(tail, m.start(), m.end(), True)), None)
 
 

@@ -1,4 +1,4 @@
-r"""How an answer is announced in languages other than English. Only tables; extract.py and sentences.py apply them.
+r"""Lists how answers are announced in languages other than English. Only tables; extract.py and sentences.py apply them.
 
 A word that is read here must announce an answer in its language, and no English word may look like it.
 """
@@ -23,6 +23,8 @@ ANNOUNCING_ABROAD = (
     "正解",
     "正答",
     "答：",
+    "故选",
+    "应选",
     "答:",
     "정답",
     "답",
@@ -38,6 +40,8 @@ NOUNS_ABROAD = (
     r"\b(?:réponse|ответ|отговор|відповідь|odpowiedź|đáp\s+án|trả\s+lời|lösung|الجواب|الإجابة|उत्तर)(?:\s+finale?)?\b"
     r"|答案|答え|正解|正答|答(?=\s*[:：])|정답|답(?=\s*[:：은])"
 )
+CHOSEN = r"【答案】|故选[\s:：]*|应选[\s:：]*"
+"""Before the letter of a choice, without a verb."""
 VERBS = "es|est|ist|lautet"
 VERBS_ABROAD = "è|é|это"
 VERBS_WITHOUT_SPACES = "为|為|是|は|는|은"

@@ -1,4 +1,4 @@
-r"""Equations, inequalities and names: `x = 3` is 3 with a name, `x + y = 3` is an equation, `1 < x \le 2` an interval."""
+r"""Reads equations, inequalities and names: `x = 3` is 3 with a name, `x + y = 3` an equation, `1 < x \le 2` an interval."""
 
 import re
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def _is_constant(text: str) -> bool:
 
 
 def read_relation(text: str, read: Read) -> Node | None:
-    """The relation that `text` is, or None where it is none."""
+    """Reads `text` as a relation; None if it is not one."""
     found = find_top(text, _TOKENS)
     if not found:
         return None

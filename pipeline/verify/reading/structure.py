@@ -104,7 +104,7 @@ def _with_other_commas(cleaned: str, first: Node) -> list[Node]:
 
 
 def choice(cleaned: str) -> tuple[str, str]:
-    """(the letter, what stands beside it) of `(B) 12`, `B)`, `C. 12`; empty strings for everything else."""
+    """(the letter, the text beside it) of `(B) 12`, `B)`, `C. 12`; empty strings for everything else."""
     plain = _TEXT.sub(r"\1", cleaned)
     match = CHOICE.match(plain)
     if match is None or match.end() != len(plain) or (match[4] and ANOTHER_CHOICE.search(match[4])):

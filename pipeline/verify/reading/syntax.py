@@ -97,7 +97,7 @@ class _Parser:
         return ("neg", term) if minus else term
 
     def product(self) -> Tree:
-        """Explicit products and quotients, left to right; what stands side by side binds tighter than `/`, except
+        """Explicit products and quotients, left to right; juxtaposition binds tighter than `/`, except
         that in `1/2 x` the number over a number is taken as one coefficient."""
         left = self.juxtaposed()
         while True:
