@@ -1,6 +1,8 @@
 """Grades one response in the current process: `grade_pair` extracts the answer and tries the layers in order."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 from pipeline.verify.comparing import form as forms
@@ -12,7 +14,10 @@ from pipeline.verify.reading.extract import Extraction, extract
 from pipeline.verify.reading.golds import alternatives
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
 from pipeline.verify.reading.numbers import numbers_equal, parse_number
+from pipeline.verify.reading.relations import stated_value
 from pipeline.verify.types import Conventions, Form, Grade
+
+_DECIMAL = re.compile(r"\.\d|\d\.")
 
 Ask = Callable[[str, str, str], bool | None]
 """The symbolic layer: (question, left, right) -> True, False, or None where it cannot tell."""
@@ -76,12 +81,28 @@ def _without_objection(grade: Grade, found: Extraction, wanted: str, own: set[st
     given = clean(found.answer, found.prose)
     if key(given) in own:
         return grade
+    if form == "evaluated" and problem and "=" in given and forms.objection(given, wanted, problem) == forms.COPIED:
+        return Grade(False, found.answer, f"not evaluated: {forms.COPIED}", "form")
+    given = _value_of(given, wanted)
     reason = sound.objection(given, wanted, strict=form == "evaluated")
     if reason:
         return Grade(False, found.answer, f"no answer: {reason}", "form")
     if form == "evaluated" and (reason := forms.objection(given, wanted, problem)):
         return Grade(False, found.answer, f"not evaluated: {reason}", "form")
     return grade
+
+
+def _digits(given: str, wanted: str, conventions: Conventions) -> int:
+    """Significant digits that a decimal needs to stand for a value without a finite one. A gold, which was rounded by its
+    author, needs one less than an answer, which could be a guess."""
+    return conventions.rounded_digits - (_DECIMAL.search(wanted) is not None and _DECIMAL.search(given) is None)
+
+
+def _value_of(given: str, wanted: str) -> str:
+    """The value that `given` states of a sum of names (`a + b = 34`), where the gold is a value."""
+    if "=" not in given or "=" in wanted:
+        return given
+    return stated_value(given) or given
 
 
 def answers_equal(
@@ -95,9 +116,14 @@ def answers_equal(
         return Grade(True, found.answer, "equal", "string")
     left, right = parse_number(given), parse_number(wanted)
     if left is not None and right is not None and "," not in given + wanted:
-        same = numbers_equal(left, right, conventions.rounded_digits, DIGITS_OF_A_PAIR)
+        digits = _digits(given, wanted, conventions)
+        same = numbers_equal(left, right, digits, DIGITS_OF_A_PAIR)
         return Grade(same, found.answer, "equal" if same else "different", "number")
-    comparison = Comparison(conventions, ask)
+    given = _value_of(given, wanted)
+    digits = _digits(given, wanted, conventions)
+    comparison = Comparison(
+        replace(conventions, rounded_digits=digits) if digits < conventions.rounded_digits else conventions, ask
+    )
     same = comparison.answers(given, wanted, found.several, several)
     layer = comparison.layer if comparison.layer != "string" else "structure"
     return Grade(same, found.answer, "equal" if same else "different", layer, unread=comparison.unread)

@@ -26,7 +26,7 @@ from pipeline.verify.reading.nodes import (
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
 from pipeline.verify.reading.numbers import parse_number
 from pipeline.verify.reading.scan import find_top, split_top
-from pipeline.verify.reading.structure import readings
+from pipeline.verify.reading.structure import read, readings
 from pipeline.verify.reading.syntax import Tree
 
 MOST_FORMULAS = 200
@@ -49,10 +49,13 @@ _EXPAND = re.compile(r"\bexpand|\bmultiply out|\bas a polynomial\b|\bstandard fo
 
 def is_copy(given: str, wanted: str, problem: str) -> bool:
     """Whether `given` (cleaned), which does not have the form of the gold `wanted`, was taken from `problem`."""
+    named = read(given)
+    if isinstance(named, Named) and _is_numeral(named.right):  # `n = 2` beside a 2 in the problem
+        given = named.right
     if _is_numeral(given):
         return (
             bool(_ASKS_FOR_A_FORM.search(problem))
-            and _unmarked(given) != _unmarked(wanted)
+            and _whole(_unmarked(given)) != _whole(_unmarked(wanted))
             and form(given) in _forms(problem)
         )
     return form(given) in _forms(problem) or _other_form_is_asked(given, wanted, problem)
@@ -65,6 +68,11 @@ def _is_numeral(text: str) -> bool:
 def _unmarked(text: str) -> str:
     """Without signs of money, percent and degrees."""
     return re.sub(r"\\text\s*\{[^{}]*\}|\\(?:%|dollar|degree|euro|pounds)|\s", "", text)
+
+
+def _whole(numeral: str) -> str:
+    """Without the zeros of `2.0`."""
+    return re.sub(r"(?<=\d)\.0+$", "", numeral)
 
 
 def _other_form_is_asked(given: str, wanted: str, problem: str) -> bool:

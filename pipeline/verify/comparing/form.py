@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
-from pipeline.verify.comparing import copies, evaluate
+from pipeline.verify.comparing import algebra, copies, evaluate
 from pipeline.verify.comparing.sound import parts, values
 from pipeline.verify.reading import syntax
 from pipeline.verify.reading.nodes import (
@@ -18,10 +18,12 @@ from pipeline.verify.reading.nodes import (
     Equation,
     Group,
     Inequality,
+    Intersection,
     Named,
     Node,
     Ratio,
     Scalar,
+    Union,
     Word,
 )
 from pipeline.verify.reading.normalize import key
@@ -31,6 +33,7 @@ from pipeline.verify.reading.structure import choice, readings
 from pipeline.verify.reading.syntax import Tree, children
 from pipeline.verify.reading.words import qualified
 
+COPIED = "copied from the problem"
 _LARGE = 10**9
 """From here on nobody writes out a power, or a sum of powers: `3^{50} - 1` is an answer."""
 _SHORT_POWER = 10
@@ -65,7 +68,7 @@ def objection(given: str, wanted: str, problem: str) -> str:
     if parse_number(wanted) is None and copies.same_form(given, wanted):
         return ""
     if problem and copies.is_copy(given, wanted, problem):
-        return "copied from the problem"
+        return COPIED
     golds = readings(wanted)
     if letter and not value:
         return ""
@@ -136,7 +139,7 @@ def _variables(node: Node) -> bool:
 
 def work(node: Node) -> set[str]:
     """Kinds of operations that are left to do in `node`."""
-    found: set[str] = set()
+    found = _of_sets(node)
     for leaf in _leaves(node):
         if isinstance(leaf, BaseNumber):
             found.add(f"base {leaf.base}" if leaf.base != 10 else "")
@@ -148,6 +151,13 @@ def work(node: Node) -> set[str]:
             if isinstance(leaf, Ratio) and _is_whole_quotient(leaf):
                 found.add("quotient")
     return found - {""}
+
+
+def _of_sets(node: Node) -> set[str]:
+    r"""`[1,3] \cap [2,4]`, and `\{1,2\} \cup \{2,3\}`. A union with an interval in it is a usual answer."""
+    if isinstance(node, Union):
+        return {"union"} if all(isinstance(part, Group) and part.kind == "set" for part in node.parts) else set()
+    return {"intersection"} if isinstance(node, Intersection) else set()
 
 
 def _leaves(node: Node) -> Iterator[Node]:
@@ -298,12 +308,14 @@ def _of_closed_form(tree: Tree) -> set[str]:
         return _of_rational(tree, value)
     found: set[str] = set().union(*(_of_closed_form(part) for part in children(tree) if not _is_unit_power(tree, part)))
     if kind == "add":
-        if sum(evaluate.exact(part) is not None for part in tree[1]) > 1 or _has_like_terms(tree[1]):
+        if sum(evaluate.exact(part) is not None for part in tree[1]) > 1 or _has_like_terms(tree):
             found.add("sum")
     elif kind == "mul":
         above, below = _factors(tree)
+        if any(_writes_i(part) for part in below):
+            found.add("quotient")
         quotients = [part for part in tree[1] if part[0] == "mul" and evaluate.exact(part) is not None]
-        found = set().union(*(_of_closed_form(part) for part in [*above, *below, *quotients]))
+        found |= set().union(*(_of_closed_form(part) for part in [*above, *below, *quotients]))
         if any(sum(evaluate.exact(part) is not None for part in side) > 1 for side in (above, below)):
             found.add("product")
         if sum(part[0] == "add" for part in above) > 1:
@@ -392,8 +404,15 @@ def _is_unit_power(tree: Tree, part: Tree) -> bool:
     return tree[0] == "pow" and part is tree[2] and part == ("num", Fraction(-1))
 
 
-def _has_like_terms(terms: list[Tree]) -> bool:
-    r"""Whether two terms have the same irrational factors: `\sqrt3 + 2\sqrt3`."""
+def _writes_i(tree: Tree) -> bool:
+    return tree == ("const", "i") or any(_writes_i(part) for part in children(tree))
+
+
+def _has_like_terms(tree: Tree) -> bool:
+    r"""Whether two terms come together in one: `\sqrt3 + 2\sqrt3`, `\sqrt{50} + \sqrt8`."""
+    terms = tree[1]
+    if (fewest := algebra.terms(tree)) is not None and fewest < len(terms):
+        return True
     seen: list[list[str]] = []
     for term in terms:
         above, below = _factors(term)

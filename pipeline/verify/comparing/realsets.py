@@ -95,7 +95,9 @@ def _of_group(group: Group, same: Same) -> list[Piece]:
         low, high = group.items
         if isinstance(low, Scalar) and isinstance(high, Scalar):
             return _pieces(Interval(low.text, high.text, False, False), same)
-    if group.kind == "list" and all(isinstance(item, (Interval, Inequality, Union)) for item in group.items):
+    if group.kind == "list" and all(isinstance(item, (Interval, Inequality, Union, Named)) for item in group.items):
+        if group.joined != "or" and any(isinstance(item, Named) for item in group.items):
+            raise NoSetError  # `x < 1 or x = 2` has a point; `x < 1, y = 2` is no set
         parts = [_pieces(item, same) for item in group.items]
         # `x > 0, x \ne 1` holds together; `x < 1 or x > 3` does not
         if group.joined == "and" or any(isinstance(item, Inequality) for item in group.items):

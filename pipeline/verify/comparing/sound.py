@@ -54,7 +54,7 @@ def objection(given: str, wanted: str, strict: bool = False) -> str:
 
     A calculation that goes wrong on its way (`x = 5 + 5 + 1 = 7 = 11`) is refused only if `strict`; it still states one
     value at its end."""
-    if _LINK.search(given) and (strict or not _SHOWS_WORK.search(given)) and _contradicts(given):
+    if _LINK.search(given) and "mod" not in given and (strict or not _SHOWS_WORK.search(given)) and _contradicts(given):
         return "two values"
     letter, value = choice(given)
     if letter:

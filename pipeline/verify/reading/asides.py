@@ -47,7 +47,10 @@ CORRECTION = re.compile(
     re.I,
 )
 """Between a box and a later statement: the statement takes the box's place."""
-_QUOTING = re.compile(rf"\b(?:{_OTHERS}|for\s+(?:example|instance)|e\.g\.|according\s+to)(?![A-Za-z])", re.I)
+_QUOTING = re.compile(
+    rf"\b(?:{_OTHERS}|common\s+(?:mistake|error|misconception)|(?:one|some(?:one)?|students?|people|you)\s+(?:might|may|could)\s+(?:say|think|get|guess|answer)|for\s+(?:example|instance)|e\.g\.|according\s+to)(?![A-Za-z])",
+    re.I,
+)
 """In the sentence of a box: it quotes another answer."""
 _WITHDRAWN = re.compile(
     r"(?:^|[.!?\n])\s*(?:(?:but|oh|no|wait|oops|hmm+|sorry|actually|hold\s+on)\b[\s,.!…-]*)*"
@@ -69,14 +72,14 @@ _DANGLING = re.compile(
     re.I,
 )
 _NEW_CLAUSE = re.compile(
-    r"\d[^.!?\n]*?(?:,\s*(?:so|but|and|then|now|next|first|which|where|while|whereas|however|yet|although|though)|\s(?:but|so|because|since|and\s+then|and\s+(?:we|it|they)))\s"
+    r"\d[^.!?\n]*?(?:[,;]\s*(?:so|but|and|then|now|next|first|which|where|while|whereas|however|yet|although|though)|\s(?:but|so|because|since|and\s+then|and\s+(?:we|it|they)))\s"
     r"(?![^\n]*\bdone\b)[^\n]*[A-Za-z]$",
     re.I,
 )
 """After a number, a clause that ends in a word without a full stop."""
 _PLAN = re.compile(
     r"\b(?:we|I)(?:'ll|\s+(?:still|then|now|also|first|next|only|just|will|are|am))*\s+(?:need|have|want|ought|going|left|remains?)\s+to\s+"
-    r"(?!be\b|pay\b|buy\b|get\b)|\b(?:let\s+us|let's)\s+\w+|\bnot\s+yet\b|\bhaven't\b[^.]*\byet\b",
+    r"(?!be\b|pay\b|buy\b|get\b)|\b(?:let\s+us|let's)\s+\w+|\bnot\s+yet\b|\bso\s+far\b|\b(?:are|is)\s+(?:given|told)\s+that\b|\bhaven't\b[^.]*\byet\b",
     re.I,
 )
 

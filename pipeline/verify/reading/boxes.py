@@ -13,7 +13,8 @@ CORRECTED = re.compile(
 _CONNECTOR = re.compile(r"\b(?:and|or)\b|[,;&]|\\quad|\\text", re.I)
 SENTENCE_END = re.compile(r"\.(?=\s|$|\*)|\n|(?<=[^\d])\.(?=[A-Z])|[!?](?=\s+[A-Z])|。")
 _OR = re.compile(r"\bor\b", re.I)
-_LEFT_SIDE = re.compile(r"([A-Za-z\\][^$=\n]{0,40}?)\s*=\s*$")
+_ASKED = re.compile(r"\b(?:answer|desired|required|requested|final)\b", re.I)
+_LEFT_SIDE = re.compile(r"([A-Za-z\d\\(|][^$=\n]{0,40}?)\s*=\s*$")
 """`a+b` of `a+b=\\boxed{7}`."""
 _NEXT_PART = re.compile(r"\((?:[b-h]|ii|iii|iv|v)\)|\bpart\s*\(?(?:[b-h2-8]|ii|iii|iv)\b|(?<!\w)[b-h]\)", re.I)
 HEDGE_DISTANCE = 200
@@ -99,9 +100,12 @@ def from_boxes(text: str, boxes: list[tuple[int, int, str]], hedge_distance: int
 
 
 def _of_two_quantities(text: str, first: int, last: int) -> bool:
-    r"""Whether boxes at `first` and `last` have different left sides: `b = \boxed{4}` is a step of `a + b = \boxed{7}`."""
-    sides = [_LEFT_SIDE.search(text, max(0, at - 50), at) for at in (first, last)]
-    return all(sides) and len({squeeze(side[1]) for side in sides if side}) == 2
+    r"""Whether boxes at `first` and `last` have different left sides: `b = \boxed{4}` is a step of `a + b = \boxed{7}`, and of
+    "the desired sum is \boxed{7}"."""
+    left, right = (_LEFT_SIDE.search(text, max(0, at - 50), at) for at in (first, last))
+    if left is None or right is None:
+        return left is not None and _ASKED.search(text, first, last) is not None
+    return squeeze(left[1]) != squeeze(right[1])
 
 
 def _joins(gap: str) -> bool:

@@ -75,13 +75,17 @@ def _marker(nouns: str, verbs: str, extra: str = "") -> re.Pattern[str]:
 
 _MARKER = _marker(NOUNS, VERBS)
 _MARKER_ABROAD = re.compile(
-    _marker(f"{NOUNS}|{NOUNS_ABROAD}", f"{VERBS}|{VERBS_ABROAD}", f"|{VERBS_WITHOUT_SPACES}").pattern + f"|{CHOSEN}", re.I
+    _marker(f"{NOUNS}|{NOUNS_ABROAD}", f"{VERBS}|{VERBS_ABROAD}", f"|{VERBS_WITHOUT_SPACES}").pattern + f"|{CHOSEN}",
+    re.I,
 )
 _STRONG = re.compile(r"####|final", re.I)
 _ALTERNATIVE = re.compile(r"\b(?:or|either|alternatively|maybe|perhaps|possibly|might)\b", re.I)
 _HOPE = re.compile(r"(?:I hope (?:it|this) is correct|I hope this helps|Hope this helps)[.!]?\s*$", re.I)
 _FENCE = re.compile(r"^```\w*\n|\n```\s*$")
 _DISPLAY = re.compile(r"\$\$(?P<a>[^$]+)\$\$\s*\.?\s*$|\\\[(?P<b>(?:(?!\\\[|\\\]).)+)\\\]\s*\.?\s*$", re.S)
+_CORRECT_OPTION = re.compile(
+    r"\b(?:option|choice)\s+\**\(?([A-J])\)?\**\s+is\s+(?:the\s+)?(?:correct|right|answer)\b", re.I
+)
 _HEADING = re.compile(r"#{1,3}\s+")
 _BOLD = re.compile(r"\*\*([^*\n]{1,80}?)\*\*")
 _BOLD_VALUE = re.compile(r"\*\*(?=\$?[-+−]?[$€£¥]?(?:\d|\\))([^*\n]{1,80}?)\*\*|`(-?\d[\d,./]*)`")
@@ -257,9 +261,11 @@ def _unmarked(text: str) -> Extraction:
 
 
 def _set_apart(line: str, sentence: str) -> Extraction:
-    """A last line in bold as a whole, or the one value that a last sentence sets in bold or as code."""
+    """A last line in bold as a whole, "option (D) is correct", or the one value that a last sentence has in bold or as code."""
     whole = _BOLD.fullmatch(line.rstrip(" ."))
     if whole and not whole[1].rstrip().endswith(":"):
         return Extraction(whole[1].strip())
+    if option := _CORRECT_OPTION.search(sentence):
+        return Extraction(option[1])
     values = _BOLD_VALUE.findall(sentence)
     return Extraction("".join(values[0]).strip(" .:"), prose=True) if len(values) == 1 else NOTHING

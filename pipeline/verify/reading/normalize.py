@@ -20,7 +20,7 @@ _PLAIN_NAMES = re.compile(
 )
 _TOKEN = re.compile(r"\\\\|\\([A-Za-z]+)\*?(\s*)|\\(.)|([$%`]|\*\*?|[<>!]=|=<)", re.S)
 _GROUP = re.compile(r"\s*\{([^{}]*)\}")
-_SIMPLE = re.compile(r"[-+]?\d+(?:\.\d+)?")
+_SIMPLE = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
 _DEGREE = re.compile(
     r"\^\s*(?:\{\s*\\(?:text)?circ\s*\}|\\(?:text)?circ(?![A-Za-z]))|\\degree(?:s)?(?![A-Za-z])"
     r"|(?<=\d)\s*\^\s*(?:\\(?:text|mathrm)\s*\{o\}|\{\s*(?:\\(?:text|mathrm)\s*\{o\}|o)\s*\}|o(?![A-Za-z]))"
@@ -45,6 +45,14 @@ _OUTWARD = re.compile(
     r"(^|(?:\\cup|\\cap|\\in|=)\s*)([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])(?=\s*(?:$|\\cup|\\cap|\\setminus))"
 )
 """`]0, 1[`, as French writes an open interval."""
+_ONE_LINE = re.compile(r"\\begin\s*\{(aligned|align\*?|gathered|split|equation\*?)\}([^&]*?)\\end\s*\{\1\}", re.S)
+"""An environment for several lines that holds one."""
+_SCALED = re.compile(
+    r"(?<=\d)\s*(?:\\text\s*\{\s*(thousand|million|billion|trillion)\b\s*([^{}]*)\}|\s(thousand|million|billion|trillion)(?![A-Za-z]))",
+    re.I,
+)
+"""`9 million` is 9000000, and not 9 of some unit."""
+_ENDS_IN_COMMAND = re.compile(r"\\[A-Za-z]+$")
 _SIZED = re.compile(r"\\(?:left|right)(?![A-Za-z])")
 _POWER = re.compile(r"(?<=[\w)])\s?\*\*\s?(?=[\w(\-])")
 _ORDINAL = re.compile(
@@ -80,6 +88,8 @@ def clean(answer: str, prose: bool = False) -> str:
         answer = _DOTS.sub(lambda match: (match.group(1) or match.group(2) or "") + r"\dots ", answer)
     if "\\over" in answer or "\\wide" in answer or "\\tri" in answer:
         answer = _MARKED.sub(r"\1", answer)
+    if "\\begin" in answer:
+        answer = _ONE_LINE.sub(r"\2", answer)
     if answer.count("{") != answer.count("}"):
         answer = _balanced(answer)
     if "**" in answer:
@@ -92,6 +102,8 @@ def clean(answer: str, prose: bool = False) -> str:
     if "\\frac" in answer or "\\sqrt" in answer or "\\binom" in answer:
         answer = brace_arguments(answer)
     answer = _PERCENT.sub(r"\\%", answer)
+    if "illion" in answer or "housand" in answer:
+        answer = _SCALED.sub(_scaled, answer)
     if "]" in answer and ("[" in answer[1:] or answer[0] == "]"):
         answer = _OUTWARD.sub(_open_ends, answer)
     return _trim(_SPACE.sub(" ", answer))
@@ -100,6 +112,12 @@ def clean(answer: str, prose: bool = False) -> str:
 def _open_ends(match: re.Match[str]) -> str:
     before, low, inside, high = match.groups()
     return f"{before}{'(' if low == ']' else low}{inside}{')' if high == '[' else high}"
+
+
+def _scaled(match: re.Match[str]) -> str:
+    exponent = {"t": 3, "m": 6, "b": 9}[word[0]] if (word := (match[1] or match[3]).lower()) != "trillion" else 12
+    rest = rf"\text{{ {match[2]}}}" if match[2] else ""
+    return rf" \cdot 10^{{{exponent}}}{rest}"
 
 
 def _root(match: re.Match[str]) -> str:
@@ -167,10 +185,10 @@ def _command(answer: str, name: str, space: str, at: int, out: list[str]) -> int
         words = inside.strip()
         if words in FUNCTIONS:
             out.append(f"\\{words} ")
-        elif words == "\\$" or words.lower() == "infinity":
+        elif words in ("\\$", "\\infty"):
             out.append(r"\dollar " if words == "\\$" else r"\infty ")
         elif len(words) <= 1 or words.replace(".", "").replace(",", "").isdecimal():
-            out.append(f" {words} " if name in TEXT else words)
+            out.append(f" {words} " if name in TEXT or _ENDS_IN_COMMAND.search("".join(out[-2:])) else words)
         elif words == "th" or words.lower() == "base":
             pass
         else:
@@ -259,6 +277,8 @@ def _trim(text: str) -> str:
         text = text.strip().rstrip(" .,;:").lstrip(" ,;:")
         if text.endswith("\\") and not text.endswith("\\\\"):
             text = text[:-1]
+        if text.endswith("\\\\"):
+            text = text[:-2]
         if text.endswith(r"\}") and r"\{" not in text:
             text = text[:-2]
         if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":

@@ -6,9 +6,13 @@ from collections.abc import Callable
 from pipeline.verify.reading.nodes import Equation, Group, Inequality, Interval, Named, Node, Union, as_set
 from pipeline.verify.reading.numbers import parse_number
 from pipeline.verify.reading.scan import find_top, peel
-from pipeline.verify.reading.syntax import parse, symbols
+from pipeline.verify.reading.syntax import Tree, parse, symbols
 
 Read = Callable[[str], Node]
+_FUNCTION_OF = re.compile(
+    r"\\(?:sin|cos|tan|cot|sec|csc|log|ln)\s*\(?\s*(?:\\angle\s*)?(?:[A-Z]{1,3}|[a-z]|\\[a-z]+)\s*\)?"
+)
+r"""`\tan\theta`, which a problem may ask for."""
 _ORDER = {"<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", "<=": "<=", ">=": ">="}
 _TOKENS = {
     "=",
@@ -27,7 +31,7 @@ _TOKENS = {
 _DECORATION = re.compile(
     r"\\(?:angle|triangle|overline|vec|overrightarrow|hat|widehat|bar|text|mathbb|measuredangle|operatorname)(?![A-Za-z])|[{}\s|]"
 )
-_WORD = r"(?:[A-Za-z]+|\\[A-Za-z]+)(?:_(?:\w|\\?[A-Za-z]+\w*|\d+))?'*(?:(?:\^-1)?\([^()=<>]*\))?"
+_WORD = r"(?:[A-Za-z]+|\\[A-Za-z]+)(?:_(?:\w|\\?[A-Za-z]+\w*|\d+))?'*(?:(?:\^-1)?\([^()=<>]*\)(?:_\\?[A-Za-z]+)?)?"
 _NAME = re.compile(rf"{_WORD}(?:[:/]{_WORD})?|\\frac{_WORD}{_WORD}|\({_WORD}(?:,{_WORD})*\)|{_WORD}(?:,{_WORD})+")
 _OPERATORS = re.compile(
     r"\\(?:sin|cos|tan|cot|sec|csc|log|ln|sqrt|cdot|pi|exp|infty|sum|int|lim|binom|pm|degree)(?![A-Za-z])"
@@ -51,6 +55,34 @@ def _is_constant(text: str) -> bool:
         return not symbols(parse(text))
     except (SyntaxError, RecursionError):
         return parse_number(text) is not None
+
+
+def stated_value(text: str) -> str | None:
+    r"""The value that `m + 10n = 34` or `\tan\theta = \frac34` states of what was asked for; None for anything else.
+    `2x + 3 = 11` is an equation to solve, and `x + y = 5` may be a line."""
+    found = find_top(text, _TOKENS)
+    if len(found) != 1 or found[0][0] != "=":
+        return None
+    left, right = text[: found[0][1]].strip(), text[found[0][2] :].strip()
+    if not right or is_name(left) or not _is_constant(right):
+        return None
+    if _FUNCTION_OF.fullmatch(left):
+        return right
+    try:
+        tree = parse(left)
+    except (SyntaxError, RecursionError):
+        return None
+    terms = tree[1] if tree[0] == "add" else [tree]
+    names = symbols(tree)
+    return right if len(names) > 1 and names.isdisjoint("xyz") and all(map(_is_multiple, terms)) else None
+
+
+def _is_multiple(term: Tree) -> bool:
+    """Whether `term` is a name, or a product of names and numbers with a name in it."""
+    if term[0] == "neg":
+        return _is_multiple(term[1])
+    factors = term[1] if term[0] == "mul" else [term]
+    return {factor[0] for factor in factors} in ({"sym"}, {"num", "sym"})
 
 
 def read_relation(text: str, read: Read) -> Node | None:

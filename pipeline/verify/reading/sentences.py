@@ -8,13 +8,15 @@ from pipeline.verify.reading.languages import CUES_ABROAD, DENIED_ABROAD, WORDS_
 
 LONGEST_SENTENCE = 2000
 MATH = re.compile(
-    r"\$\$(?P<a>.+?)\$\$|(?<!\\)\$(?P<b>(?:\\.|[^$\n\\])+?)(?<!\\)\$(?!\d)|\\\((?P<c>[^\n]+?)\\\)|\\\[(?P<d>.+?)\\\]", re.S
+    r"\$\$(?P<a>.+?)\$\$|(?<!\\)\$(?P<b>(?:\\.|[^$\n\\])+?)(?<!\\)\$(?!\d)|\\\((?P<c>[^\n]+?)\\\)|\\\[(?P<d>.+?)\\\]",
+    re.S,
 )
 _CUE = re.compile(
     r"(?:\b(?:is|are|be|was|were|by|equals?|get|gets|have|has|gives?|takes?|took|costs?|needs?|needed|earns?|earned|pays?|paid|spends?|spent|weighs?|sold|saves?|saved|owes?|totals?|find|found|obtain|yields?|thus|therefore|hence|so|then|that|it's|its|at|answer|contains?|makes?|exactly|approximately|about)\b"
     r"|[:=≈]|=>|⇒|→|\b(?:es|est|ist|sind)\b)[ \t]*\**[ \t]*",
     re.I,
 )
+_BOLD_MARK = re.compile(r"\*\*(?![\d(])")
 _BUT = re.compile(r"not\s+[^,.]{1,40}?,?\s+but\s+(?:rather\s+)?")
 _CONTRAST = re.compile(r"(?<=\S),\s*(?:and\s+)?not\s.*", re.S)
 _QUOTE = re.compile(r"(?:>\s*)+(?=[*_`$])")
@@ -130,11 +132,11 @@ def stated_after_cue(sentence: str) -> Extraction | None:
     for cue in reversed(list(cues(sentence).finditer(masked))):
         if _DENIED.search(masked, max(0, cue.start() - 16), cue.start()):
             return None
-        rest = sentence[cue.end() :]
+        rest = _BOLD_MARK.sub("", sentence[cue.end() :])
         if not rest.isascii() and DENIED_ABROAD.search(rest):
             return None
         if masked[cue.end() : cue.end() + 1] == "\x01":
-            return _run_of_math(rest)
+            return _run_of_math(sentence[cue.end() :])
         if not _VALUE.match(rest):
             continue
         number = _LEADING_NUMBER.match(rest)

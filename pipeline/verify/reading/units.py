@@ -16,7 +16,8 @@ _SPELLINGS = {
     "mph": "mph", "kmh": "kmh kph", "acre": "acre acres", "unit": "unit units", "am": "am a.m", "pm": "pm p.m",
     "N": "N newton newtons", "J": "J joule joules", "W": "W watt watts", "V": "V volt volts", "A": "A amp amps ampere amperes",
     "K": "K kelvin kelvins", "C": "C coulomb coulombs", "F": "F farad farads", "T": "T tesla", "Pa": "Pa pascal pascals",
-    "Hz": "Hz hertz", "ohm": "ohm ohms \\Omega", "H": "H henry henries", "mol": "mol mole moles", "eV": "eV", "cal": "cal calorie calories",
+    "Hz": "Hz hertz", "ohm": "ohm ohms \\Omega", "H": "H henry henries",
+    "mol": "mol mole moles", "eV": "eV", "cal": "cal calorie calories",
     "kWh": "kWh", "rpm": "rpm", "dB": "dB", "atm": "atm", "m^2": "平方米 平方公尺", "cm^2": "平方厘米 平方公分",
     "km^2": "平方千米 平方公里", "m^3": "立方米", "cm^3": "立方厘米", "bit": "bit bits", "byte": "byte bytes",
 }  # fmt: skip

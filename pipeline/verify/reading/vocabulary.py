@@ -47,7 +47,8 @@ SAME = {
     "degree": r"\degree ", "bmod": r"\bmod ", "mod": r"\bmod ", "arctg": r"\arctan ", "tg": r"\tan ",
     "ctg": r"\cot ", "lg": r"\log ", "backslash": r"\setminus ", "smallsetminus": r"\setminus ", "nobreak": "",
     "prime": "'", "newline": " ", "par": " ", "hspace": "", "strut": "", "mathstrut": "", "bigcup": r"\cup ",
-    "intercal": "T", "rm": "", "bf": "", "it": "", "sf": "", "tt": "", "cal": "", "large": "", "Large": "", "small": "", "thickspace": " ", "cup": r"\cup ",
+    "intercal": "T", "checkmark": "", "blacksquare": "", "qed": "", "rm": "", "bf": "",
+    "it": "", "sf": "", "tt": "", "cal": "", "large": "", "Large": "", "small": "", "thickspace": " ", "cup": r"\cup ",
 }  # fmt: skip
 """Commands, without the backslash, and what is written in their place."""
 TEXT = {
