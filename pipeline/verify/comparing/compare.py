@@ -328,10 +328,11 @@ def _different_names(group: Group) -> bool:
 
 def _are_extremes(group: Group) -> bool:
     """`Maximum: 3, Minimum: 1`: the names say which is which, in any order."""
-    found = {}
+    found: dict[str, Fraction] = {}
     for item in group.items:
         kind = _EXTREME.search(item.label) if isinstance(item, Named) else None
-        if kind is None or (value := _number(item.value)) is None:
+        value = _number(item.value) if isinstance(item, Named) else None
+        if kind is None or value is None:
             return False
         found[kind.group().lower()] = value
     return len(group.items) == len(found) == 2 and found["max"] >= found["min"]

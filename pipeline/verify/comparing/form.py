@@ -15,6 +15,7 @@ from pipeline.verify.comparing.sound import parts, values
 from pipeline.verify.reading import syntax
 from pipeline.verify.reading.nodes import (
     BaseNumber,
+    Difference,
     Equation,
     Group,
     Inequality,
@@ -111,7 +112,7 @@ def _left_undone(given: Node, gold: Node) -> str:
 
 def _unsolved(node: Node) -> bool:
     if isinstance(node, Inequality) and node.relation == "!=" and is_name(node.left):
-        return not parse_number(node.right)
+        return parse_number(re.sub(r"^\\pm\s*", "", node.right)) is None
     return isinstance(node, (Equation, Inequality)) or any(_unsolved(part) for part in parts(node))
 
 
@@ -157,6 +158,8 @@ def _of_sets(node: Node) -> set[str]:
     r"""`[1,3] \cap [2,4]`, and `\{1,2\} \cup \{2,3\}`. A union with an interval in it is a usual answer."""
     if isinstance(node, Union):
         return {"union"} if all(isinstance(part, Group) and part.kind == "set" for part in node.parts) else set()
+    if isinstance(node, Difference):
+        return {"difference"} if isinstance(node.base, Group) else set()
     return {"intersection"} if isinstance(node, Intersection) else set()
 
 
@@ -314,6 +317,10 @@ def _of_closed_form(tree: Tree) -> set[str]:
         above, below = _factors(tree)
         if any(_writes_i(part) for part in below):
             found.add("quotient")
+        if sum(_is_root_of_number(part) for part in above) > 1:
+            found.add("product")
+        if any(_is_square_of_number(part) for part in above):
+            found.add("power")
         quotients = [part for part in tree[1] if part[0] == "mul" and evaluate.exact(part) is not None]
         found |= set().union(*(_of_closed_form(part) for part in [*above, *below, *quotients]))
         if any(sum(evaluate.exact(part) is not None for part in side) > 1 for side in (above, below)):
@@ -402,6 +409,16 @@ def _is_power_of_ten(value: Fraction) -> bool:
 
 def _is_unit_power(tree: Tree, part: Tree) -> bool:
     return tree[0] == "pow" and part is tree[2] and part == ("num", Fraction(-1))
+
+
+def _is_root_of_number(tree: Tree) -> bool:
+    """`\\sqrt3`, two of which make one root."""
+    return tree[0] == "root" and tree[1] == ("num", Fraction(2)) and tree[2][0] == "num"
+
+
+def _is_square_of_number(tree: Tree) -> bool:
+    """`3^2` in `3^2\\pi`."""
+    return tree[0] == "pow" and tree[1][0] == "num" and tree[2] == ("num", Fraction(2))
 
 
 def _writes_i(tree: Tree) -> bool:

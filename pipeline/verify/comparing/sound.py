@@ -148,7 +148,7 @@ def _has_another_name(given: Node, gold: Node) -> bool:
 def _free_letters(text: str) -> int:
     """Letters of a formula beyond our grammar that no sum, limit or integral binds."""
     bound = {name for match in _BOUND.finditer(text) for name in match.groups() if name} | {"d", "e", "i"}
-    bare = re.sub(r"\\(?:text|begin|end|operatorname)\s*\{[^{}]*\}", " ", text)
+    bare = re.sub(r"\\(?:text|begin|end|operatorname|mathbb)\s*\{[^{}]*\}", " ", text)
     return len(set(_LETTER.findall(_COMMAND.sub(" ", bare))) - bound)
 
 

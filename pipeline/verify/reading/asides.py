@@ -79,7 +79,7 @@ _NEW_CLAUSE = re.compile(
 """After a number, a clause that ends in a word without a full stop."""
 _PLAN = re.compile(
     r"\b(?:we|I)(?:'ll|\s+(?:still|then|now|also|first|next|only|just|will|are|am))*\s+(?:need|have|want|ought|going|left|remains?)\s+to\s+"
-    r"(?!be\b|pay\b|buy\b|get\b)|\b(?:let\s+us|let's)\s+\w+|\bnot\s+yet\b|\bso\s+far\b|\b(?:are|is)\s+(?:given|told)\s+that\b|\bhaven't\b[^.]*\byet\b",
+    r"(?!be\b|pay\b|buy\b|get\b)|\b(?:let\s+us|let's)\s+\w+|\bnot\s+yet\b|\bso\s+far\b|\b(?:are|is)\s+(?:given|told)\s+that\b|^given\b|\bthe\s+(?:problem|question)\s+(?:says|states|tells|asks|gives)\b|\bhaven't\b[^.]*\byet\b",
     re.I,
 )
 

@@ -13,6 +13,7 @@ CORRECTED = re.compile(
 _CONNECTOR = re.compile(r"\b(?:and|or)\b|[,;&]|\\quad|\\text", re.I)
 SENTENCE_END = re.compile(r"\.(?=\s|$|\*)|\n|(?<=[^\d])\.(?=[A-Z])|[!?](?=\s+[A-Z])|。")
 _OR = re.compile(r"\bor\b", re.I)
+_CONCLUDES = re.compile(r"\b(?:so|hence|thus|therefore|then|gives|implies|which\s+means)\b", re.I)
 _ASKED = re.compile(r"\b(?:answer|desired|required|requested|final)\b", re.I)
 _LEFT_SIDE = re.compile(r"([A-Za-z\d\\(|][^$=\n]{0,40}?)\s*=\s*$")
 """`a+b` of `a+b=\\boxed{7}`."""
@@ -81,7 +82,7 @@ def from_boxes(text: str, boxes: list[tuple[int, int, str]], hedge_distance: int
     for box in reversed(boxes[:-1]):
         gap = text[box[1] : group[0][0]]
         same = squeeze(box[2]) == last
-        if not same and len(gap) <= 80 and _joins(gap):
+        if not same and len(gap) <= 80 and _joins(gap) and not _CONCLUDES.search(gap):
             group.insert(0, box)
             either |= _OR.search(gap) is not None
             continue

@@ -86,6 +86,9 @@ _DISPLAY = re.compile(r"\$\$(?P<a>[^$]+)\$\$\s*\.?\s*$|\\\[(?P<b>(?:(?!\\\[|\\\]
 _CORRECT_OPTION = re.compile(
     r"\b(?:option|choice)\s+\**\(?([A-J])\)?\**\s+is\s+(?:the\s+)?(?:correct|right|answer)\b", re.I
 )
+_IS_THE_ANSWER = re.compile(
+    r"(?:(?:so|thus|hence|therefore),?\s+)?(\S{1,30})\s+is\s+(?:the|our|my)\s+(?:final\s+|correct\s+)?answer\b", re.I
+)
 _HEADING = re.compile(r"#{1,3}\s+")
 _BOLD = re.compile(r"\*\*([^*\n]{1,80}?)\*\*")
 _BOLD_VALUE = re.compile(r"\*\*(?=\$?[-+−]?[$€£¥]?(?:\d|\\))([^*\n]{1,80}?)\*\*|`(-?\d[\d,./]*)`")
@@ -265,7 +268,7 @@ def _set_apart(line: str, sentence: str) -> Extraction:
     whole = _BOLD.fullmatch(line.rstrip(" ."))
     if whole and not whole[1].rstrip().endswith(":"):
         return Extraction(whole[1].strip())
-    if option := _CORRECT_OPTION.search(sentence):
+    if option := _CORRECT_OPTION.search(sentence) or _IS_THE_ANSWER.match(sentence):
         return Extraction(option[1])
     values = _BOLD_VALUE.findall(sentence)
     return Extraction("".join(values[0]).strip(" .:"), prose=True) if len(values) == 1 else NOTHING

@@ -24,6 +24,7 @@ ANNOUNCING_ABROAD = (
     "正答",
     "答：",
     "故选",
+    "选项",
     "应选",
     "答:",
     "정답",
@@ -37,14 +38,14 @@ ANNOUNCING_ABROAD = (
     "đáp số",
     "คำตอบ",
 )
-NOUNS = r"\b(?:respuesta|antwort|risposta|resposta|jawaban|cevap|svar)(?:\s+(?:final|finale|akhir))?\b"
+NOUNS = r"\b(?:respuesta|antwort|risposta|resposta|jawaban(?:nya)?|cevap|svar)(?:\s+(?:final|finale|akhir))?\b"
 NOUNS_ABROAD = (
     r"\b(?:réponse|ответ|отговор|відповідь|odpowiedź|đáp\s+án|đáp\s+số|trả\s+lời|lösung|الجواب|الإجابة|उत्तर)(?:\s+finale?)?\b"
     r"|答案|答え|正解|正答|答(?=\s*[:：])|คำตอบ|정답|답(?=\s*[:：은])"
 )
-CHOSEN = r"【答案】|答案[应應]?[选選][\s:：]*|故选[\s:：]*|应选[\s:：]*"
+CHOSEN = r"【答案】|正[确確][选選]项[是为:：]*|答案[应應]?[选選][\s:：]*|故选[\s:：]*|应选[\s:：]*"
 """Before the letter of a choice, without a verb."""
-VERBS = "es|est|ist|lautet"
+VERBS = "es|est|ist|lautet|adalah"
 VERBS_ABROAD = "è|é|это"
 VERBS_WITHOUT_SPACES = "คือ|là|为|為|是|は|는|은"
 CUES_ABROAD = (

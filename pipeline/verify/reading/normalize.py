@@ -104,7 +104,7 @@ def clean(answer: str, prose: bool = False) -> str:
     answer = _PERCENT.sub(r"\\%", answer)
     if "illion" in answer or "housand" in answer:
         answer = _SCALED.sub(_scaled, answer)
-    if "]" in answer and ("[" in answer[1:] or answer[0] == "]"):
+    if answer.startswith("]") or answer.count("[") != answer.count("]"):
         answer = _OUTWARD.sub(_open_ends, answer)
     return _trim(_SPACE.sub(" ", answer))
 

@@ -61,9 +61,9 @@ def stated_value(text: str) -> str | None:
     r"""The value that `m + 10n = 34` or `\tan\theta = \frac34` states of what was asked for; None for anything else.
     `2x + 3 = 11` is an equation to solve, and `x + y = 5` may be a line."""
     found = find_top(text, _TOKENS)
-    if len(found) != 1 or found[0][0] != "=":
+    if not found or any(token != "=" for token, _, _ in found):
         return None
-    left, right = text[: found[0][1]].strip(), text[found[0][2] :].strip()
+    left, right = text[: found[0][1]].strip(), text[found[-1][2] :].strip()
     if not right or is_name(left) or not _is_constant(right):
         return None
     if _FUNCTION_OF.fullmatch(left):

@@ -12,8 +12,8 @@ MATH = re.compile(
     re.S,
 )
 _CUE = re.compile(
-    r"(?:\b(?:is|are|be|was|were|by|equals?|get|gets|have|has|gives?|takes?|took|costs?|needs?|needed|earns?|earned|pays?|paid|spends?|spent|weighs?|sold|saves?|saved|owes?|totals?|find|found|obtain|yields?|thus|therefore|hence|so|then|that|it's|its|at|answer|contains?|makes?|exactly|approximately|about)\b"
-    r"|[:=≈]|=>|⇒|→|\b(?:es|est|ist|sind)\b)[ \t]*\**[ \t]*",
+    r"(?:\b(?:is|are|be|was|were|by|equals?|get|gets|have|has|gives?|takes?(?:\s+(?:him|her|them|us|me|it))?|took|costs?|needs?|needed|earns?|earned|pays?|paid|spends?|spent|weighs?|sold|saves?|saved|owes?|totals?|find|found|obtain|yields?|(?:thus|therefore|hence|so)(?=,?\s)|then|that|it's|its|at|answer|contains?|makes?|exactly|approximately|about)\b"
+    r"|[:=≈]|=>|⇒|→|\b(?:es|est|ist|sind)\b),?[ \t]*\**[ \t]*",
     re.I,
 )
 _BOLD_MARK = re.compile(r"\*\*(?![\d(])")

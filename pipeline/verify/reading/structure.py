@@ -64,10 +64,11 @@ _LETTERS = re.compile(r"[A-Za-z][A-Za-z\s'-]*")
 _LONG_WORD = re.compile(r"[A-Za-z]{3}")
 """With a hyphen in it, what has no word of three letters is a difference: `x-y`."""
 _SIGN = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
+_AGREEING = re.compile(r"\s*(?:yes|no)\s*,\s*(?!yes|no)[a-z]", re.I)
 _JOINED_UNITS = re.compile(r"\\text\s*\{([^{}]*?\S)\s*,?\s+(and|or)\s*\}(?=\s*[-\d\\$])")
 r"""`7 \text{ goats and } 4`."""
 _MODULO = re.compile(
-    r"(?:(?P<left>[^=]*?)\s*\\equiv\s*)?(?P<residue>[^=]+?)\s*\(?\s*\\[pb]mod\s*\{?\s*(?P<modulus>[^{}()=]+?)\s*\}?\s*\)?"
+    r"(?:(?P<left>[^=]*?)\s*\\equiv\s*)?(?P<residue>[^=]+?)\s*\(?\s*(?:\\[pb]mod|\\text\s*\{\s*mod\s*\}|(?<![A-Za-z])mod)\s*\{?\s*(?P<modulus>[^{}()=]+?)\s*\}?\s*\)?"
 )
 r"""`x \equiv 3 \pmod 7`, `3 \pmod 7`."""
 _SETS = {r"\mathbb{R}": "R", r"\mathbb{Z}": "Z", r"\mathbb{Q}": "Q", r"\mathbb{N}": "N", r"\mathbb{C}": "C"}
@@ -383,7 +384,7 @@ def _words(text: str, joined: str) -> Node:
     if (number := number_in_words(plain.strip(" .,"))) is not None:
         return Scalar(plain, Number(Fraction(number)))
     plain = _TEXT.sub(r"\1", joined)
-    if "," in plain:
+    if "," in plain and not _AGREEING.match(plain):
         parts = [part.strip() for part in plain.split(",") if part.strip(" ()")]
         if len(parts) > 1 and (all(len(part.split()) <= 3 for part in parts)):
             return Group("list", [_word(part) for part in parts], free=True)
