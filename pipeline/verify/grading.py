@@ -10,6 +10,7 @@ from pipeline.verify.comparing import sound
 from pipeline.verify.comparing.compare import Comparison
 from pipeline.verify.comparing.copies import is_copied_ordinal
 from pipeline.verify.comparing.scalars import DIGITS_OF_A_PAIR
+from pipeline.verify.reading.boxes import squeeze
 from pipeline.verify.reading.extract import Extraction, extract
 from pipeline.verify.reading.golds import alternatives
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
@@ -18,6 +19,8 @@ from pipeline.verify.reading.relations import stated_value
 from pipeline.verify.types import Conventions, Form, Grade
 
 _DECIMAL = re.compile(r"\.\d|\d\.")
+_SHORT = 20
+"""A longer gold may be prose, of which only a part is read: its own text is right too."""
 
 Ask = Callable[[str, str, str], bool | None]
 """The symbolic layer: (question, left, right) -> True, False, or None where it cannot tell."""
@@ -60,7 +63,8 @@ def grade_pair(
     if found.hedged:
         return Grade(False, found.answer, "hedged", "extract")
     grade = Grade(False, found.answer, "no gold answer", "extract")
-    for wanted, wanted_key, several in gold_answers(gold, conventions.gold_list):
+    wanteds = gold_answers(gold, conventions.gold_list)
+    for wanted, wanted_key, several in wanteds:
         verdict = answers_equal(found, wanted, wanted_key, several, conventions, ask)
         if verdict.correct and form == "evaluated" and is_copied_ordinal(found.answer, gold, problem):
             verdict = Grade(False, found.answer, "not evaluated: an ordinal of the problem", "form")
@@ -70,7 +74,9 @@ def grade_pair(
         if verdict.correct or grade.layer != "form":
             grade = verdict
         if verdict.correct:
-            break
+            return grade
+    if wanteds and len(gold) > _SHORT and squeeze(found.answer) == squeeze(gold):
+        return Grade(True, found.answer, "equal", "string")
     return grade
 
 
@@ -95,7 +101,9 @@ def _without_objection(grade: Grade, found: Extraction, wanted: str, own: set[st
 def _digits(given: str, wanted: str, conventions: Conventions) -> int:
     """Significant digits that a decimal needs to stand for a value without a finite one. A gold, which was rounded by its
     author, needs one less than an answer, which could be a guess."""
-    return conventions.rounded_digits - (_DECIMAL.search(wanted) is not None and _DECIMAL.search(given) is None)
+    if "." not in wanted or _DECIMAL.search(wanted) is None or _DECIMAL.search(given) is not None:
+        return conventions.rounded_digits
+    return conventions.rounded_digits - 1
 
 
 def _value_of(given: str, wanted: str) -> str:

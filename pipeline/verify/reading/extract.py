@@ -62,9 +62,13 @@ FAR = 80
 _TAG = re.compile(r"<(/?)answer>", re.I)
 
 
+_FOUR_MARKS = r"####(?<!\S####)(?!#)(?!\s*\d+[.)]\s+\S)(?![^\S\n]*\**[A-Za-z][^\n]*\n\s*\S)"
+"""`#### 72`. `#### Step 2` and `#### 3. Check` are headings of what follows."""
+
+
 def _marker(nouns: str, verbs: str, extra: str = "") -> re.Pattern[str]:
     return re.compile(
-        rf"####|(?:\bfinal\s+answer\b|\banswer\b|{nouns})[^\S\n]{{0,3}}(?:\*\*)?[^\S\n]{{0,3}}"
+        rf"{_FOUR_MARKS}|(?:\bfinal\s+answer\b|\banswer\b|{nouns})[^\S\n]{{0,3}}(?:\*\*)?[^\S\n]{{0,3}}"
         rf"(?:(?:(?:is|are|(?:(?:should|must|will|has to)\s+)?be|equals|{verbs})\b{extra})"
         r"(?:\s+(?:simply|therefore|thus|then|just|exactly|also|donc|pues))?"
         r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?"
