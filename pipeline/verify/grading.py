@@ -8,7 +8,7 @@ from functools import lru_cache
 from pipeline.verify.comparing import form as forms
 from pipeline.verify.comparing import sound
 from pipeline.verify.comparing.compare import Comparison
-from pipeline.verify.comparing.copies import is_copied_ordinal
+from pipeline.verify.comparing.copies import is_copied_ordinal, sought_value
 from pipeline.verify.comparing.scalars import DIGITS_OF_A_PAIR
 from pipeline.verify.reading.boxes import squeeze
 from pipeline.verify.reading.extract import Extraction, extract
@@ -19,6 +19,8 @@ from pipeline.verify.reading.relations import stated_value
 from pipeline.verify.types import Conventions, Form, Grade
 
 _DECIMAL = re.compile(r"\.\d|\d\.")
+_IN_BASE = re.compile(r"([0-9A-F]+)\s*_\s*\{?\s*\d+\s*\}?")
+"""`2516_8`, of which a problem that asks for base 8 needs the digits alone."""
 _SHORT = 20
 """A longer gold may be prose, of which only a part is read: its own text is right too."""
 
@@ -65,7 +67,7 @@ def grade_pair(
     grade = Grade(False, found.answer, "no gold answer", "extract")
     wanteds = gold_answers(gold, conventions.gold_list)
     for wanted, wanted_key, several in wanteds:
-        verdict = answers_equal(found, wanted, wanted_key, several, conventions, ask)
+        verdict = answers_equal(found, wanted, wanted_key, several, conventions, ask, problem)
         if verdict.correct and form == "evaluated" and is_copied_ordinal(found.answer, gold, problem):
             verdict = Grade(False, found.answer, "not evaluated: an ordinal of the problem", "form")
         if verdict.correct and verdict.layer != "string":
@@ -89,7 +91,7 @@ def _without_objection(grade: Grade, found: Extraction, wanted: str, own: set[st
         return grade
     if form == "evaluated" and problem and "=" in given and forms.objection(given, wanted, problem) == forms.COPIED:
         return Grade(False, found.answer, f"not evaluated: {forms.COPIED}", "form")
-    given = _value_of(given, wanted)
+    given = _value_of(given, wanted, problem)
     reason = sound.objection(given, wanted, strict=form == "evaluated")
     if reason:
         return Grade(False, found.answer, f"no answer: {reason}", "form")
@@ -106,15 +108,22 @@ def _digits(given: str, wanted: str, conventions: Conventions) -> int:
     return conventions.rounded_digits - 1
 
 
-def _value_of(given: str, wanted: str) -> str:
-    """The value that `given` states of a sum of names (`a + b = 34`), where the gold is a value."""
+def _value_of(given: str, wanted: str, problem: str) -> str:
+    """The value that `given` states of a sum of names (`a + b = 34`) or of an expression of the problem, where the gold is a
+    value."""
     if "=" not in given or "=" in wanted:
         return given
-    return stated_value(given) or given
+    return stated_value(given) or sought_value(given, problem) or given
 
 
 def answers_equal(
-    found: Extraction, wanted: str, wanted_key: str, several: bool, conventions: Conventions, ask: Ask
+    found: Extraction,
+    wanted: str,
+    wanted_key: str,
+    several: bool,
+    conventions: Conventions,
+    ask: Ask,
+    problem: str = "",
 ) -> Grade:
     assert found.answer is not None
     given = clean(found.answer, found.prose)
@@ -122,12 +131,14 @@ def answers_equal(
         return Grade(False, found.answer, "no final answer", "extract", unread="extract")
     if key(given) == wanted_key:
         return Grade(True, found.answer, "equal", "string")
+    if "base" in problem and (base := _IN_BASE.fullmatch(wanted)) and given == base[1]:
+        return Grade(True, found.answer, "equal", "string")
     left, right = parse_number(given), parse_number(wanted)
     if left is not None and right is not None and "," not in given + wanted:
         digits = _digits(given, wanted, conventions)
         same = numbers_equal(left, right, digits, DIGITS_OF_A_PAIR)
         return Grade(same, found.answer, "equal" if same else "different", "number")
-    given = _value_of(given, wanted)
+    given = _value_of(given, wanted, problem)
     digits = _digits(given, wanted, conventions)
     comparison = Comparison(
         replace(conventions, rounded_digits=digits) if digits < conventions.rounded_digits else conventions, ask

@@ -25,6 +25,7 @@ from pipeline.verify.reading.nodes import (
 )
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
 from pipeline.verify.reading.numbers import parse_number
+from pipeline.verify.reading.relations import is_constant
 from pipeline.verify.reading.scan import find_top, split_top
 from pipeline.verify.reading.structure import read, readings
 from pipeline.verify.reading.syntax import Tree
@@ -68,6 +69,17 @@ def _is_numeral(text: str) -> bool:
 def _unmarked(text: str) -> str:
     """Without signs of money, percent and degrees."""
     return re.sub(r"\\text\s*\{[^{}]*\}|\\(?:%|dollar|degree|euro|pounds)|\s", "", text)
+
+
+def sought_value(given: str, problem: str) -> str | None:
+    """The value that `given` states of an expression of the problem: of `x + y = 5`, where it asks for `x + y`."""
+    found = find_top(given, {"="})
+    if not problem or not found:
+        return None
+    left, right = given[: found[0][1]].strip(), given[found[-1][2] :].strip()
+    if not left or not is_constant(right) or is_constant(left):
+        return None
+    return right if form(left) in _forms(problem) else None
 
 
 def _whole(numeral: str) -> str:

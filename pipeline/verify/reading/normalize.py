@@ -183,8 +183,8 @@ def _command(answer: str, name: str, space: str, at: int, out: list[str]) -> int
             return at
         inside = _SIZED.sub("", group.group(1)) if "\\" in group.group(1) else group.group(1)
         words = inside.strip()
-        if words in FUNCTIONS:
-            out.append(f"\\{words} ")
+        if (function := words.removeprefix("\\")) in FUNCTIONS:
+            out.append(f"\\{function} ")
         elif words in ("\\$", "\\infty"):
             out.append(r"\dollar " if words == "\\$" else r"\infty ")
         elif len(words) <= 1 or words.replace(".", "").replace(",", "").isdecimal():

@@ -50,7 +50,8 @@ def label_of(text: str) -> str:
     return re.sub(r"[\s{}|]", "", text)
 
 
-def _is_constant(text: str) -> bool:
+def is_constant(text: str) -> bool:
+    """Whether `text` has no variables."""
     try:
         return not symbols(parse(text))
     except (SyntaxError, RecursionError):
@@ -64,7 +65,7 @@ def stated_value(text: str) -> str | None:
     if not found or any(token != "=" for token, _, _ in found):
         return None
     left, right = text[: found[0][1]].strip(), text[found[-1][2] :].strip()
-    if not right or is_name(left) or not _is_constant(right):
+    if not right or is_name(left) or not is_constant(right):
         return None
     if _FUNCTION_OF.fullmatch(left):
         return right
@@ -123,11 +124,11 @@ def _equality(parts: list[str], read: Read) -> Node:
     first, last = parts[0], parts[-1]
     if is_name(first):
         return Named(label_of(first), read(last), first, last)
-    if is_name(last) and len(parts) == 2 and _is_constant(first):
+    if is_name(last) and len(parts) == 2 and is_constant(first):
         return Named(label_of(last), read(first), last, first)
-    if _is_constant(first) and (_is_constant(last) or len(parts) > 2):
+    if is_constant(first) and (is_constant(last) or len(parts) > 2):
         return read(last)
-    if _is_constant(last) and re.fullmatch(r"\\(?:lim|sum|int|prod|begin)(?![A-Za-z]).*", first, re.S):
+    if is_constant(last) and re.fullmatch(r"\\(?:lim|sum|int|prod|begin)(?![A-Za-z]).*", first, re.S):
         return read(last)
     return Equation(first, last)
 
@@ -167,14 +168,14 @@ def _inequality(parts: list[str], operators: list[str], read: Read) -> Node | No
 def _two_sided(left: str, right: str, operator: str) -> Node:
     closed = operator == "<="
     inner, is_absolute = _absolute(left)
-    if is_absolute and is_name(inner) and _is_constant(right):
+    if is_absolute and is_name(inner) and is_constant(right):
         return Interval(negated(right), right, closed, closed, label_of(inner))
     inner, is_absolute = _absolute(right)
-    if is_absolute and is_name(inner) and _is_constant(left):
+    if is_absolute and is_name(inner) and is_constant(left):
         return Union([Interval("-\\infty", negated(left), False, closed), Interval(left, "\\infty", closed, False)])
-    if is_name(left) and _is_constant(right):
+    if is_name(left) and is_constant(right):
         return Interval("-\\infty", right, False, closed, label_of(left))
-    if is_name(right) and _is_constant(left):
+    if is_name(right) and is_constant(left):
         return Interval(left, "\\infty", closed, False, label_of(right))
     return Inequality("<=" if closed else "<", left, right)
 
