@@ -111,7 +111,7 @@ def _digits(given: str, wanted: str, conventions: Conventions) -> int:
 def _value_of(given: str, wanted: str, problem: str) -> str:
     """The value that `given` states of a sum of names (`a + b = 34`) or of an expression of the problem, where the gold is a
     value."""
-    if "=" not in given or "=" in wanted:
+    if "=" not in given or "=" in wanted or "," in given or ";" in given:  # `b = -3, c = 0` is a list
         return given
     return stated_value(given) or sought_value(given, problem) or given
 

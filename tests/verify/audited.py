@@ -170,6 +170,8 @@ WITH_PROBLEM: dict[str, tuple[Triples, Triples]] = {
         [
             ("x+y=5", "5", "If $xy=6$ and $x-y=1$, find $x+y$."), ("4x+6=22", "22", "If $2x+3=11$, find $4x+6$."),
             ("x^2+y^2=13", "13", "Find $x^2+y^2$."),
+            ("b=-3, c=0", "-3,0", "Find $b$ and $c$."),
+            ("T(1)=2, T(2)=4", "2,4", "Find $T(1)$ and $T(2)$."),
         ],
         [
             ("x+y=5", "5", "If $x+y=5$, find $x$."), ("2x+3=11", "11", "If $2x+3=11$, find $x$."),

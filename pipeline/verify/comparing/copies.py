@@ -25,7 +25,7 @@ from pipeline.verify.reading.nodes import (
 )
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
 from pipeline.verify.reading.numbers import parse_number
-from pipeline.verify.reading.relations import is_constant
+from pipeline.verify.reading.relations import is_constant, is_name
 from pipeline.verify.reading.scan import find_top, split_top
 from pipeline.verify.reading.structure import read, readings
 from pipeline.verify.reading.syntax import Tree
@@ -77,7 +77,7 @@ def sought_value(given: str, problem: str) -> str | None:
     if not problem or not found:
         return None
     left, right = given[: found[0][1]].strip(), given[found[-1][2] :].strip()
-    if not left or not is_constant(right) or is_constant(left):
+    if not left or is_name(left) or not is_constant(right) or is_constant(left):
         return None
     return right if form(left) in _forms(problem) else None
 

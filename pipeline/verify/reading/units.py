@@ -1,6 +1,7 @@
 """Takes units, money and percent off a number, so that the rest can be compared."""
 
 import re
+from functools import lru_cache
 
 _SPELLINGS = {
     "m": "m meter meters metre metres 米", "cm": "cm centimeter centimeters centimetre centimetres 厘米 公分",
@@ -80,6 +81,7 @@ _WORDS_END = re.compile(
 )
 
 
+@lru_cache(maxsize=128)
 def strip_units(text: str) -> tuple[str, bool, str]:
     """(what is left, whether it was a percentage, the unit). The text itself where there is nothing to take off."""
     percent = False
