@@ -1,4 +1,4 @@
-"""The reward's judge: does a response reach the known answer?"""
+"""Decides whether a response reaches the known answer."""
 
 from pipeline.verify.api import grade
 from pipeline.verify.types import Conventions, Grade

@@ -1,4 +1,4 @@
-"""grade: one answer, from any program, without a pool of one's own."""
+"""Grades one response without a pool of your own: `grade`."""
 
 import atexit
 import os

@@ -1,18 +1,28 @@
-"""grade_pair: extraction and the layers for one response, in one process."""
+"""Grades one response in the current process: `grade_pair` extracts the answer and tries the layers in order."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 from pipeline.verify.comparing import form as forms
 from pipeline.verify.comparing import sound
 from pipeline.verify.comparing.compare import Comparison
-from pipeline.verify.comparing.copies import is_copied_ordinal
+from pipeline.verify.comparing.copies import is_copied_ordinal, sought_value
 from pipeline.verify.comparing.scalars import DIGITS_OF_A_PAIR
+from pipeline.verify.reading.boxes import squeeze
 from pipeline.verify.reading.extract import Extraction, extract
 from pipeline.verify.reading.golds import alternatives
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
 from pipeline.verify.reading.numbers import numbers_equal, parse_number
+from pipeline.verify.reading.relations import stated_value
 from pipeline.verify.types import Conventions, Form, Grade
+
+_DECIMAL = re.compile(r"\.\d|\d\.")
+_IN_BASE = re.compile(r"([0-9A-F]+)\s*_\s*\{?\s*\d+\s*\}?")
+"""`2516_8`, of which a problem that asks for base 8 needs the digits alone."""
+_SHORT = 20
+"""A longer gold may be prose, of which only a part is read: its own text is right too."""
 
 Ask = Callable[[str, str, str], bool | None]
 """The symbolic layer: (question, left, right) -> True, False, or None where it cannot tell."""
@@ -55,8 +65,9 @@ def grade_pair(
     if found.hedged:
         return Grade(False, found.answer, "hedged", "extract")
     grade = Grade(False, found.answer, "no gold answer", "extract")
-    for wanted, wanted_key, several in gold_answers(gold, conventions.gold_list):
-        verdict = answers_equal(found, wanted, wanted_key, several, conventions, ask)
+    wanteds = gold_answers(gold, conventions.gold_list)
+    for wanted, wanted_key, several in wanteds:
+        verdict = answers_equal(found, wanted, wanted_key, several, conventions, ask, problem)
         if verdict.correct and form == "evaluated" and is_copied_ordinal(found.answer, gold, problem):
             verdict = Grade(False, found.answer, "not evaluated: an ordinal of the problem", "form")
         if verdict.correct and verdict.layer != "string":
@@ -65,7 +76,9 @@ def grade_pair(
         if verdict.correct or grade.layer != "form":
             grade = verdict
         if verdict.correct:
-            break
+            return grade
+    if wanteds and len(gold) > _SHORT and squeeze(found.answer) == squeeze(gold):
+        return Grade(True, found.answer, "equal", "string")
     return grade
 
 
@@ -76,6 +89,9 @@ def _without_objection(grade: Grade, found: Extraction, wanted: str, own: set[st
     given = clean(found.answer, found.prose)
     if key(given) in own:
         return grade
+    if form == "evaluated" and problem and "=" in given and forms.objection(given, wanted, problem) == forms.COPIED:
+        return Grade(False, found.answer, f"not evaluated: {forms.COPIED}", "form")
+    given = _value_of(given, wanted, problem)
     reason = sound.objection(given, wanted, strict=form == "evaluated")
     if reason:
         return Grade(False, found.answer, f"no answer: {reason}", "form")
@@ -84,8 +100,30 @@ def _without_objection(grade: Grade, found: Extraction, wanted: str, own: set[st
     return grade
 
 
+def _digits(given: str, wanted: str, conventions: Conventions) -> int:
+    """Significant digits that a decimal needs to stand for a value without a finite one. A gold, which was rounded by its
+    author, needs one less than an answer, which could be a guess."""
+    if "." not in wanted or _DECIMAL.search(wanted) is None or _DECIMAL.search(given) is not None:
+        return conventions.digits
+    return conventions.digits - 1
+
+
+def _value_of(given: str, wanted: str, problem: str) -> str:
+    """The value that `given` states of a sum of names (`a + b = 34`) or of an expression of the problem, where the gold is a
+    value."""
+    if "=" not in given or "=" in wanted or "," in given or ";" in given:  # `b = -3, c = 0` is a list
+        return given
+    return stated_value(given) or sought_value(given, problem) or given
+
+
 def answers_equal(
-    found: Extraction, wanted: str, wanted_key: str, several: bool, conventions: Conventions, ask: Ask
+    found: Extraction,
+    wanted: str,
+    wanted_key: str,
+    several: bool,
+    conventions: Conventions,
+    ask: Ask,
+    problem: str = "",
 ) -> Grade:
     assert found.answer is not None
     given = clean(found.answer, found.prose)
@@ -93,11 +131,16 @@ def answers_equal(
         return Grade(False, found.answer, "no final answer", "extract", unread="extract")
     if key(given) == wanted_key:
         return Grade(True, found.answer, "equal", "string")
+    if "base" in problem and (base := _IN_BASE.fullmatch(wanted)) and given == base[1]:
+        return Grade(True, found.answer, "equal", "string")
     left, right = parse_number(given), parse_number(wanted)
     if left is not None and right is not None and "," not in given + wanted:
-        same = numbers_equal(left, right, conventions.digits, DIGITS_OF_A_PAIR)
+        digits = _digits(given, wanted, conventions)
+        same = numbers_equal(left, right, digits, DIGITS_OF_A_PAIR)
         return Grade(same, found.answer, "equal" if same else "different", "number")
-    comparison = Comparison(conventions, ask)
+    given = _value_of(given, wanted, problem)
+    digits = _digits(given, wanted, conventions)
+    comparison = Comparison(replace(conventions, digits=digits) if digits < conventions.digits else conventions, ask)
     same = comparison.answers(given, wanted, found.several, several)
     layer = comparison.layer if comparison.layer != "string" else "structure"
     return Grade(same, found.answer, "equal" if same else "different", layer, unread=comparison.unread)

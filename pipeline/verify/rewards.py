@@ -1,4 +1,4 @@
-r"""From a grade to a reward: named functions, weighted and added up.
+r"""Turns a grade into a reward: the weighted sum of named functions.
 
 A reward function takes an `Outcome` and the `RewardConfig`, and returns a float. `verify.rewards` names the functions
 and their weights, e.g. `{"correctness": 1.0, "overlong": 1.0}`; a name with a colon (`my_module:my_reward`) is imported.

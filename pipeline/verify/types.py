@@ -1,4 +1,4 @@
-"""What the verifier gives back, and the conventions it grades by. Standard library only: this is imported everywhere."""
+"""Defines the verdict and the conventions of grading. Standard library only, because every room imports this."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
@@ -14,7 +14,7 @@ class Grade:
 
     correct: bool
     extracted: str | None
-    """The final answer as it stands in the response; None where there is none."""
+    """The final answer as the response writes it; None without one."""
     reason: str
     """Why: `equal` or `different` with the layer that decided, or what went wrong (`no final answer`, `hedged`,
     `not evaluated: product`, `time-out`, ...)."""

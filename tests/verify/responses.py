@@ -114,6 +114,8 @@ WRONG: list[tuple[str, str]] = [
     (r"42 apples were bought. \boxed{17}", "42"),
     (r"\boxed{1,2,3,4,5,6,7,8,9}", "7"),
     (r"\boxed{0.333}", "1/3"),
+    (r"\boxed{3.14}", r"\pi"),
+    (r"\boxed{1.41}", r"\sqrt2"),
     (r"\boxed{A \text{ or } B}", "A"),
     (r"\boxed{ABCDE}", "A"),
     (r"\boxed{A, B, C, D}", "A"),

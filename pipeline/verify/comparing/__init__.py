@@ -1,1 +1,1 @@
-"""From two structures to a verdict: exact, by value, by algebra, and last symbolically."""
+"""Compares two structures: exactly, by value, by algebra, and symbolically as the last resort."""

@@ -51,6 +51,14 @@ def same_zeros(a: Tree, b: Tree) -> bool:
     return len({value / m[monomial] for monomial, value in n.items()}) == 1
 
 
+def terms(tree: Tree) -> int | None:
+    """How many terms the numerator of `tree` has in its normal form; None for what this algebra does not cover."""
+    try:
+        return len(_quotient(tree)[0])
+    except (NoFormError, RecursionError):
+        return None
+
+
 def _quotient(tree: Tree) -> Quotient:
     kind = tree[0]
     if kind == "num":

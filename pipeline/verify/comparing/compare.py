@@ -1,4 +1,4 @@
-"""Whether two answers say the same, given their structure. Symmetric: which of the two is the gold does not matter."""
+"""Decides whether two answers say the same, given their structure. Symmetric: either side may be the gold."""
 
 import re
 from collections.abc import Callable
@@ -37,6 +37,10 @@ MOST_ITEMS = 100
 _SETS = (Interval, Union, Intersection, Difference, Inequality)
 _COORDINATES = {"x", "y", "z"}
 """`x = 1` and `y = 1` are different lines."""
+_AGREEING = re.compile(r"\s*(yes|no)\s*,(?!.*\b(?:but|or|yes|no|if|unless|except)\b).*", re.I | re.S)
+"""`Yes, it is.`"""
+_ARTICLE = re.compile(r"\s*(?:an?|the)\s+(?=[a-z]{3})", re.I)
+_EXTREME = re.compile(r"max|min", re.I)
 _NAME = re.compile(r"[A-Za-z0-9\s(){}.']*")
 
 Ask = Callable[[str, str, str], bool | None]
@@ -184,6 +188,8 @@ class Comparison:
         return all(any(self.equal(x, y) for y in right) for x in left)
 
     def _order_free(self, a: Group, b: Group) -> bool:
+        if _are_extremes(a) or _are_extremes(b):
+            return True
         if self.conventions.list_order != "auto":
             return self.conventions.list_order == "any"
         if _different_names(a) or _different_names(b):
@@ -194,6 +200,8 @@ class Comparison:
         if any(value is None for side in values for value in side):
             return True  # points, words, roots: solutions, not a sequence
         # Two sequences in different orders are different; two sorted lists are the same solutions, sorted otherwise.
+        if all(set(side) == {-value for value in side if value is not None} for side in values):
+            return True  # `1, -1, 7, -7`
         return all(_is_sorted([value for value in side if value is not None]) for side in values)
 
     def _group_with(self, group: Group, other: Node) -> bool:
@@ -314,9 +322,21 @@ def _are_relations(group: Group) -> bool:
 
 
 def _different_names(group: Group) -> bool:
-    """Whether each item has a name of its own, beyond an index: `x = 1, y = 2` has, `x_1 = 1, x_2 = 2` has not."""
+    """Whether each item has another name, beyond an index: `x = 1, y = 2` has, `x_1 = 1, x_2 = 2` has not."""
     names = [re.sub(r"[_{}\d']", "", item.label) for item in group.items if isinstance(item, Named)]
     return len(names) == len(group.items) and len(set(names)) == len(names) > 1
+
+
+def _are_extremes(group: Group) -> bool:
+    """`Maximum: 3, Minimum: 1`: the names say which is which, in any order."""
+    found: dict[str, Fraction] = {}
+    for item in group.items:
+        kind = _EXTREME.search(item.label) if isinstance(item, Named) else None
+        value = _number(item.value) if isinstance(item, Named) else None
+        if kind is None or value is None:
+            return False
+        found[kind.group().lower()] = value
+    return len(group.items) == len(found) == 2 and found["max"] >= found["min"]
 
 
 def _is_sorted(values: list[Fraction]) -> bool:
@@ -377,6 +397,9 @@ def _base_numbers(a: Node, b: Node) -> bool:
 def _letters(node: Word | Scalar) -> str:
     """What is read aloud of a word or a name; nothing of a formula, whose signs matter (`x-y` is not `x+y`)."""
     text = node.text.replace("\\text", "")
+    if isinstance(node, Word):
+        text = _AGREEING.sub(r"\1", _ARTICLE.sub("", text))
     if isinstance(node, Scalar) and not _NAME.fullmatch(text):
         return ""
-    return "".join(character for character in text if character.isalnum())
+    letters = "".join(character for character in text if character.isalnum())
+    return "DNE" if letters.casefold() == "doesnotexist" else letters

@@ -1,4 +1,4 @@
-r"""Whether an answer is a formula of the problem, written down again, and whether two answers have the same form.
+r"""Finds answers that copy a formula of the problem, and compares the forms of two answers.
 
 The form of an answer is what is left when spaces, brackets, the order of sums and products, ones, zeros and names before
 a value are taken off: `(x+2)(1+x)` has the form of `(x+1)(x+2)`, and `x^2+3x+2` has another.
@@ -25,8 +25,9 @@ from pipeline.verify.reading.nodes import (
 )
 from pipeline.verify.reading.normalize import LONGEST_ANSWER, clean, key
 from pipeline.verify.reading.numbers import parse_number
+from pipeline.verify.reading.relations import is_constant, is_name
 from pipeline.verify.reading.scan import find_top, split_top
-from pipeline.verify.reading.structure import readings
+from pipeline.verify.reading.structure import read, readings
 from pipeline.verify.reading.syntax import Tree
 
 MOST_FORMULAS = 200
@@ -49,10 +50,13 @@ _EXPAND = re.compile(r"\bexpand|\bmultiply out|\bas a polynomial\b|\bstandard fo
 
 def is_copy(given: str, wanted: str, problem: str) -> bool:
     """Whether `given` (cleaned), which does not have the form of the gold `wanted`, was taken from `problem`."""
+    named = read(given)
+    if isinstance(named, Named) and _is_numeral(named.right):  # `n = 2` beside a 2 in the problem
+        given = named.right
     if _is_numeral(given):
         return (
             bool(_ASKS_FOR_A_FORM.search(problem))
-            and _unmarked(given) != _unmarked(wanted)
+            and _whole(_unmarked(given)) != _whole(_unmarked(wanted))
             and form(given) in _forms(problem)
         )
     return form(given) in _forms(problem) or _other_form_is_asked(given, wanted, problem)
@@ -67,8 +71,24 @@ def _unmarked(text: str) -> str:
     return re.sub(r"\\text\s*\{[^{}]*\}|\\(?:%|dollar|degree|euro|pounds)|\s", "", text)
 
 
+def sought_value(given: str, problem: str) -> str | None:
+    """The value that `given` states of an expression of the problem: of `x + y = 5`, where it asks for `x + y`."""
+    found = find_top(given, {"="})
+    if not problem or not found:
+        return None
+    left, right = given[: found[0][1]].strip(), given[found[-1][2] :].strip()
+    if not left or is_name(left) or not is_constant(right) or is_constant(left):
+        return None
+    return right if form(left) in _forms(problem) else None
+
+
+def _whole(numeral: str) -> str:
+    """Without the zeros of `2.0`."""
+    return re.sub(r"(?<=\d)\.0+$", "", numeral)
+
+
 def _other_form_is_asked(given: str, wanted: str, problem: str) -> bool:
-    """A sum where the problem asks for factors, or the other way about."""
+    """Whether the answer is a sum and the problem asks for factors, or the reverse."""
     asked = ("mul", "pow") if _FACTOR.search(problem) else ("add",) if _EXPAND.search(problem) else ()
     if not asked:
         return False

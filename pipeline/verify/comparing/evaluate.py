@@ -1,4 +1,4 @@
-"""The rational number that a tree is, exactly. Bounded work: a giant number is not computed."""
+"""Computes the exact rational value of a tree. The work is bounded: a giant number is not computed."""
 
 import math
 from fractions import Fraction

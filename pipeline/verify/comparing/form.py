@@ -1,4 +1,4 @@
-r"""`verify.form=evaluated`: whether an answer that equals the gold has been worked out.
+r"""Checks, for `verify.form=evaluated`, that an answer equal to the gold has been worked out.
 
 `37 \cdot 48` equals 1776 and `2x + 3 = 11` says `x = 4`, but both stand in the problem: a policy that is paid for them
 learns to copy. Here an answer is asked for the *work* that is left in it: kinds of operations, as words. What the gold
@@ -10,25 +10,31 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
-from pipeline.verify.comparing import copies, evaluate
+from pipeline.verify.comparing import algebra, copies, evaluate
 from pipeline.verify.comparing.sound import parts, values
 from pipeline.verify.reading import syntax
 from pipeline.verify.reading.nodes import (
     BaseNumber,
+    Difference,
     Equation,
     Group,
     Inequality,
+    Intersection,
     Named,
     Node,
     Ratio,
     Scalar,
+    Union,
     Word,
 )
 from pipeline.verify.reading.normalize import key
 from pipeline.verify.reading.numbers import parse_number
+from pipeline.verify.reading.relations import is_name
 from pipeline.verify.reading.structure import choice, readings
 from pipeline.verify.reading.syntax import Tree, children
+from pipeline.verify.reading.words import qualified
 
+COPIED = "copied from the problem"
 _LARGE = 10**9
 """From here on nobody writes out a power, or a sum of powers: `3^{50} - 1` is an answer."""
 _SHORT_POWER = 10
@@ -57,12 +63,13 @@ def objection(given: str, wanted: str, problem: str) -> str:
     letter, value = choice(given)
     if letter:
         given = value or letter
+    given, wanted = qualified(given).body, qualified(wanted).body
     if key(given) == key(wanted):
         return ""
     if parse_number(wanted) is None and copies.same_form(given, wanted):
         return ""
     if problem and copies.is_copy(given, wanted, problem):
-        return "copied from the problem"
+        return COPIED
     golds = readings(wanted)
     if letter and not value:
         return ""
@@ -104,6 +111,8 @@ def _left_undone(given: Node, gold: Node) -> str:
 
 
 def _unsolved(node: Node) -> bool:
+    if isinstance(node, Inequality) and node.relation == "!=" and is_name(node.left):
+        return parse_number(re.sub(r"^\\pm\s*", "", node.right)) is None
     return isinstance(node, (Equation, Inequality)) or any(_unsolved(part) for part in parts(node))
 
 
@@ -131,7 +140,7 @@ def _variables(node: Node) -> bool:
 
 def work(node: Node) -> set[str]:
     """Kinds of operations that are left to do in `node`."""
-    found: set[str] = set()
+    found = _of_sets(node)
     for leaf in _leaves(node):
         if isinstance(leaf, BaseNumber):
             found.add(f"base {leaf.base}" if leaf.base != 10 else "")
@@ -143,6 +152,15 @@ def work(node: Node) -> set[str]:
             if isinstance(leaf, Ratio) and _is_whole_quotient(leaf):
                 found.add("quotient")
     return found - {""}
+
+
+def _of_sets(node: Node) -> set[str]:
+    r"""`[1,3] \cap [2,4]`, and `\{1,2\} \cup \{2,3\}`. A union with an interval in it is a usual answer."""
+    if isinstance(node, Union):
+        return {"union"} if all(isinstance(part, Group) and part.kind == "set" for part in node.parts) else set()
+    if isinstance(node, Difference):
+        return {"difference"} if isinstance(node.base, Group) else set()
+    return {"intersection"} if isinstance(node, Intersection) else set()
 
 
 def _leaves(node: Node) -> Iterator[Node]:
@@ -293,12 +311,18 @@ def _of_closed_form(tree: Tree) -> set[str]:
         return _of_rational(tree, value)
     found: set[str] = set().union(*(_of_closed_form(part) for part in children(tree) if not _is_unit_power(tree, part)))
     if kind == "add":
-        if sum(evaluate.exact(part) is not None for part in tree[1]) > 1 or _has_like_terms(tree[1]):
+        if sum(evaluate.exact(part) is not None for part in tree[1]) > 1 or _has_like_terms(tree):
             found.add("sum")
     elif kind == "mul":
         above, below = _factors(tree)
+        if any(_writes_i(part) for part in below):
+            found.add("quotient")
+        if sum(_is_root_of_number(part) for part in above) > 1:
+            found.add("product")
+        if any(_is_square_of_number(part) for part in above):
+            found.add("power")
         quotients = [part for part in tree[1] if part[0] == "mul" and evaluate.exact(part) is not None]
-        found = set().union(*(_of_closed_form(part) for part in [*above, *below, *quotients]))
+        found |= set().union(*(_of_closed_form(part) for part in [*above, *below, *quotients]))
         if any(sum(evaluate.exact(part) is not None for part in side) > 1 for side in (above, below)):
             found.add("product")
         if sum(part[0] == "add" for part in above) > 1:
@@ -387,8 +411,25 @@ def _is_unit_power(tree: Tree, part: Tree) -> bool:
     return tree[0] == "pow" and part is tree[2] and part == ("num", Fraction(-1))
 
 
-def _has_like_terms(terms: list[Tree]) -> bool:
-    r"""Whether two terms have the same irrational factors: `\sqrt3 + 2\sqrt3`."""
+def _is_root_of_number(tree: Tree) -> bool:
+    """`\\sqrt3`, two of which make one root."""
+    return tree[0] == "root" and tree[1] == ("num", Fraction(2)) and tree[2][0] == "num"
+
+
+def _is_square_of_number(tree: Tree) -> bool:
+    """`3^2` in `3^2\\pi`."""
+    return tree[0] == "pow" and tree[1][0] == "num" and tree[2] == ("num", Fraction(2))
+
+
+def _writes_i(tree: Tree) -> bool:
+    return tree == ("const", "i") or any(_writes_i(part) for part in children(tree))
+
+
+def _has_like_terms(tree: Tree) -> bool:
+    r"""Whether two terms come together in one: `\sqrt3 + 2\sqrt3`, `\sqrt{50} + \sqrt8`."""
+    terms = tree[1]
+    if (fewest := algebra.terms(tree)) is not None and fewest < len(terms):
+        return True
     seen: list[list[str]] = []
     for term in terms:
         above, below = _factors(term)

@@ -1,4 +1,4 @@
-r"""Names that are bound: `f(x) = x` and `f(z) = z`, `n\pi` and `k\pi`, `+ C` and `+ c` say the same.
+r"""Renames bound names: `f(x) = x` and `f(z) = z`, `n\pi` and `k\pi`, `+ C` and `+ c` say the same.
 
 A name is bound only where the answer itself shows it. A variable of the problem keeps its name.
 """
@@ -23,6 +23,10 @@ def renamed(given: Qualified, wanted: Qualified) -> str | None:
     if left and right:
         return _with_arguments(left, right)
     ours, theirs = _names(_HEAD.sub("", given.body)), _names(_HEAD.sub("", wanted.body))
+    constants = {old: new for old in ours - theirs for new in theirs - ours if old.lower() == new.lower()}
+    all_of_c = constants and all(name[0] in "cC" for name in constants) and not (ours | theirs) & {"a", "b"}
+    if all_of_c and len(constants) == len(ours - theirs) == len(theirs - ours):  # `y = C_1 e^x` and `y = c_1 e^x`
+        return _replaced(given.body, constants)
     if len(ours - theirs) != 1 or len(theirs - ours) != 1:
         return None
     (old,), (new,) = ours - theirs, theirs - ours

@@ -1,4 +1,4 @@
-r"""latex2sympy2, asked carefully: its global state laid anew before every reading, nothing read in part, and fast.
+r"""Reads LaTeX with latex2sympy2, from a clean global state, all of the input or nothing, and fast.
 
 latex2sympy2 keeps global state that an input can spoil (`x = 3` binds x, `dx` overwrites the table of variables). Its
 grammar does not ask that all of the input be read: `12 \\ 13` comes back as 12. And ANTLR's full look-ahead (LL) takes

@@ -1,4 +1,4 @@
-r"""Sets of real numbers in one normal form: disjoint pieces in order. `(0,2) \cup (1,3)` is `(0,3)`.
+r"""Brings sets of real numbers into one normal form, disjoint pieces in order: `(0,2) \cup (1,3)` is `(0,3)`.
 
 Ends are compared as floats to put them in order and as answers, exactly, where two are close.
 """
@@ -53,7 +53,7 @@ _LINE = [Piece(_LOWEST, _HIGHEST, False, False)]
 
 
 def equal(a: Node, b: Node, same: Same) -> bool | None:
-    """Whether two nodes are the same set of reals; None where one of them is none that we can put in order."""
+    """Whether two nodes are the same set of reals; None if we cannot put the pieces of one of them in order."""
     try:
         left, right = _pieces(a, same), _pieces(b, same)
     except NoSetError:
@@ -95,7 +95,9 @@ def _of_group(group: Group, same: Same) -> list[Piece]:
         low, high = group.items
         if isinstance(low, Scalar) and isinstance(high, Scalar):
             return _pieces(Interval(low.text, high.text, False, False), same)
-    if group.kind == "list" and all(isinstance(item, (Interval, Inequality, Union)) for item in group.items):
+    if group.kind == "list" and all(isinstance(item, (Interval, Inequality, Union, Named)) for item in group.items):
+        if group.joined != "or" and any(isinstance(item, Named) for item in group.items):
+            raise NoSetError  # `x < 1 or x = 2` has a point; `x < 1, y = 2` is no set
         parts = [_pieces(item, same) for item in group.items]
         # `x > 0, x \ne 1` holds together; `x < 1 or x > 3` does not
         if group.joined == "and" or any(isinstance(item, Inequality) for item in group.items):

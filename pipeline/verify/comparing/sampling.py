@@ -1,4 +1,4 @@
-r"""Compares trees at places: in doubles, which refutes in microseconds, and to many digits, which settles identities.
+r"""Compares trees at fixed points: in doubles, which refutes in microseconds, and to many digits, which settles identities.
 
 Two expressions are compared where both are real. Where they never are, or where one of them writes `i`, complex principal
 values are compared. Agreement to many digits at places of all sizes and signs is taken as equality: every number on the
@@ -24,7 +24,7 @@ from pipeline.verify.comparing.values import (
 from pipeline.verify.reading.syntax import Tree, children, symbols
 
 ENOUGH = 6
-"""Common places, of both signs where there are such, that settle an identity."""
+"""An identity is settled by its values at this many points (of both signs, if there are points of both)."""
 _ORDER = [0, 4, 1, 5, *WIDE, 2, 6, 3, 7]
 """Places of both signs first."""
 
@@ -158,7 +158,7 @@ def _double(tree: Tree, point: int) -> complex | None:
 
 
 def ratio(a: Tree, b: Tree) -> complex | None:
-    """The constant c with a = c * b, as far as the places tried show; None where there is none."""
+    """The constant c with a = c * b at all points tried; None if there is no such constant."""
     found: complex | None = None
     for point in range(POINTS):
         x, y = _double(a, point), _double(b, point)
@@ -181,7 +181,7 @@ def multiple(a: Tree, b: Tree, factor: Fraction) -> bool | None:
 
 
 def with_real_roots(tree: Tree) -> Tree:
-    r"""Odd roots of negative numbers turned about: `\sqrt[3]{-8}` is -2 on paper and a complex number to sympy."""
+    r"""Rewrites odd roots of negative numbers: `\sqrt[3]{-8}` is -2 on paper and a complex number to sympy."""
     kind = tree[0]
     if kind in ("add", "mul"):
         return (kind, [with_real_roots(part) for part in tree[1]])

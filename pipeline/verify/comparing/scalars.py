@@ -1,4 +1,4 @@
-"""Whether two scalars are equal: as strings, exactly as fractions, by value (which refutes), and last symbolically."""
+"""Compares two scalars: as strings, exactly as fractions, by value (which refutes), and symbolically as the last resort."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -121,7 +121,7 @@ class Scalars:
         return self.ask("equal", a, b) is True
 
     def _rounded(self, number: Number | None, tree: syntax.Tree) -> bool:
-        """Whether `number` is a decimal that stands for the irrational value of `tree`."""
+        """Whether `number` is a decimal that rounds the irrational value of `tree`."""
         if number is None or number.places is None or number.digits < self._digits or syntax.symbols(tree):
             return False
         value = sampling.real_value(tree)

@@ -1,4 +1,4 @@
-"""Closes the ways by which sympy and latex2sympy2 would evaluate text as Python, for the life of the process.
+"""Stops sympy and latex2sympy2 from evaluating text as Python, for the life of the process.
 
 latex2sympy2 keeps one (`\\variable{..}` with values given goes through `parse_expr`), and so does sympy (any string
 handed to `sympify`). sympy itself also writes source code and runs it for the arithmetic of monomials
@@ -41,7 +41,7 @@ def _maker(operation: Callable[..., Any]) -> Callable[[Any], Callable[..., Any]]
 
 
 def _build_tables(sympy: Any) -> None:
-    """Late imports, and tables that sympy builds at first need from strings of its own, before the ways close."""
+    """Runs the late imports of sympy and builds the tables that it makes from strings, before evaluation is closed."""
     from sympy.integrals.meijerint import _create_lookup_table
 
     x = sympy.Symbol("x")

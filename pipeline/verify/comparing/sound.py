@@ -1,4 +1,4 @@
-r"""What an answer that was found equal may not hold, in any form: symbols that only cancel, and two values at once.
+r"""Refuses, in every form, an equal answer whose symbols only cancel or that states two values.
 
 `0 \cdot c` is 0 and `x = 2 = 3` ends in 3, but neither is an answer: the first says nothing that was worked out, the
 second says everything.
@@ -54,7 +54,7 @@ def objection(given: str, wanted: str, strict: bool = False) -> str:
 
     A calculation that goes wrong on its way (`x = 5 + 5 + 1 = 7 = 11`) is refused only if `strict`; it still states one
     value at its end."""
-    if _LINK.search(given) and (strict or not _SHOWS_WORK.search(given)) and _contradicts(given):
+    if _LINK.search(given) and "mod" not in given and (strict or not _SHOWS_WORK.search(given)) and _contradicts(given):
         return "two values"
     letter, value = choice(given)
     if letter:
@@ -148,7 +148,7 @@ def _has_another_name(given: Node, gold: Node) -> bool:
 def _free_letters(text: str) -> int:
     """Letters of a formula beyond our grammar that no sum, limit or integral binds."""
     bound = {name for match in _BOUND.finditer(text) for name in match.groups() if name} | {"d", "e", "i"}
-    bare = re.sub(r"\\(?:text|begin|end|operatorname)\s*\{[^{}]*\}", " ", text)
+    bare = re.sub(r"\\(?:text|begin|end|operatorname|mathbb)\s*\{[^{}]*\}", " ", text)
     return len(set(_LETTER.findall(_COMMAND.sub(" ", bare))) - bound)
 
 

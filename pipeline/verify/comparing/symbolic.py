@@ -1,4 +1,4 @@
-r"""The last layer: latex2sympy2 reads, sympy decides. Runs in workers only: both can be made to hang.
+r"""Asks sympy, as the last layer, about what latex2sympy2 reads. Runs in workers only: both can be made to hang.
 
 No string that came from a model is ever evaluated as Python: `load` closes the ways of both libraries to do so
 (sealing.py), and the worker's audit hook (jail.py) refuses to compile any source text at all.

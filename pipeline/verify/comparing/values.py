@@ -1,4 +1,4 @@
-r"""Values of trees at fixed places, in four arithmetics: real or complex, in doubles or to many digits.
+r"""Computes values of trees at fixed points, in four arithmetics: real or complex, in doubles or to many digits.
 
 Mathematics on paper is real unless it writes `i`: there `\sqrt{-2}` has no value, and `\sqrt[3]{-8}` is -2. The complex
 arithmetics take principal values, and serve what is never real.

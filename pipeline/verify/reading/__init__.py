@@ -1,1 +1,1 @@
-"""From text to structure: finds the answer in a response and takes it apart."""
+"""Finds the answer in a response and reads it into a structure."""

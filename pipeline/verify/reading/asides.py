@@ -1,4 +1,4 @@
-"""What a response says without giving its answer: about other answers, about other questions, and where it breaks off."""
+"""Recognizes what is not the answer: mentions of other answers and questions, and sentences that break off."""
 
 import re
 
@@ -50,7 +50,11 @@ CORRECTION = re.compile(
     re.I,
 )
 """Between a box and a later statement: the statement takes the box's place."""
-_QUOTING = re.compile(rf"\b(?:{_OTHERS}|for\s+(?:example|instance)|e\.g\.|according\s+to)(?![A-Za-z])", re.I)
+_QUOTING = re.compile(
+    rf"\b(?:{_OTHERS}|common\s+(?:mistake|error|misconception)"
+    r"|(?:one|some(?:one)?|students?|people|you)\s+(?:might|may|could)\s+(?:say|think|get|guess|answer)|for\s+(?:example|instance)|e\.g\.|according\s+to)(?![A-Za-z])",
+    re.I,
+)
 """In the sentence of a box: it quotes another answer."""
 _WITHDRAWN = re.compile(
     r"(?:^|[.!?\n])\s*(?:(?:but|oh|no|wait|oops|hmm+|sorry|actually|hold\s+on)\b[\s,.!…-]*)*"
@@ -72,14 +76,14 @@ _DANGLING = re.compile(
     re.I,
 )
 _NEW_CLAUSE = re.compile(
-    r"\d[^.!?\n]*?(?:,\s*(?:so|but|and|then|now|next|first|which|where|while|whereas|however|yet|although|though)|\s(?:but|so|because|since|and\s+then|and\s+(?:we|it|they)))\s"
+    r"\d[^.!?\n]*?(?:[,;]\s*(?:so|but|and|then|now|next|first|which|where|while|whereas|however|yet|although|though)|\s(?:but|so|because|since|and\s+then|and\s+(?:we|it|they)))\s"
     r"(?![^\n]*\bdone\b)[^\n]*[A-Za-z]$",
     re.I,
 )
 """After a number, a clause that ends in a word without a full stop."""
 _PLAN = re.compile(
     r"\b(?:we|I)(?:'ll|\s+(?:still|then|now|also|first|next|only|just|will|are|am))*\s+(?:need|have|want|ought|going|left|remains?)\s+to\s+"
-    r"(?!be\b|pay\b|buy\b|get\b)|\b(?:let\s+us|let's)\s+\w+|\bnot\s+yet\b|\bhaven't\b[^.]*\byet\b",
+    r"(?!be\b|pay\b|buy\b|get\b)|\b(?:let\s+us|let's)\s+\w+|\bnot\s+yet\b|\bso\s+far\b|\b(?:are|is)\s+(?:given|told)\s+that\b|^given\b|\bthe\s+(?:problem|question)\s+(?:says|states|tells|asks|gives)\b|\bhaven't\b[^.]*\byet\b",
     re.I,
 )
 _WORD = re.compile(r"[A-Za-z]{2}")
@@ -122,7 +126,7 @@ def may_ask_more(text: str) -> bool:
 
 
 def is_echo(text: str, start: int, end: int) -> bool:
-    """Whether the answer announced at `start` to `end` stands between two questions: that of an echoed example."""
+    """Whether the answer announced at `start` to `end` is between two questions, and so belongs to an echoed example."""
     return _OTHER_QUESTION.search(text, end) is not None and _OTHER_QUESTION.search(text[:start]) is not None
 
 
@@ -144,7 +148,7 @@ def is_withdrawn(tail: str) -> bool:
 
 
 def in_its_place(tail: str) -> int | None:
-    """Where in `tail` the value stands that takes the box's place: "it should be 14"."""
+    """The place in `tail` of the value that replaces the box: "it should be 14"."""
     return next((m.end() for m in _SHOULD_BE.finditer(tail) if not is_aside(tail, m.start(), m.end(), True)), None)
 
 

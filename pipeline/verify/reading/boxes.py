@@ -1,4 +1,4 @@
-r"""Answers in `\boxed{}` and `\fbox{}`: where they stand, and which of several belong together."""
+r"""Finds `\boxed{}` and `\fbox{}`, and decides which of several belong together."""
 
 import re
 from dataclasses import dataclass
@@ -12,6 +12,11 @@ CORRECTED = re.compile(
 )
 _CONNECTOR = re.compile(r"\b(?:and|or)\b|[,;&]|\\quad|\\text", re.I)
 SENTENCE_END = re.compile(r"\.(?=\s|$|\*)|\n|(?<=[^\d])\.(?=[A-Z])|[!?](?=\s+[A-Z])|。")
+_OR = re.compile(r"\bor\b", re.I)
+_CONCLUDES = re.compile(r"\b(?:so|hence|thus|therefore|then|gives|implies|which\s+means)\b", re.I)
+_ASKED = re.compile(r"\b(?:answer|desired|required|requested|final)\b", re.I)
+_LEFT_SIDE = re.compile(r"([A-Za-z\d\\(|][^$=\n]{0,40}?)\s*=\s*$")
+"""`a+b` of `a+b=\\boxed{7}`."""
 _NEXT_PART = re.compile(r"\((?:[b-h]|ii|iii|iv|v)\)|\bpart\s*\(?(?:[b-h2-8]|ii|iii|iv)\b|(?<!\w)[b-h]\)", re.I)
 HEDGE_DISTANCE = 200
 WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
@@ -19,7 +24,7 @@ WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """What stands as the final answer. Several answers that were given side by side are joined with commas."""
+    """The final answer of a response. Several answers side by side are joined with commas."""
 
     answer: str | None
     prose: bool = False
@@ -72,25 +77,36 @@ def from_boxes(text: str, boxes: list[tuple[int, int, str]], hedge_distance: int
     """The last box, with those that are joined to it (`\\boxed{1} and \\boxed{2}`). Boxes of parts (a) and (b) make a
     tuple: their order says which part each answers."""
     group = [boxes[-1]]
-    hedged = parts = False
+    hedged = parts = either = False
     last = squeeze(boxes[-1][2])
     for box in reversed(boxes[:-1]):
         gap = text[box[1] : group[0][0]]
         same = squeeze(box[2]) == last
-        if not same and len(gap) <= 80 and _joins(gap):
+        if not same and len(gap) <= 80 and _joins(gap) and not _CONCLUDES.search(gap):
             group.insert(0, box)
+            either |= _OR.search(gap) is not None
             continue
         if not same and len(gap) <= hedge_distance and not CORRECTED.search(gap) and not hedged:
             if _NEXT_PART.search(gap):
                 parts = True
                 group.insert(0, box)
                 continue
-            hedged = len(group) == 1
+            hedged = len(group) == 1 and not _of_two_quantities(text, box[0], group[0][0])
         break
     answers = list(dict.fromkeys(box[2].strip() for box in group))
     if parts:
         return Extraction(f"({', '.join(box[2].strip() for box in group)})")
-    return Extraction(", ".join(answers) or None, hedged=hedged, several=len(answers) > 1)
+    joiner = r" \text{ or } " if either else ", "
+    return Extraction(joiner.join(answers) or None, hedged=hedged, several=len(answers) > 1)
+
+
+def _of_two_quantities(text: str, first: int, last: int) -> bool:
+    r"""Whether boxes at `first` and `last` have different left sides: `b = \boxed{4}` is a step of `a + b = \boxed{7}`, and of
+    "the desired sum is \boxed{7}"."""
+    left, right = (_LEFT_SIDE.search(text, max(0, at - 50), at) for at in (first, last))
+    if left is None or right is None:
+        return left is not None and _ASKED.search(text, first, last) is not None
+    return squeeze(left[1]) != squeeze(right[1])
 
 
 def _joins(gap: str) -> bool:

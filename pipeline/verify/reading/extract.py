@@ -33,6 +33,7 @@ from pipeline.verify.reading.boxes import (
 from pipeline.verify.reading.languages import (
     ANNOUNCING,
     ANNOUNCING_ABROAD,
+    CHOSEN,
     NOUNS,
     NOUNS_ABROAD,
     VERBS,
@@ -61,9 +62,13 @@ FAR = 80
 _TAG = re.compile(r"<(/?)answer>", re.I)
 
 
+_FOUR_MARKS = r"####(?<!\S####)(?!#)(?!\s*\d+[.)]\s+\S)(?![^\S\n]*\**[A-Za-z][^\n]*\n\s*\S)"
+"""`#### 72`. `#### Step 2` and `#### 3. Check` are headings of what follows."""
+
+
 def _marker(nouns: str, verbs: str, extra: str = "") -> re.Pattern[str]:
     return re.compile(
-        rf"####|(?:\bfinal\s+answer\b|\banswer\b|{nouns})[^\S\n]{{0,3}}(?:\*\*)?[^\S\n]{{0,3}}"
+        rf"{_FOUR_MARKS}|(?:\bfinal\s+answer\b|\banswer\b|{nouns})[^\S\n]{{0,3}}(?:\*\*)?[^\S\n]{{0,3}}"
         rf"(?:(?:(?:is|are|(?:(?:should|must|will|has to)\s+)?be|equals|{verbs})\b{extra})"
         r"(?:\s+(?:simply|therefore|thus|then|just|exactly|also|donc|pues))?"
         r"[^\S\n]{0,3}[:：]?|[:：=]|\n)(?:\s{0,3}\*\*)?|\banswer\s+(?:to|of|for)\b[^.\n]{0,120}?\b(?:is|are)\b\s*:?"
@@ -73,12 +78,24 @@ def _marker(nouns: str, verbs: str, extra: str = "") -> re.Pattern[str]:
 
 
 _MARKER = _marker(NOUNS, VERBS)
-_MARKER_ABROAD = _marker(f"{NOUNS}|{NOUNS_ABROAD}", f"{VERBS}|{VERBS_ABROAD}", f"|{VERBS_WITHOUT_SPACES}")
+_MARKER_ABROAD = re.compile(
+    _marker(f"{NOUNS}|{NOUNS_ABROAD}", f"{VERBS}|{VERBS_ABROAD}", f"|{VERBS_WITHOUT_SPACES}").pattern + f"|{CHOSEN}",
+    re.I,
+)
 _STRONG = re.compile(r"####|final", re.I)
 _ALTERNATIVE = re.compile(r"\b(?:or|either|alternatively|maybe|perhaps|possibly|might)\b", re.I)
 _HOPE = re.compile(r"(?:I hope (?:it|this) is correct|I hope this helps|Hope this helps)[.!]?\s*$", re.I)
 _FENCE = re.compile(r"^```\w*\n|\n```\s*$")
 _DISPLAY = re.compile(r"\$\$(?P<a>[^$]+)\$\$\s*\.?\s*$|\\\[(?P<b>(?:(?!\\\[|\\\]).)+)\\\]\s*\.?\s*$", re.S)
+_CORRECT_OPTION = re.compile(
+    r"\b(?:option|choice)\s+\**\(?([A-J])\)?\**\s+is\s+(?:the\s+)?(?:correct|right|answer)\b", re.I
+)
+_IS_THE_ANSWER = re.compile(
+    r"(?:(?:so|thus|hence|therefore),?\s+)?(\S{1,30})\s+is\s+(?:the|our|my)\s+(?:final\s+|correct\s+)?answer\b", re.I
+)
+_HEADING = re.compile(r"#{1,3}\s+")
+_BOLD = re.compile(r"\*\*([^*\n]{1,80}?)\*\*")
+_BOLD_VALUE = re.compile(r"\*\*(?=\$?[-+−]?[$€£¥]?(?:\d|\\))([^*\n]{1,80}?)\*\*|`(-?\d[\d,./]*)`")
 _GLUED = re.compile(r"(?<=[\d)}])(and|or)(?=[A-Z(\\])")
 
 
@@ -233,6 +250,8 @@ def _from_marker(text: str, marker: re.Match[str]) -> Extraction:
 
 def _unmarked(text: str) -> Extraction:
     text = _FENCE.sub("", _HOPE.sub("", text)).strip()
+    if text.startswith("#") and "\n" not in text:
+        text = _HEADING.sub("", text, count=1)
     if len(text) <= LONGEST_PLAIN and ("\n" not in text or "\\begin" in text or is_one_formula(text)):
         text = without_contrast(_GLUED.sub(r" \1 ", text))
         words = [
@@ -254,4 +273,15 @@ def _unmarked(text: str) -> Extraction:
     about_answers = "answer" in sentences[-1].lower() and is_aside(sentences[-1], 0, len(sentences[-1]))
     if is_plan(sentences[-1]) or about_answers:
         return NOTHING
-    return stated_after_cue(sentences[-1]) or NOTHING
+    return stated_after_cue(sentences[-1]) or _set_apart(last, sentences[-1])
+
+
+def _set_apart(line: str, sentence: str) -> Extraction:
+    """A last line in bold as a whole, "option (D) is correct", or the one value that a last sentence has in bold or as code."""
+    whole = _BOLD.fullmatch(line.rstrip(" ."))
+    if whole and not whole[1].rstrip().endswith(":"):
+        return Extraction(whole[1].strip())
+    if option := _CORRECT_OPTION.search(sentence) or _IS_THE_ANSWER.match(sentence):
+        return Extraction(option[1])
+    values = _BOLD_VALUE.findall(sentence)
+    return Extraction("".join(values[0]).strip(" .:"), prose=True) if len(values) == 1 else NOTHING

@@ -1,4 +1,4 @@
-r"""The answers that one gold text accepts: `["6", "six"]` (JSON, as some data sets store them), `6 (or six)`."""
+r"""Lists the answers that one gold text accepts: `["6", "six"]` (JSON, as some data sets store them), `6 (or six)`."""
 
 import json
 import re
@@ -19,7 +19,7 @@ _NO_ANSWER = re.compile(
     r"|None|<na>|q\.?\s?e\.?\s?d\.?|no\s+answer|not\s+(?:available|provided)|[-–—?.*_#]*|\[\]",
     re.I,
 )
-"""What stands in a column of answers where there is none: a task of proof, a lost value."""
+"""What a column of answers holds where there is no answer: a task of proof, a lost value."""
 
 
 def is_no_answer(gold: str) -> bool:
@@ -47,7 +47,7 @@ def alternatives(gold: str, how: str = "any") -> list[str]:
 
 
 def _json_items(gold: str) -> list[str] | None:
-    """The strings of a JSON list, also of one that was encoded twice; None where `gold` is none."""
+    """The strings of a JSON list, also of one that was encoded twice; None if `gold` is not a list."""
     if gold.startswith('"[') and gold.endswith(']"'):
         gold = gold[1:-1].replace('\\"', '"').replace("\\\\", "\\")
     if not gold.startswith("[") or not _LIST.fullmatch(gold):

@@ -1,4 +1,4 @@
-r"""How an answer is announced in languages other than English. Only tables; extract.py and sentences.py apply them.
+r"""Lists how answers are announced in languages other than English. Only tables; extract.py and sentences.py apply them.
 
 A word that is read here must announce an answer in its language, and no English word may look like it.
 """
@@ -23,6 +23,9 @@ ANNOUNCING_ABROAD = (
     "正解",
     "正答",
     "答：",
+    "故选",
+    "选项",
+    "应选",
     "答:",
     "정답",
     "답",
@@ -32,15 +35,19 @@ ANNOUNCING_ABROAD = (
     "réponse",
     "odpowied",
     "đáp án",
+    "đáp số",
+    "คำตอบ",
 )
-NOUNS = r"\b(?:respuesta|antwort|risposta|resposta|jawaban|cevap|svar)(?:\s+(?:final|finale|akhir))?\b"
+NOUNS = r"\b(?:respuesta|antwort|risposta|resposta|jawaban(?:nya)?|cevap|svar)(?:\s+(?:final|finale|akhir))?\b"
 NOUNS_ABROAD = (
-    r"\b(?:réponse|ответ|отговор|відповідь|odpowiedź|đáp\s+án|trả\s+lời|lösung|الجواب|الإجابة|उत्तर)(?:\s+finale?)?\b"
-    r"|答案|答え|正解|正答|答(?=\s*[:：])|정답|답(?=\s*[:：은])"
+    r"\b(?:réponse|ответ|отговор|відповідь|odpowiedź|đáp\s+án|đáp\s+số|trả\s+lời|lösung|الجواب|الإجابة|उत्तर)(?:\s+finale?)?\b"
+    r"|答案|答え|正解|正答|答(?=\s*[:：])|คำตอบ|정답|답(?=\s*[:：은])"
 )
-VERBS = "es|est|ist|lautet"
+CHOSEN = r"【答案】|正[确確][选選]项[是为:：]*|答案[应應]?[选選][\s:：]*|故选[\s:：]*|应选[\s:：]*"
+"""Before the letter of a choice, without a verb."""
+VERBS = "es|est|ist|lautet|adalah"
 VERBS_ABROAD = "è|é|это"
-VERBS_WITHOUT_SPACES = "为|為|是|は|는|은"
+VERBS_WITHOUT_SPACES = "คือ|là|为|為|是|は|는|은"
 CUES_ABROAD = (
     r"(?:等于|等於|总共有|共有|是|为|為|有|得|共|は|は、|는|은|\b(?:равно|равен|равна|es|est|ist|sind|beträgt)\b)"
 )

@@ -1,4 +1,4 @@
-"""The shapes that an answer can have. Leaves hold cleaned LaTeX; what they are worth is decided when they are compared."""
+"""Defines the shapes that an answer can have. Leaves hold cleaned LaTeX; they get values when they are compared."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-r"""One spelling for each thing: LaTeX and plain text cleaned of what does not change their meaning.
+r"""Cleans LaTeX and plain text: one spelling for each thing, without what does not change the meaning.
 
 `clean` gives LaTeX in a reduced vocabulary (`\frac` always with braces, `\le` for every way to write it, `\text` for
 every way to set words, `\degree`, `\%`), which the later layers rely on; `key` also drops spaces and grouping, for
@@ -20,8 +20,12 @@ _PLAIN_NAMES = re.compile(
 )
 _TOKEN = re.compile(r"\\\\|\\([A-Za-z]+)\*?(\s*)|\\(.)|([$%`]|\*\*?|[<>!]=|=<)", re.S)
 _GROUP = re.compile(r"\s*\{([^{}]*)\}")
-_SIMPLE = re.compile(r"[-+]?\d+(?:\.\d+)?")
-_DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?:s)?(?![A-Za-z])")
+_SIMPLE = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
+_DEGREE = re.compile(
+    r"\^\s*(?:\{\s*\\(?:text)?circ\s*\}|\\(?:text)?circ(?![A-Za-z]))|\\degree(?:s)?(?![A-Za-z])"
+    r"|(?<=\d)\s*\^\s*(?:\\(?:text|mathrm)\s*\{o\}|\{\s*(?:\\(?:text|mathrm)\s*\{o\}|o)\s*\}|o(?![A-Za-z]))"
+)
+r"""`^\circ`, and the letter o of `90^\text{o}`."""
 _THOUSANDS = re.compile(r"(?<=\d)(?:,\\!\s?|\s?\{\s?,\s?\}\s?|\\,|\{\\,\})(?=\d{3}(?!\d))")
 _GROUPED = re.compile(r"(?<![\w.,])\d{1,3}(?:'\d{3})+(?![\d'])|(?<![\w.,])\d{1,3}(?:_\d{3})+(?![\d_])")
 _DOTS = re.compile(r"(?<=\.\d)(\d*)\s*\.\.\.+|(?<=,)(\s*)\.\.\.+")
@@ -35,6 +39,20 @@ _ROOT_WORD = re.compile(r"(?<![\\A-Za-z])sqrt\s*" + _NUMERAL)
 _DEGREES = {"√": "", "∛": "[3]", "∜": "[4]"}
 _SPACE = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z(){}\[\]$%,;:!])")
+_ANNOUNCED = re.compile(r"\\text\s*\{\s*(?:[Tt]he\s+)?(?:final\s+)?[Aa]nswer(?:\s+is)?\s*:?\s*\}\s*(?=\S)")
+r"""`\text{The answer is } 5`."""
+_OUTWARD = re.compile(
+    r"(^|(?:\\cup|\\cap|\\in|=)\s*)([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])(?=\s*(?:$|\\cup|\\cap|\\setminus))"
+)
+"""`]0, 1[`, as French writes an open interval."""
+_ONE_LINE = re.compile(r"\\begin\s*\{(aligned|align\*?|gathered|split|equation\*?)\}([^&]*?)\\end\s*\{\1\}", re.S)
+"""An environment for several lines that holds one."""
+_SCALED = re.compile(
+    r"(?<=\d)\s*(?:\\text\s*\{\s*(thousand|million|billion|trillion)\b\s*([^{}]*)\}|\s(thousand|million|billion|trillion)(?![A-Za-z]))",
+    re.I,
+)
+"""`9 million` is 9000000, and not 9 of some unit."""
+_ENDS_IN_COMMAND = re.compile(r"\\[A-Za-z]+$")
 _SIZED = re.compile(r"\\(?:left|right)(?![A-Za-z])")
 _POWER = re.compile(r"(?<=[\w)])\s?\*\*\s?(?=[\w(\-])")
 _ORDINAL = re.compile(
@@ -59,7 +77,9 @@ def clean(answer: str, prose: bool = False) -> str:
         answer = _THOUSANDS.sub("", answer)
         if "\\\\" in answer and "\\begin" not in answer:
             answer = _DOUBLED.sub(lambda _: "\\", answer)  # escaped twice on its way through some JSON
-        answer = _DEGREE.sub(r"\\degree ", answer)
+        answer = _DEGREE.sub(r"\\degree ", answer).replace("{:}", ":")
+        if answer.startswith("\\text"):
+            answer = _ANNOUNCED.sub("", answer, count=1)
     if not prose:
         answer = _PLAIN_NAMES.sub(lambda m: _plain_name(m.group()), answer)
     if "'" in answer or "_" in answer:
@@ -68,6 +88,8 @@ def clean(answer: str, prose: bool = False) -> str:
         answer = _DOTS.sub(lambda match: (match.group(1) or match.group(2) or "") + r"\dots ", answer)
     if "\\over" in answer or "\\wide" in answer or "\\tri" in answer:
         answer = _MARKED.sub(r"\1", answer)
+    if "\\begin" in answer:
+        answer = _ONE_LINE.sub(r"\2", answer)
     if answer.count("{") != answer.count("}"):
         answer = _balanced(answer)
     if "**" in answer:
@@ -80,7 +102,22 @@ def clean(answer: str, prose: bool = False) -> str:
     if "\\frac" in answer or "\\sqrt" in answer or "\\binom" in answer:
         answer = brace_arguments(answer)
     answer = _PERCENT.sub(r"\\%", answer)
+    if "illion" in answer or "housand" in answer:
+        answer = _SCALED.sub(_scaled, answer)
+    if answer.startswith("]") or answer.count("[") != answer.count("]"):
+        answer = _OUTWARD.sub(_open_ends, answer)
     return _trim(_SPACE.sub(" ", answer))
+
+
+def _open_ends(match: re.Match[str]) -> str:
+    before, low, inside, high = match.groups()
+    return f"{before}{'(' if low == ']' else low}{inside}{')' if high == '[' else high}"
+
+
+def _scaled(match: re.Match[str]) -> str:
+    exponent = {"t": 3, "m": 6, "b": 9}[word[0]] if (word := (match[1] or match[3]).lower()) != "trillion" else 12
+    rest = rf"\text{{ {match[2]}}}" if match[2] else ""
+    return rf" \cdot 10^{{{exponent}}}{rest}"
 
 
 def _root(match: re.Match[str]) -> str:
@@ -146,10 +183,12 @@ def _command(answer: str, name: str, space: str, at: int, out: list[str]) -> int
             return at
         inside = _SIZED.sub("", group.group(1)) if "\\" in group.group(1) else group.group(1)
         words = inside.strip()
-        if name in STYLE and words in FUNCTIONS:
-            out.append(f"\\{words} ")
+        if (function := words.removeprefix("\\")) in FUNCTIONS:
+            out.append(f"\\{function} ")
+        elif words in ("\\$", "\\infty"):
+            out.append(r"\dollar " if words == "\\$" else r"\infty ")
         elif len(words) <= 1 or words.replace(".", "").replace(",", "").isdecimal():
-            out.append(f" {words} " if name in TEXT else words)
+            out.append(f" {words} " if name in TEXT or _ENDS_IN_COMMAND.search("".join(out[-2:])) else words)
         elif words == "th" or words.lower() == "base":
             pass
         else:
@@ -238,6 +277,8 @@ def _trim(text: str) -> str:
         text = text.strip().rstrip(" .,;:").lstrip(" ,;:")
         if text.endswith("\\") and not text.endswith("\\\\"):
             text = text[:-1]
+        if text.endswith("\\\\"):
+            text = text[:-2]
         if text.endswith(r"\}") and r"\{" not in text:
             text = text[:-2]
         if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":

@@ -1,4 +1,4 @@
-r"""Exact numbers: what a fraction can hold is compared as a fraction, never as a float."""
+r"""Reads and compares numbers exactly: as fractions, never as floats."""
 
 import math
 import re

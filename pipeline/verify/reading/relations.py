@@ -1,4 +1,4 @@
-r"""Equations, inequalities and names: `x = 3` is 3 with a name, `x + y = 3` is an equation, `1 < x \le 2` an interval."""
+r"""Reads equations, inequalities and names: `x = 3` is 3 with a name, `x + y = 3` an equation, `1 < x \le 2` an interval."""
 
 import re
 from collections.abc import Callable
@@ -6,9 +6,13 @@ from collections.abc import Callable
 from pipeline.verify.reading.nodes import Equation, Group, Inequality, Interval, Named, Node, Union, as_set
 from pipeline.verify.reading.numbers import parse_number
 from pipeline.verify.reading.scan import find_top, peel
-from pipeline.verify.reading.syntax import parse, symbols
+from pipeline.verify.reading.syntax import Tree, parse, symbols
 
 Read = Callable[[str], Node]
+_FUNCTION_OF = re.compile(
+    r"\\(?:sin|cos|tan|cot|sec|csc|log|ln)\s*\(?\s*(?:\\angle\s*)?(?:[A-Z]{1,3}|[a-z]|\\[a-z]+)\s*\)?"
+)
+r"""`\tan\theta`, which a problem may ask for."""
 _ORDER = {"<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", "<=": "<=", ">=": ">="}
 _TOKENS = {
     "=",
@@ -27,7 +31,7 @@ _TOKENS = {
 _DECORATION = re.compile(
     r"\\(?:angle|triangle|overline|vec|overrightarrow|hat|widehat|bar|text|mathbb|measuredangle|operatorname)(?![A-Za-z])|[{}\s|]"
 )
-_WORD = r"(?:[A-Za-z]+|\\[A-Za-z]+)(?:_(?:\w|\\?[A-Za-z]+\w*|\d+))?'*(?:(?:\^-1)?\([^()=<>]*\))?"
+_WORD = r"(?:[A-Za-z]+|\\[A-Za-z]+)(?:_(?:\w|\\?[A-Za-z]+\w*|\d+))?'*(?:(?:\^-1)?\([^()=<>]*\)(?:_\\?[A-Za-z]+)?)?"
 _NAME = re.compile(rf"{_WORD}(?:[:/]{_WORD})?|\\frac{_WORD}{_WORD}|\({_WORD}(?:,{_WORD})*\)|{_WORD}(?:,{_WORD})+")
 _OPERATORS = re.compile(
     r"\\(?:sin|cos|tan|cot|sec|csc|log|ln|sqrt|cdot|pi|exp|infty|sum|int|lim|binom|pm|degree)(?![A-Za-z])"
@@ -46,15 +50,44 @@ def label_of(text: str) -> str:
     return re.sub(r"[\s{}|]", "", text)
 
 
-def _is_constant(text: str) -> bool:
+def is_constant(text: str) -> bool:
+    """Whether `text` has no variables."""
     try:
         return not symbols(parse(text))
     except (SyntaxError, RecursionError):
         return parse_number(text) is not None
 
 
+def stated_value(text: str) -> str | None:
+    r"""The value that `m + 10n = 34` or `\tan\theta = \frac34` states of what was asked for; None for anything else.
+    `2x + 3 = 11` is an equation to solve, and `x + y = 5` may be a line."""
+    found = find_top(text, _TOKENS)
+    if not found or any(token != "=" for token, _, _ in found):
+        return None
+    left, right = text[: found[0][1]].strip(), text[found[-1][2] :].strip()
+    if not right or is_name(left) or not is_constant(right):
+        return None
+    if _FUNCTION_OF.fullmatch(left):
+        return right
+    try:
+        tree = parse(left)
+    except (SyntaxError, RecursionError):
+        return None
+    terms = tree[1] if tree[0] == "add" else [tree]
+    names = symbols(tree)
+    return right if len(names) > 1 and names.isdisjoint("xyz") and all(map(_is_multiple, terms)) else None
+
+
+def _is_multiple(term: Tree) -> bool:
+    """Whether `term` is a name, or a product of names and numbers with a name in it."""
+    if term[0] == "neg":
+        return _is_multiple(term[1])
+    factors = term[1] if term[0] == "mul" else [term]
+    return {factor[0] for factor in factors} in ({"sym"}, {"num", "sym"})
+
+
 def read_relation(text: str, read: Read) -> Node | None:
-    """The relation that `text` is, or None where it is none."""
+    """Reads `text` as a relation; None if it is not one."""
     found = find_top(text, _TOKENS)
     if not found:
         return None
@@ -91,11 +124,11 @@ def _equality(parts: list[str], read: Read) -> Node:
     first, last = parts[0], parts[-1]
     if is_name(first):
         return Named(label_of(first), read(last), first, last)
-    if is_name(last) and len(parts) == 2 and _is_constant(first):
+    if is_name(last) and len(parts) == 2 and is_constant(first):
         return Named(label_of(last), read(first), last, first)
-    if _is_constant(first) and (_is_constant(last) or len(parts) > 2):
+    if is_constant(first) and (is_constant(last) or len(parts) > 2):
         return read(last)
-    if _is_constant(last) and re.fullmatch(r"\\(?:lim|sum|int|prod|begin)(?![A-Za-z]).*", first, re.S):
+    if is_constant(last) and re.fullmatch(r"\\(?:lim|sum|int|prod|begin)(?![A-Za-z]).*", first, re.S):
         return read(last)
     return Equation(first, last)
 
@@ -135,14 +168,14 @@ def _inequality(parts: list[str], operators: list[str], read: Read) -> Node | No
 def _two_sided(left: str, right: str, operator: str) -> Node:
     closed = operator == "<="
     inner, is_absolute = _absolute(left)
-    if is_absolute and is_name(inner) and _is_constant(right):
+    if is_absolute and is_name(inner) and is_constant(right):
         return Interval(negated(right), right, closed, closed, label_of(inner))
     inner, is_absolute = _absolute(right)
-    if is_absolute and is_name(inner) and _is_constant(left):
+    if is_absolute and is_name(inner) and is_constant(left):
         return Union([Interval("-\\infty", negated(left), False, closed), Interval(left, "\\infty", closed, False)])
-    if is_name(left) and _is_constant(right):
+    if is_name(left) and is_constant(right):
         return Interval("-\\infty", right, False, closed, label_of(left))
-    if is_name(right) and _is_constant(left):
+    if is_name(right) and is_constant(left):
         return Interval(left, "\\infty", closed, False, label_of(right))
     return Inequality("<=" if closed else "<", left, right)
 

@@ -1,4 +1,4 @@
-r"""Undoes what happens to an answer between its author and us: Unicode, Markdown, HTML, and escapes that were lost.
+r"""Undoes damage between the author of an answer and us: Unicode, Markdown, HTML, and escapes that were lost.
 
 A JSON or Python string whose backslashes were not doubled turns `\frac` into a form feed and `rac`, and `\theta` into a tab
 and `heta`. HTML gives `x<sup>2</sup>` and `&lt;`. Markdown gives `**12**` and `> **12**`. All of this is tables and linear
@@ -59,6 +59,8 @@ def _plain(character: str) -> str:
         return re.sub(r"(?<=[a-z])(\d)$", r"^{\1}", plain)
     if character in "\u200b\u200c\u200d\u2060\ufeff\u00ad":  # no width; the marks that turn text about stay
         return ""
+    if code >= 0x1F000 or character in "✅✓✔☑\ufe0f":  # decoration
+        return ""
     return " " if unicodedata.category(character) == "Zs" else character
 
 
@@ -66,7 +68,7 @@ _CHARACTERS = _Characters(UNICODE)
 
 
 def repair(answer: str) -> str:
-    """`answer` in ASCII as far as it goes, without the marks of Markdown and HTML, its lost backslashes restored."""
+    """Writes `answer` in ASCII where possible, without marks of Markdown and HTML, and with its lost backslashes."""
     if not answer.isprintable():
         answer = lost_backslashes(answer)
     if not answer.isascii():

@@ -1,4 +1,4 @@
-"""What counts of a response: not its thinking, and nothing beyond its own turn."""
+"""Keeps the part of a response that counts: after its thinking, and within its own turn."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Splitting LaTeX where no bracket is open. One pass over the text each."""
+"""Splits LaTeX where no bracket is open, each time in one pass over the text."""
 
 import re
 
@@ -8,7 +8,7 @@ _CLOSE = {")", "]", "}", "\\}", "\\end", "\\rfloor", "\\rceil", "\\rangle"}
 
 
 def split_top(text: str, separator: str) -> list[str]:
-    """`text` cut at every `separator` that stands outside of all brackets."""
+    """Splits `text` at every `separator` outside of all brackets."""
     if separator not in text:
         return [text]
     parts, last, depth = [], 0, 0

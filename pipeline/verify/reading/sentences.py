@@ -1,4 +1,4 @@
-"""Answers in sentences: what stands after `the answer is`, and what a last sentence states."""
+"""Reads answers in sentences: what follows `the answer is`, and what a last sentence states."""
 
 import re
 from itertools import pairwise
@@ -8,13 +8,16 @@ from pipeline.verify.reading.languages import CUES_ABROAD, DENIED_ABROAD, WORDS_
 
 LONGEST_SENTENCE = 2000
 MATH = re.compile(
-    r"\$\$(?P<a>.+?)\$\$|(?<!\\)\$(?P<b>(?:\\.|[^$\n\\])+?)(?<!\\)\$|\\\((?P<c>[^\n]+?)\\\)|\\\[(?P<d>.+?)\\\]", re.S
+    r"\$\$(?P<a>.+?)\$\$|(?<!\\)\$(?P<b>(?:\\.|[^$\n\\])+?)(?<!\\)\$(?!\d)|\\\((?P<c>[^\n]+?)\\\)|\\\[(?P<d>.+?)\\\]",
+    re.S,
 )
 _CUE = re.compile(
-    r"(?:\b(?:is|are|be|was|were|by|equals?|get|gets|have|has|gives?|find|found|obtain|yields?|thus|therefore|hence|so|then|that|it's|its|at|answer|contains?|makes?|exactly|approximately|about)\b"
-    r"|[:=≈]|=>|⇒|→|\b(?:es|est|ist|sind)\b)[ \t]*\**[ \t]*",
+    r"(?:\b(?:is|are|be|was|were|by|equals?|get|gets|have|has|gives?|takes?(?:\s+(?:him|her|them|us|me|it))?|took|costs?|needs?|needed|earns?|earned|pays?|paid|spends?|spent|weighs?|sold|saves?|saved|owes?|totals?|find|found|obtain|yields?|(?:thus|therefore|hence|so)(?=,?\s)|then|that|it's|its|at|answer|contains?|makes?|exactly|approximately|about)\b"
+    r"|[:=≈]|=>|⇒|→|\b(?:es|est|ist|sind)\b),?[ \t]*\**[ \t]*",
     re.I,
 )
+_BOLD_MARK = re.compile(r"\*\*(?![\d(])")
+_BUT = re.compile(r"not\s+[^,.]{1,40}?,?\s+but\s+(?:rather\s+)?")
 _CONTRAST = re.compile(r"(?<=\S),\s*(?:and\s+)?not\s.*", re.S)
 _QUOTE = re.compile(r"(?:>\s*)+(?=[*_`$])")
 _CUE_ABROAD = re.compile(f"(?:{_CUE.pattern}|{CUES_ABROAD})[ \\t]*\\**[ \\t]*", re.I)
@@ -51,7 +54,7 @@ MATH_WORDS = {
 
 
 def cues(text: str) -> re.Pattern[str]:
-    """What stands before the value that a sentence of `text` states."""
+    """The pattern for what comes before the value that a sentence of `text` states."""
     return _CUE if text.isascii() else _CUE_ABROAD
 
 
@@ -76,6 +79,8 @@ def in_sentence(sentence: str) -> Extraction:
     if sentence.startswith(">"):
         sentence = _QUOTE.sub("", sentence, count=1)
     sentence = without_contrast(sentence).strip("*_").strip()
+    if sentence.startswith("not ") and (but := _BUT.match(sentence)):
+        sentence = sentence[but.end() :]
     if not sentence:
         return NOTHING
     clause = _REASON.search(sentence)
@@ -127,11 +132,11 @@ def stated_after_cue(sentence: str) -> Extraction | None:
     for cue in reversed(list(cues(sentence).finditer(masked))):
         if _DENIED.search(masked, max(0, cue.start() - 16), cue.start()):
             return None
-        rest = sentence[cue.end() :]
+        rest = _BOLD_MARK.sub("", sentence[cue.end() :])
         if not rest.isascii() and DENIED_ABROAD.search(rest):
             return None
         if masked[cue.end() : cue.end() + 1] == "\x01":
-            return _run_of_math(rest)
+            return _run_of_math(sentence[cue.end() :])
         if not _VALUE.match(rest):
             continue
         number = _LEADING_NUMBER.match(rest)

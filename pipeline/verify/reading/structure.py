@@ -25,10 +25,10 @@ from pipeline.verify.reading.nodes import (
     as_set,
 )
 from pipeline.verify.reading.numbers import Number, parse_number
-from pipeline.verify.reading.relations import label_of, read_relation
+from pipeline.verify.reading.relations import is_name, label_of, read_relation
 from pipeline.verify.reading.scan import peel, split_top
 from pipeline.verify.reading.units import strip_units
-from pipeline.verify.reading.words import ANOTHER_CHOICE, CHOICE, LABEL, NO_SOLUTION, REALS, number_in_words
+from pipeline.verify.reading.words import ANOTHER_CHOICE, CHOICE, LABEL, NO_SOLUTION, REALS, number_in_words, qualified
 
 DEEPEST = 12
 _JOINERS = re.compile(
@@ -56,13 +56,21 @@ _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _GLOSS = re.compile(r"(.*\S)\s*\(\s*(or|i\.?e\.?,?|that is,?|=|\\approx|about|approximately)?\s*(.*\S)\s*\)", re.S)
 """`12 (or 24/2)`, `6 (six)`."""
 _ARRAY = re.compile(r"(?:[A-Za-z.]*(?:[Mm]atrix|array)\s*\(\s*)?(\[\s*\[.*\]\s*\]|\{\s*\{.*\}\s*\})\s*\)?", re.S)
-_MINUS_POINTS = re.compile(r"(\\mathbb\{R\}|[)\]])\s*-\s*(?=\\\{)")
+_MINUS_POINTS = re.compile(r"(\\mathbb\{R\}|[)\]]|\\\})\s*-\s*(?=\\\{)")
 _CASES = re.compile(r"\\begin\s*\{cases\}([^&]*)\\end\s*\{cases\}", re.S)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _POINTS_AND_COMMA = re.compile(r"-?\d{1,3}(?:\.\d{3})+,\d+")
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z\s'-]*")
 _LONG_WORD = re.compile(r"[A-Za-z]{3}")
 """With a hyphen in it, what has no word of three letters is a difference: `x-y`."""
+_SIGN = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
+_AGREEING = re.compile(r"\s*(?:yes|no)\s*,\s*(?!yes|no)[a-z]", re.I)
+_JOINED_UNITS = re.compile(r"\\text\s*\{([^{}]*?\S)\s*,?\s+(and|or)\s*\}(?=\s*[-\d\\$])")
+r"""`7 \text{ goats and } 4`."""
+_MODULO = re.compile(
+    r"(?:(?P<left>[^=]*?)\s*\\equiv\s*)?(?P<residue>[^=]+?)\s*\(?\s*(?:\\[pb]mod|\\text\s*\{\s*mod\s*\}|(?<![A-Za-z])mod)\s*\{?\s*(?P<modulus>[^{}()=]+?)\s*\}?\s*\)?"
+)
+r"""`x \equiv 3 \pmod 7`, `3 \pmod 7`."""
 _SETS = {r"\mathbb{R}": "R", r"\mathbb{Z}": "Z", r"\mathbb{Q}": "Q", r"\mathbb{N}": "N", r"\mathbb{C}": "C"}
 _REAL_LINE = Interval("-\\infty", "\\infty", False, False)
 
@@ -104,7 +112,7 @@ def _with_other_commas(cleaned: str, first: Node) -> list[Node]:
 
 
 def choice(cleaned: str) -> tuple[str, str]:
-    """(the letter, what stands beside it) of `(B) 12`, `B)`, `C. 12`; empty strings for everything else."""
+    """(the letter, the text beside it) of `(B) 12`, `B)`, `C. 12`; empty strings for everything else."""
     plain = _TEXT.sub(r"\1", cleaned)
     match = CHOICE.match(plain)
     if match is None or match.end() != len(plain) or (match[4] and ANOTHER_CHOICE.search(match[4])):
@@ -145,6 +153,8 @@ def read(text: str, depth: int = 0) -> Node:
             text = ", ".join(row.strip(" ,") for row in system.group(1).split("\\\\") if row.strip(" ,"))
     if "all real" in text and (reals := _reals(_TEXT.sub(r" \1 ", text))) is not None:
         return reals
+    if "\\text" in text and (" and" in text or " or" in text):
+        text = _JOINED_UNITS.sub(r"\\text{\1} \\text{ \2 } ", text)
     joined = _JOINERS.sub(" , ", text) if _MAY_JOIN.search(text) else text
     if _is_words(text):
         return _words(text, joined)
@@ -169,7 +179,7 @@ def _split_list(text: str) -> list[str] | None:
 def _list(parts: list[str], joiner: Literal["", "and", "or"] | None, depth: int) -> Node:
     """`joiner`: None where commas alone separate the parts."""
     free = joiner is not None
-    nodes = [read(part, depth + 1) for part in parts]
+    nodes = [read(_without_domain(part), depth + 1) for part in parts]
     if all(isinstance(node, Named) for node in nodes) is False and isinstance(nodes[0], Named):
         nodes[0] = (
             nodes[0].value if not isinstance(nodes[0].value, Group) or nodes[0].value.kind == "tuple" else nodes[0]
@@ -185,6 +195,12 @@ def _list(parts: list[str], joiner: Literal["", "and", "or"] | None, depth: int)
         else:
             items.append(node)
     return Group("list", items, free, joiner or "")
+
+
+def _without_domain(part: str) -> str:
+    r"""Without `for all x \in \mathbb{Z}`, which each part of a list may repeat."""
+    found = qualified(part)
+    return found.body if found.domain else part
 
 
 def _single(text: str, depth: int) -> Node:
@@ -213,13 +229,29 @@ def _single(text: str, depth: int) -> Node:
         return _domain(text, depth)
     if text in ("\\emptyset", "{}"):
         return Group("set", [], free=True)
+    if "mod" in text and (congruence := _congruence(text, depth)) is not None:
+        return congruence
     relation = read_relation(text, lambda part: read(part, depth + 1))
     if relation is not None:
         return relation
-    if "\\pm" in text or "\\mp" in text:
+    if _SIGN.search(text):
         signs = [_choose_sign(text, True), _choose_sign(text, False)]
         return Group("list", [read(sign, depth + 1) for sign in signs], free=True)
     return _leaf(text)
+
+
+def _congruence(text: str, depth: int) -> Node | None:
+    r"""`x \equiv 3 \pmod 7`, whose modulus counts; of `7^{100} \equiv 1 \pmod 5`, the residue is the value."""
+    match = _MODULO.fullmatch(text)
+    if match is None or parse_number(match["residue"]) is None:
+        return None
+    left, residue = match["left"], read(match["residue"], depth + 1)
+    pair = Group("tuple", [Word("mod"), residue, read(match["modulus"], depth + 1)])
+    if left is None:
+        return pair if "\\pmod" in text else None
+    if is_name(left):
+        return Named(label_of(left), pair, left, match["residue"])
+    return residue
 
 
 def _labelled(text: str, depth: int) -> Node | None:
@@ -257,7 +289,7 @@ def _array(text: str, depth: int) -> Node | None:
 
 
 def _choose_sign(text: str, upper: bool) -> str:
-    return text.replace("\\pm", "+" if upper else "-").replace("\\mp", "-" if upper else "+")
+    return _SIGN.sub(lambda match: "+" if (match.group() == "\\pm") is upper else "-", text)
 
 
 def _bracketed(inner: str, bracket: str, depth: int) -> Node | None:
@@ -268,7 +300,7 @@ def _bracketed(inner: str, bracket: str, depth: int) -> Node | None:
         return None
     if bracket == "{}":
         return Group("list", [read(part, depth + 1) for part in parts])
-    if bracket == "()" and ("\\pm" in inner or "\\mp" in inner):
+    if bracket == "()" and _SIGN.search(inner):
         return _tuples_of_signs(parts, depth)
     if len(parts) == 2 and bracket != "()":
         return Interval(parts[0], parts[1], bracket[0] == "[", bracket[1] == "]")
@@ -277,7 +309,7 @@ def _bracketed(inner: str, bracket: str, depth: int) -> Node | None:
 
 def _tuples_of_signs(parts: list[str], depth: int) -> Node:
     r"""`(\pm 1, 2)` is two points and `(\pm 1, \pm 1)` four; with a `\mp`, the signs go together."""
-    signed = [part for part in parts if "\\pm" in part or "\\mp" in part]
+    signed = [part for part in parts if _SIGN.search(part)]
     together = any("\\mp" in part for part in signed) or len(signed) > 4
     points: list[Node] = []
     for choices in product((True, False), repeat=1 if together else len(signed)):
@@ -352,7 +384,7 @@ def _words(text: str, joined: str) -> Node:
     if (number := number_in_words(plain.strip(" .,"))) is not None:
         return Scalar(plain, Number(Fraction(number)))
     plain = _TEXT.sub(r"\1", joined)
-    if "," in plain:
+    if "," in plain and not _AGREEING.match(plain):
         parts = [part.strip() for part in plain.split(",") if part.strip(" ()")]
         if len(parts) > 1 and (all(len(part.split()) <= 3 for part in parts)):
             return Group("list", [_word(part) for part in parts], free=True)
@@ -373,9 +405,12 @@ def _word(text: str) -> Node:
         return Scalar(bare, number)
     if "base" in bare and (match := _BASE_IN_WORDS.fullmatch(bare)):
         return _in_base(match[1], match[2], match[3]) or Word(bare)
-    stripped, percent, unit = strip_units(bare)
-    if stripped != bare and (number := parse_number(stripped)) is not None:
-        return Scalar(stripped, number, percent, unit)
+    if bare[:1].isdecimal():
+        leaf = _leaf(bare)
+        if isinstance(leaf, Ratio) or (isinstance(leaf, Scalar) and leaf.number is not None):
+            return leaf
+    if bare.casefold() in ("infinitely many", "infinite", "infinity"):
+        return Scalar("\\infty")
     return Word(bare)
 
 

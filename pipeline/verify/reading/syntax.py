@@ -32,7 +32,7 @@ ONE_ARGUMENT = {
 }  # fmt: skip
 _CURRENCY = {r"\dollar", r"\euro", r"\pounds", r"\yen", r"\rupee"}
 _CALLED = set("fghFGH")
-"""Letters that mean a function where a parenthesis follows."""
+"""Letters that mean a function where a parenthesis follows. `I(0)` is a value too: nobody writes a product with zero."""
 _ENDS = {
     "+", "-", "/", ",", ")", "]", "}", "|", "", "=", "<", ">", r"\cdot", r"\}", r"\rfloor", r"\rceil", r"\bmod",
     r"\pmod", r"\%", "!", "^", "_", "'", ":",
@@ -97,7 +97,7 @@ class _Parser:
         return ("neg", term) if minus else term
 
     def product(self) -> Tree:
-        """Explicit products and quotients, left to right; what stands side by side binds tighter than `/`, except
+        """Explicit products and quotients, left to right; juxtaposition binds tighter than `/`, except
         that in `1/2 x` the number over a number is taken as one coefficient."""
         left = self.juxtaposed()
         while True:
@@ -216,7 +216,7 @@ class _Parser:
         if name == "i" and self.peek() != "_":
             return ("const", "i")
         name += self.marks()
-        if name[0] in _CALLED and self.peek() == "(":
+        if self.peek() == "(" and (name[0] in _CALLED or (self.peek(1) == "0" and self.peek(2) == ")")):
             self.take("(")
             arguments = [self.sum()]
             while self.peek() == ",":

@@ -1,4 +1,4 @@
-"""Units, money and percent: taken off a number, so that what is left can be compared."""
+"""Takes units, money and percent off a number, so that the rest can be compared."""
 
 import re
 from functools import lru_cache
@@ -17,7 +17,8 @@ _SPELLINGS = {
     "mph": "mph", "kmh": "kmh kph", "acre": "acre acres", "unit": "unit units", "am": "am a.m", "pm": "pm p.m",
     "N": "N newton newtons", "J": "J joule joules", "W": "W watt watts", "V": "V volt volts", "A": "A amp amps ampere amperes",
     "K": "K kelvin kelvins", "C": "C coulomb coulombs", "F": "F farad farads", "T": "T tesla", "Pa": "Pa pascal pascals",
-    "Hz": "Hz hertz", "ohm": "ohm ohms \\Omega", "mol": "mol mole moles", "eV": "eV", "cal": "cal calorie calories",
+    "Hz": "Hz hertz", "ohm": "ohm ohms \\Omega", "H": "H henry henries",
+    "mol": "mol mole moles", "eV": "eV", "cal": "cal calorie calories",
     "kWh": "kWh", "rpm": "rpm", "dB": "dB", "atm": "atm", "m^2": "平方米 平方公尺", "cm^2": "平方厘米 平方公分",
     "km^2": "平方千米 平方公里", "m^3": "立方米", "cm^3": "立方厘米", "bit": "bit bits", "byte": "byte bytes",
 }  # fmt: skip
@@ -26,7 +27,7 @@ _NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling 
 _PREFIXES = ("k", "M", "G", "m", "n", "\\mu ")
 _PREFIXED = {
     prefix + unit for prefix in _PREFIXES for unit in ("m", "g", "s", "N", "J", "W", "V", "A", "Pa", "Hz", "eV", "mol",
-    "\\Omega", "cal")
+    "\\Omega", "cal", "F", "C", "T", "H")
 } - set(_NAMES)  # fmt: skip
 """`kJ`, `mA`: units only where a space or `\\text` sets them off, because they could be products of variables."""
 _KNOWN = set(_SPELLINGS) | _PREFIXED
@@ -65,6 +66,8 @@ _UNIT_TOKEN = re.compile(
     r"\s*(?:(\\mu ?[A-Za-z]+|[A-Za-z]?\\Omega|[A-Za-z]+)(\.(?=\s|$))?"
     r"\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?|(/)|\\cdot|\.|-(?=[A-Za-z]))"
 )
+_UNITS_BELOW = re.compile(r"/\s*\(([^()]*)\)")
+"""`J/(kg K)`."""
 _POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 _CURRENCY = re.compile(r"(?:\\(dollar|euro|pounds|yen|rupee)|(?:US|USD|Rs\.?))(?![A-Za-z])\s*")
 _TEXT_UNIT = re.compile(r"\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*(?:\{\s*-?\d\s*\}|\d))?\s*$")
@@ -124,6 +127,8 @@ def _measured(text: str) -> tuple[str, str] | None:
     spaced = not rest[0].isalpha()
     if rest.strip().startswith("{") and rest.endswith("}"):  # `\mathrm{m\,s^{-2}}`
         rest = rest.strip()[1:-1]
+    if "(" in rest:
+        rest = _UNITS_BELOW.sub(lambda m: "/" + "/".join(re.sub(r"\\cdot|[*.]", " ", m[1]).split()), rest)
     if "\\frac" in rest:
         rest = _UNIT_FRACTION.sub(r" \1 / \2 ", rest)
     if "\\text" in rest:

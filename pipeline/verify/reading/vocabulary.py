@@ -1,4 +1,4 @@
-r"""The words of LaTeX and of mathematics on a page: which characters and commands say the same thing.
+r"""Lists the characters and commands of LaTeX that say the same thing.
 
 Only tables; normalize.py applies them. The one spelling that they lead to is what every later layer relies on.
 """
@@ -47,7 +47,8 @@ SAME = {
     "degree": r"\degree ", "bmod": r"\bmod ", "mod": r"\bmod ", "arctg": r"\arctan ", "tg": r"\tan ",
     "ctg": r"\cot ", "lg": r"\log ", "backslash": r"\setminus ", "smallsetminus": r"\setminus ", "nobreak": "",
     "prime": "'", "newline": " ", "par": " ", "hspace": "", "strut": "", "mathstrut": "", "bigcup": r"\cup ",
-    "intercal": "T", "thickspace": " ", "cup": r"\cup ",
+    "intercal": "T", "checkmark": "", "blacksquare": "", "qed": "", "rm": "", "bf": "",
+    "it": "", "sf": "", "tt": "", "cal": "", "large": "", "Large": "", "small": "", "thickspace": " ", "cup": r"\cup ",
 }  # fmt: skip
 """Commands, without the backslash, and what is written in their place."""
 TEXT = {

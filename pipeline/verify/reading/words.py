@@ -1,4 +1,4 @@
-r"""Answers in words: number words, ordinals, `no solution`, choice letters, and the qualifiers that follow an answer."""
+r"""Reads answers in words: number words, ordinals, `no solution`, choice letters, and qualifiers after an answer."""
 
 import re
 from dataclasses import dataclass

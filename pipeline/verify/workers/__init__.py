@@ -1,1 +1,1 @@
-"""Grading in processes that can be killed."""
+"""Grades in processes that can be killed."""

@@ -1,4 +1,4 @@
-"""What a worker may not do, whatever its input: compile source text, start programs, connect, or write files.
+"""Forbids what no worker may do, whatever its input: compile source text, start programs, connect, or write files.
 
 An audit hook cannot be taken off again. Python calls it for `eval`, `exec` and `compile` of strings alike (the event
 is `compile`), so nothing has to be found and patched for this to hold.
@@ -36,7 +36,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class JailError(RuntimeError):
-    """A worker was about to do what no grading needs."""
+    """A worker tried to do something that grading never needs."""
 
 
 def _importing() -> bool:
@@ -60,5 +60,5 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def close() -> None:
-    """From now on, for the life of this process."""
+    """Installs the audit hook for the life of this process."""
     sys.addaudithook(_hook)

@@ -1,9 +1,9 @@
-"""The process that bears grading workers. It is the only child of the trainer: a clean interpreter (no torch, no
-threads) that loads sympy once and forks a worker in milliseconds whenever one is asked for or had to be killed.
+"""Starts grading workers, from the only child process of the trainer: a clean interpreter (no torch, no threads) that
+loads sympy once and forks a worker in milliseconds whenever one is asked for or was killed.
 
 It never looks at model text, so it is never busy: when the trainer dies, however it dies, the control socket closes,
 and the nursery kills its workers and goes; when the nursery itself is killed, the kernel kills the workers
-(PR_SET_PDEATHSIG). It leads a session of its own, so Ctrl-C at a terminal reaches the trainer only.
+(PR_SET_PDEATHSIG). It leads a new session, so Ctrl-C at a terminal reaches the trainer only.
 """
 
 import contextlib

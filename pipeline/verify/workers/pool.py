@@ -1,4 +1,4 @@
-"""VerifierPool: many answers at once, in processes that can be killed."""
+"""Grades many answers at once, in processes that can be killed: `VerifierPool`."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from pipeline.verify.workers.slot import NurseryHandle, Pair, Slot
 CHUNK = 64
 """Pairs sent at once: a few milliseconds of work, so that both workers stay busy to the end of a batch."""
 TAIL_CHARACTERS = 100_000
-"""Only this much of a response's end is sent: the final answer stands there, and memory stays bounded."""
+"""Only this much of a response's end is sent: it holds the final answer, and memory stays bounded."""
 LARGEST_GOLD = 100_000
 LARGEST_PROBLEM = 20_000
 _PASSING = {"time-out", "worker died", "out of memory"}
@@ -142,7 +142,7 @@ class VerifierPool:
     def submit(self, pairs: Sequence[Sequence[Any]]) -> "Future[list[Grade]]":
         """`grade_many` that does not wait for the results (only, where the queue is full, for room in it)."""
         if self._closed:
-            raise RuntimeError("the verifier pool is closed")
+            raise RuntimeError("the verifier pool is closed; make a new VerifierPool")
         pairs = list(pairs)
         batch = _Batch(len(pairs))
         if not pairs:

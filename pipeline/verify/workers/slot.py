@@ -1,4 +1,4 @@
-"""The trainer's side of one worker, and of the nursery that bears it."""
+"""Runs the trainer's side of one worker, and of the nursery that starts it."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from pipeline.verify.types import Grade
 from pipeline.verify.workers import wire
 
 START_SECONDS = 120.0
-"""Longest wait for the nursery to import sympy; minutes only on a machine that is drowning."""
+"""Longest wait for the nursery to import sympy. It takes minutes only on an overloaded machine."""
 PATIENCE = 5
 """A worker that gets no processor time is waited for this many times the limit, and then replaced."""
 DEATHS_BEFORE_BLAME = 2
@@ -66,7 +66,7 @@ class NurseryHandle:
     def _reply(self) -> dict[str, Any]:
         line = self._replies.readline()
         if not line:
-            raise ConnectionError("the nursery has died")
+            raise ConnectionError("the verifier's nursery process has died")
         reply = json.loads(line)
         if "error" in reply:
             raise RuntimeError(f"the verifier's workers cannot start:\n{reply['error']}")
@@ -126,7 +126,7 @@ class NurseryHandle:
 
 
 class StarvedError(Exception):
-    """The machine gave the worker too little processor time to say anything of its pair."""
+    """The machine gave the worker too little processor time to grade its pair."""
 
 
 class Slot:
@@ -221,8 +221,8 @@ class Slot:
             return "died", slow
 
     def _wait_for(self, sock: socket.socket) -> None:
-        """Until the worker says something. Raises TimeoutError when it has used `timeout_s` of processor time since it last
-        did, StarvedError when it has not and `PATIENCE` times as much has passed on the clock."""
+        """Waits until the worker sends something. Raises TimeoutError when it has used `timeout_s` of processor time
+        since it last did, StarvedError when it has not and `PATIENCE` times as much has passed on the clock."""
         started, before = time.monotonic(), processor_seconds(self._pid)
         readable = select.poll()
         readable.register(sock, select.POLLIN)

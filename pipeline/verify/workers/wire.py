@@ -1,5 +1,5 @@
-"""Frames between the pool and a worker: four bytes of length, then JSON. JSON because nothing that comes out of a
-process that has read model text may be unpickled; ASCII-only, so that lone surrogates survive the way."""
+"""Sends frames between the pool and a worker: four bytes of length, then JSON. JSON because nothing from a process that
+has read model text may be unpickled; ASCII-only, so that lone surrogates survive."""
 
 import json
 import socket

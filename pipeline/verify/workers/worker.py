@@ -1,4 +1,4 @@
-"""A grading worker: reads chunks of (response, gold, symbolically) rows, answers each. Forked by the nursery, killed at will.
+"""Grades chunks of (response, gold, symbolically) rows in a worker process. The nursery forks it; the pool may kill it.
 
 Cheap layers answer in microseconds, so their results go back together. Before the first call of the symbolic layer
 for a pair the worker sends what it has and says which pair it is about to try: the pool starts that pair's clock
@@ -69,7 +69,7 @@ class _Chunk:
 
 
 def _undecided(question: str, left: str, right: str) -> bool | None:
-    """In place of the symbolic layer for a pair that has been too slow for it: the standing verdict is what is left."""
+    """Replaces the symbolic layer for a pair that was too slow for it: the verdict of the cheap layers is kept."""
     return None
 
 
