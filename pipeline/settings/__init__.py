@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from pipeline.settings.algo import Algo
 from pipeline.settings.base import Section
-from pipeline.settings.cluster import Cluster
+from pipeline.settings.cluster import Cluster, Speed
 from pipeline.settings.compare import Compare
 from pipeline.settings.data import Arithmetic, Clean, Columns, Data
 from pipeline.settings.model import Experts, Layout, Model, Rope
@@ -17,7 +17,7 @@ from pipeline.settings.training import Optimizer, Rl, Sft, SftPhase
 
 __all__ = [
     "Algo", "Arithmetic", "Bench", "Clean", "Cluster", "Columns", "Compare", "Data", "Evaluate", "Experts", "Export", "Layout",
-    "Model", "Optimizer", "Rl", "Rollout", "Rope", "Section", "Settings", "Sft", "SftPhase", "Verify",
+    "Model", "Optimizer", "Rl", "Rollout", "Rope", "Section", "Settings", "Sft", "SftPhase", "Speed", "Verify",
 ]  # fmt: skip
 
 

@@ -7,6 +7,24 @@ from pydantic import Field
 from pipeline.settings.base import Section
 
 
+class Speed(Section):
+    """How fast one device is, for a rehearsal's seconds (`rehearse=true`). Data sheets' figures, except `efficiency`.
+
+    The defaults are those of an H100 SXM with 400 Gb/s of network.
+    """
+
+    tflops: float = Field(989.0, gt=0)
+    """Peak of dense matrix products in the model's type, 10^12 operations a second."""
+    memory_gb_s: float = Field(3350.0, gt=0)
+    """Device memory bandwidth, 10^9 bytes a second."""
+    link_gb_s: float = Field(450.0, gt=0)
+    """Bandwidth between devices of a node, each way, 10^9 bytes a second and device."""
+    network_gb_s: float = Field(50.0, gt=0)
+    """Bandwidth between nodes, each way, 10^9 bytes a second and device."""
+    efficiency: float = Field(0.6, gt=0, le=1)
+    """Share of `tflops` that large matrix products reach: an assumption, measure it with `bench what=policy_head`."""
+
+
 class Cluster(Section):
     """A cluster preset: `configs/cluster/<name>.yaml`. Under SLURM nnodes, node_rank, master_addr and devices_per_node are
     read from its environment."""
@@ -29,6 +47,8 @@ class Cluster(Section):
     """Host memory of one node in GiB, for the plan's estimate."""
     max_restarts: int = Field(0, ge=0)
     """How often torchrun starts all ranks again after one failed."""
+    speed: Speed = Speed()
+    """How fast a device is."""
     timeout_minutes: float = Field(30.0, gt=0)
     """Minutes that a collective may wait before the run fails."""
     threads_per_rank: int | None = Field(None, ge=1)
