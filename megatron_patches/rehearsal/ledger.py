@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from pipeline.settings import Speed
@@ -63,6 +62,8 @@ class Ledger:
         self.by_part: collections.Counter[str] = collections.Counter()
         self.group_names: dict[str, str] = {}
         """torch's name of a process group -> Megatron's."""
+        self.host_groups: set[str] = set()
+        """torch's names of the groups over gloo, which exchange tensors of the host."""
         self._live: dict[int, tuple[Any, int, str]] = {}
         self._phase, self._part = Phase(), TEMPORARIES
 
@@ -110,13 +111,12 @@ class Ledger:
                 self.by_part[part] += size
                 self._live[key] = (reference, size, part)
 
-    def operation(self, func: Any, args: Any, kwargs: dict, out: Any) -> None:
-        """Counts one operator's arithmetic and traffic."""
+    def operation(self, func: Any, args: Any, kwargs: dict, out: Any, traffic: int) -> None:
+        """Counts one operator's arithmetic, and the bytes that it reads and writes."""
         name = func._overloadpacket.__name__
         if name in FREE:
             return
         flops = _flops(func, args, kwargs, out)
-        traffic = nbytes((args, kwargs)) + nbytes(out)
         peak = self.speed.tflops * 1e12 * self.speed.efficiency
         self._phase.flops += flops
         self._phase.seconds += max(flops / peak, traffic / (self.speed.memory_gb_s * 1e9))
@@ -150,9 +150,9 @@ class Ledger:
             self._phase.parts = {part: size for part, size in self.by_part.items() if size}
 
 
-def nbytes(tree: Any) -> int:
-    """Bytes of all tensors in a tree."""
-    return sum(x.numel() * x.element_size() for x in tree_leaves(tree) if isinstance(x, torch.Tensor))
+def nbytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of all tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def where() -> str:

@@ -20,7 +20,7 @@ def device() -> None:
     parallel.device = lambda: torch.device(NAME)
 
 
-def world(rank: int, size: int) -> None:
+def world(rank: int, size: int, ledger: Ledger) -> None:
     """Joins a world in which all other ranks are imagined."""
     dist.Backend.register_backend(BACKEND, _create_fake_pg, extended_api=True, devices=["cpu", NAME])
     dist.init_process_group(BACKEND, store=FakeStore(), rank=rank, world_size=size)
@@ -28,7 +28,10 @@ def world(rank: int, size: int) -> None:
 
     def imagined(*args: Any, **options: Any) -> Any:
         options.pop("pg_options", None)
-        return new_group(*args, **(options | {"backend": BACKEND}))
+        group = new_group(*args, **(options | {"backend": BACKEND}))
+        if options.get("backend") == "gloo" and isinstance(group, dist.ProcessGroup):
+            ledger.host_groups.add(group.group_name)
+        return group
 
     dist.new_group = torch.distributed.new_group = imagined
     dist.all_gather_object = torch.distributed.all_gather_object = _everyone_agrees
@@ -57,7 +60,7 @@ def kernels(ledger: Ledger, on_gpu: bool) -> None:
         return aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, True, scale=scale)[0]
 
     def rms_norm(self, x: torch.Tensor) -> torch.Tensor:
-        return aten._fused_rms_norm(x, [x.shape[-1]], self.weight, self.eps)[0]
+        return _FusedNorm.apply(x, self.weight)
 
     class Functions:
         """torch.nn.functional with another attention."""
@@ -78,6 +81,20 @@ def kernels(ledger: Ledger, on_gpu: bool) -> None:
         return torch.stack(norms).norm().reshape(1), None
 
     clip_grads.l2_norm_impl = l2_norm
+
+
+class _FusedNorm(torch.autograd.Function):
+    """What torch's fused RMSNorm on CUDA reads, writes and keeps: one kernel each way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weight, x.new_empty(x.shape[:-1], dtype=torch.float32))
+        return x * weight
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        x, weight, _ = ctx.saved_tensors
+        return grad * x, torch.empty_like(weight)
 
 
 def modules() -> None:

@@ -29,6 +29,8 @@ from pipeline.settings.engine import check_installed
 from pipeline.stage import AGAIN, disk_full, explain
 
 ROOT = door.ROOT
+PLAN_ALONE = ("rehearse=", "plan.", "cluster.speed.")
+"""Begin words of stage=plan that no stage of the plan reads."""
 
 
 def main(words: list[str]) -> int:
@@ -59,6 +61,11 @@ def _main(words: list[str]) -> int:
         from pipeline.run.plan import describe
 
         print(describe(jobs, words))
+        if settings.plan.rehearse:
+            from pipeline.run.rehearsal import rehearsal
+
+            actor = next(job.settings for job in jobs if job.stage.name == "rl")
+            print("\n" + rehearsal(actor, settings.plan.ranks))
         return 0
     if settings.stage == "all" and settings.cluster.nnodes > 1:
         raise UsageError(
@@ -89,6 +96,7 @@ def _test(words: list[str]) -> int:
 def list_jobs(words: list[str], settings: Settings) -> list[Job]:
     """The jobs of a command line, in order, each with its own resolved settings."""
     if settings.stage in ("all", "plan"):
+        words = [word for word in words if not word.startswith(PLAN_ALONE)]
         return [_job(words, name) for name in ORDER]
     if settings.stage == "evaluate" and settings.evaluate.checkpoint == "auto":
         trained = manifests.load(run_root(settings), "rl") is not None

@@ -33,7 +33,7 @@ from pipeline.settings.schema import (
     unknown_key,
 )
 
-SHORT = {"what": "bench.what"}
+SHORT = {"what": "bench.what", "rehearse": "plan.rehearse"}
 """Keys that may be written shorter on the command line."""
 SLURM = "SLURM's environment"
 DERIVED = "the model folder's config.json"

@@ -148,7 +148,7 @@ def _batch(settings: Settings) -> list[str]:
 
 def _fit(settings: Settings) -> list[str]:
     """Whether weights, gradients and optimizer fit at all; the plan warns if the rest does not."""
-    memory, device = _memory(settings), settings.cluster.device_memory_gib
+    memory, device = memory_of(settings), settings.cluster.device_memory_gib
     if memory.states <= device * GIB:
         return []
     return [
@@ -157,7 +157,8 @@ def _fit(settings: Settings) -> list[str]:
     ]
 
 
-def _memory(settings: Settings) -> Memory:
+def memory_of(settings: Settings) -> Memory:
+    """The estimate for the fullest device."""
     return estimate(settings, data_parallel(settings), chosen_engine(settings), uses_gpus(settings.cluster))
 
 
@@ -221,7 +222,7 @@ def _no_weights(settings: Settings) -> str:
 
 
 def _memory_lines(settings: Settings) -> list[str]:
-    memory, device = _memory(settings), settings.cluster.device_memory_gib
+    memory, device = memory_of(settings), settings.cluster.device_memory_gib
     unit, name = (GIB, "GiB") if memory.peak > 4 * GIB else (GIB / 1024, "MiB")
     rows = [
         ("weights", memory.weights, settings.model.dtype),
@@ -261,7 +262,7 @@ def _memory_lines(settings: Settings) -> list[str]:
 
 def _host_lines(settings: Settings) -> list[str]:
     """Host memory of one node, and a warning if the node has less."""
-    need, what = host(settings, _memory(settings).peak, uses_gpus(settings.cluster))
+    need, what = host(settings, memory_of(settings).peak, uses_gpus(settings.cluster))
     have = settings.cluster.node_memory_gib
     lines = [f"Host memory of a node, GiB (estimate): {need / GIB:.1f} for {what}; a node has {have:g}"]
     if need > have * GIB:
@@ -295,6 +296,9 @@ def _typed_lines(jobs: list[Job], words: list[str]) -> list[str]:
     drop: tuple[str, ...] = (
         "stage=",
         "dry_run=",
+        "rehearse=",
+        "plan.",
+        "cluster.speed.",
         "cluster.node_rank=",
         "cluster.nnodes=",
         "cluster.master_addr=",

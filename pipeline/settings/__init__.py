@@ -12,12 +12,13 @@ from pipeline.settings.cluster import Cluster, Speed
 from pipeline.settings.compare import Compare
 from pipeline.settings.data import Arithmetic, Clean, Columns, Data
 from pipeline.settings.model import Experts, Layout, Model, Rope
+from pipeline.settings.plan import Plan
 from pipeline.settings.serving import Bench, Evaluate, Export, Rollout, Verify
 from pipeline.settings.training import Optimizer, Rl, Sft, SftPhase
 
 __all__ = [
     "Algo", "Arithmetic", "Bench", "Clean", "Cluster", "Columns", "Compare", "Data", "Evaluate", "Experts", "Export", "Layout",
-    "Model", "Optimizer", "Rl", "Rollout", "Rope", "Section", "Settings", "Sft", "SftPhase", "Speed", "Verify",
+    "Model", "Optimizer", "Plan", "Rl", "Rollout", "Rope", "Section", "Settings", "Sft", "SftPhase", "Speed", "Verify",
 ]  # fmt: skip
 
 
@@ -68,6 +69,8 @@ class Settings(Section):
     """Hugging Face weights."""
     bench: Bench = Bench()
     """Measurements."""
+    plan: Plan = Plan()
+    """Rehearsal of a planned run."""
     compare: Compare = Compare()
     """Comparison of algorithms."""
 
