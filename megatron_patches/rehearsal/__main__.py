@@ -1,8 +1,10 @@
 """Rehearse one rank: `python -m megatron_patches.rehearsal <config.yaml> <rank> <result.json>`."""
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -18,12 +20,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from megatron_patches import parallel  # noqa: E402
 from megatron_patches.rehearsal import stand_ins, steps  # noqa: E402
 from megatron_patches.rehearsal.ledger import Ledger  # noqa: E402
+from pipeline.rl.experience import Samples  # noqa: E402
 from pipeline.settings import Settings  # noqa: E402
 from pipeline.settings.engine import chosen_engine, uses_gpus  # noqa: E402
 
 
-def rehearse(settings: Settings, rank: int) -> dict:
-    """One step of rank `rank`; returns what the ledger holds."""
+@contextlib.contextmanager
+def imagined(settings: Settings, rank: int) -> Iterator[tuple[Ledger, RehearsedDevice, steps.Load, Samples]]:
+    """Makes this process rank `rank`, with an imagined device. Yields its books, the device, and what a step learns from."""
     model, cluster = settings.model, settings.cluster
     size = cluster.nnodes * cluster.devices_per_node
     stand_ins.device()
@@ -38,15 +42,22 @@ def rehearse(settings: Settings, rank: int) -> dict:
     found = steps.samples(settings, load, parallel.data_parallel_size())
     stand_ins.pipeline_shapes(steps.stream_shape(settings, found, load))
     fake = FakeTensorMode(allow_non_fake_inputs=False)
+    # The share of experts that a token visits is the share of a routing map that is true.
     share = model.experts.per_token / model.experts.count if model.experts.count else 0.0
     device = RehearsedDevice(ledger, fake, share)
-    native = chosen_engine(settings) == "native"
     with fake, device:
+        yield ledger, device, load, found
+
+
+def rehearse(settings: Settings, rank: int) -> dict:
+    """One step of rank `rank`; returns what the ledger holds."""
+    native = chosen_engine(settings) == "native"
+    with imagined(settings, rank) as (ledger, device, load, found):
         step = steps.Step(settings, ledger, sampled_elsewhere=not native or settings.rl.async_depth > 0)
         step.score(found)
         step.update(found)
         if not native:
-            stand_ins.bucket_holders(model)
+            stand_ins.bucket_holders(settings.model)
             step.sync()
         device.host_is_real = False
         step.save()

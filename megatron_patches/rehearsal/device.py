@@ -87,10 +87,7 @@ class RehearsedDevice(Counted):
             self.ledger.wait("a tensor is copied to the host")
         if not all(isinstance(tensor, FakeTensor) for tensor in tensors):
             args, kwargs = tree_map(self._fake, (args, kwargs))
-        if func is aten.masked_select.default:
-            out = self._masked_select(*args)
-        else:
-            out = func(*args, **kwargs)
+        out = self._masked_select(*args) if func is aten.masked_select.default else func(*args, **kwargs)
         self._count(func, args, kwargs, out)
         return out
 
@@ -115,6 +112,8 @@ class RehearsedDevice(Counted):
                 return True, func(*args, **kwargs)
         moves = func in (aten._to_copy.default, aten.copy_.default)
         if not moves and fakes and any(t.dim() and t.device.type == "cpu" for t in tensors):
+            if func.namespace != "aten":  # FakeTensorMode looks at the devices of torch's own operators alone
+                raise RuntimeError(f"{func} mixes tensors on {sorted({t.device.type for t in tensors})}")
             # Legal for indices alone: torch then uploads them unasked. FakeTensorMode raises for everything else.
             self.ledger.wait("an index is uploaded")
         return False, None

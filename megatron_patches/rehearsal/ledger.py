@@ -20,12 +20,13 @@ TEMPORARIES = "temporaries"
 LASTING = ("weights", "gradients", "optimizer", "reference")
 """Parts that stay in every phase; `mark` assigns them."""
 FREE = frozenset(
-    (
-        "view _unsafe_view t transpose permute detach alias slice select expand unsqueeze squeeze split split_with_sizes"
-        " as_strided unbind empty empty_like new_empty empty_strided new_empty_strided lift_fresh chunk set_ narrow view_as"
-        " _reshape_alias diagonal is_same_size resize_ _local_scalar_dense"
-    ).split()
-)
+    {
+        "view", "_unsafe_view", "t", "transpose", "permute", "detach", "alias", "slice", "select", "expand",
+        "unsqueeze", "squeeze", "split", "split_with_sizes", "as_strided", "unbind", "empty", "empty_like",
+        "new_empty", "empty_strided", "new_empty_strided", "lift_fresh", "chunk", "set_", "narrow", "view_as",
+        "_reshape_alias", "diagonal", "is_same_size", "resize_", "_local_scalar_dense",
+    }
+)  # fmt: skip
 """Operators that move no bytes on the device."""
 CAUSAL = frozenset(
     f"_scaled_dot_product_{kind}_attention{way}" for kind in ("flash", "efficient") for way in ("", "_backward")

@@ -44,15 +44,14 @@ def _everyone_agrees(found: list, mine: Any, group: Any = None) -> None:
 
 def kernels(ledger: Ledger, on_gpu: bool) -> None:
     """The kernels that the device would choose: on `meta` torch falls back to compositions of small operators."""
+    from megatron.core.optimizer import clip_grads
     from torch.nn import functional
 
-    from megatron.core.optimizer import clip_grads
     from megatron_patches.model import attention, norm
 
     def sdpa(q, k, v, attn_mask=None, is_causal=False, scale=None, enable_gqa=False):
         """Causal attention, whose mask (context parallel: aligned at the lower right) costs nothing."""
         if not on_gpu:
-            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
             return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)[0]
         if q.dtype in attention.HALF:
             return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True, False, scale=scale)[0]
@@ -159,6 +158,7 @@ def even_experts(model: Model) -> None:
 def bucket_holders(model: Model) -> None:
     """At a sync the ranks tell each other which parameters they hold: those of other stages are this stage's, renumbered."""
     from megatron.core import parallel_state
+
     from megatron_patches.model.policy_model import padded_vocab
     from megatron_patches.model.weights.mapping import entries
 

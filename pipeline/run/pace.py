@@ -58,9 +58,8 @@ def pace(settings: Settings, ranks: list[dict[str, Any]], world: int, copies: in
     tokens = responses * length
     flops = 6 * active(settings) * tokens * rl.epochs
     seconds = generation + logprobs + update + sync
-    return Pace(
-        generation, logprobs, update, sync, tokens / seconds / world, flops / update / world / settings.cluster.speed.tflops / 1e12
-    )  # fmt: skip
+    mfu = flops / update / world / (settings.cluster.speed.tflops * 1e12)
+    return Pace(generation, logprobs, update, sync, tokens / seconds / world, mfu)
 
 
 def _seconds(rank: dict[str, Any], name: str) -> float:

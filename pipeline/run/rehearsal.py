@@ -75,7 +75,9 @@ def rehearsal(settings: Settings, chosen: list[int]) -> str:
     lines = []
     for rank in found:
         lines += [*_memory_lines(settings, rank, memory), "", *_traffic_lines(rank), ""]
-    return "\n".join([*lines, *_pace_lines(settings, pace(settings, found, world_size(settings), data_parallel(settings)))])
+    return "\n".join(
+        [*lines, *_pace_lines(settings, pace(settings, found, world_size(settings), data_parallel(settings)))]
+    )
 
 
 def _memory_lines(settings: Settings, rank: dict[str, Any], memory: Memory) -> list[str]:
@@ -93,7 +95,9 @@ def _memory_lines(settings: Settings, rank: dict[str, Any], memory: Memory) -> l
         sizes = [phase["peak"], *(phase["parts"].get(part, 0) for part in PARTS)]
         lines.append(f"  {name:<15}" + "  ".join(f"{size / GIB:11.3f}" for size in sizes))
     held = sum(rank["phases"]["update"]["parts"].get(part, 0) for part in PARTS[:4])
-    lines.append(f"  {'generation':<15}{(held + memory.generation) / GIB:11.3f}  of it {memory.generation / GIB:.1f} for the engine")
+    lines.append(
+        f"  {'generation':<15}{(held + memory.generation) / GIB:11.3f}  of it {memory.generation / GIB:.1f} for the engine"
+    )
     peak = max([held + memory.generation, *(phase["peak"] for phase in rank["phases"].values())]) + memory.overhead
     lines.append(
         f"  With {memory.overhead / GIB:.1f} for context, communication and allocator: {peak / GIB:.1f}"
@@ -105,12 +109,16 @@ def _memory_lines(settings: Settings, rank: dict[str, Any], memory: Memory) -> l
 
 
 def _traffic_lines(rank: dict[str, Any]) -> list[str]:
-    lines = ["  Of these micro-batches: phase, TFLOP, seconds of operators and of collectives, and what the ranks exchange"]
+    lines = [
+        "  Of these micro-batches: phase, TFLOP, seconds of operators and of collectives, and what the ranks exchange"
+    ]
     for name in PHASES:
         phase = rank["phases"].get(name)
         if phase is None:
             continue
-        lines.append(f"  {name:<15}{phase['flops'] / 1e12:11.3f}{phase['seconds']:11.3f}{phase['exchange_seconds']:11.3f}")
+        lines.append(
+            f"  {name:<15}{phase['flops'] / 1e12:11.3f}{phase['seconds']:11.3f}{phase['exchange_seconds']:11.3f}"
+        )
         lines += [
             f"      {operation} over {group}: {times} times, {size / GIB:.3f} GiB"
             for group, operation, times, size in phase["collectives"]
@@ -133,7 +141,8 @@ def _pace_lines(settings: Settings, found: Pace) -> list[str]:
         ]
     lines.append(
         f"  generation {found.generation:.1f} s, log-probs {found.logprobs:.1f} s, update {found.update:.1f} s, sync"
-        f" {found.sync:.1f} s: {found.step:.1f} s, {found.tokens_per_second:.0f} tokens/s/GPU; MFU of the update {found.mfu:.0%}"
+        f" {found.sync:.1f} s: {found.step:.1f} s, {found.tokens_per_second:.0f} tokens/s/GPU;"
+        f" MFU of the update {found.mfu:.0%}"
     )
     if world == 32 and settings.model.hidden_size == 5120 and settings.model.num_layers == 64:
         lines.append(f"  {PUBLISHED}")

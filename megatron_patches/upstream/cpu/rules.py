@@ -20,7 +20,12 @@ class Idiom:
 
     def on(self, device: str) -> "Idiom":
         """The idiom with replacements that name another device than the CPU."""
-        named = ((".cpu()", f'.to("{device}")'), ("'torch.", f"'torch.{device}."), ("'cpu'", f"'{device}'"), ('"cpu"', f'"{device}"'))
+        named = (
+            (".cpu()", f'.to("{device}")'),
+            ("'torch.", f"'torch.{device}."),
+            ("'cpu'", f"'{device}'"),
+            ('"cpu"', f'"{device}"'),
+        )
         texts = list(self.replacements)
         for old, new in named:
             texts = [text.replace(old, new) for text in texts]
