@@ -34,7 +34,7 @@ def world(rank: int, size: int, ledger: Ledger) -> None:
         return group
 
     dist.new_group = torch.distributed.new_group = imagined
-    dist.all_gather_object = torch.distributed.all_gather_object = _everyone_agrees
+    dist.all_gather_object = torch.distributed.all_gather_object = _everyone_agrees  # type: ignore[assignment]
     dist.broadcast_object_list = torch.distributed.broadcast_object_list = lambda *args, **options: None
 
 
@@ -69,9 +69,9 @@ def kernels(ledger: Ledger, on_gpu: bool) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(functional, name)
 
-    attention.F = Functions()
+    attention.F = Functions()  # type: ignore[assignment]
     if on_gpu:
-        norm.RMSNorm.forward = rms_norm
+        norm.RMSNorm.forward = rms_norm  # type: ignore[method-assign]
 
     def l2_norm(chunk_size, overflow, lists, per_tensor, *_):
         # megatron-core 0.16.1, utils.py:1206 makes a tensor of device tensors: one wait for each, below any mode's sight.
@@ -188,7 +188,7 @@ def bucket_holders(model: Model) -> None:
         wanted = _without_numbers(kind)
         return next(where[2] for name, where in mine.items() if _without_numbers(name).endswith("." + wanted))
 
-    dist.all_gather_object = torch.distributed.all_gather_object = all_gather
+    dist.all_gather_object = torch.distributed.all_gather_object = all_gather  # type: ignore[assignment]
 
 
 def _without_numbers(name: str) -> str:
