@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "megatron_patches/session": "model parallel common settings stage",
     "megatron_patches/training": "model policy_head parallel common settings objectives rl",
     "megatron_patches/engines": "training model parallel common settings rollout rl",
+    "megatron_patches/rehearsal": "upstream training model parallel common settings rl",
     "megatron_patches": "upstream policy_head",
     "stages": "*",
 }

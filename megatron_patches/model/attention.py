@@ -124,7 +124,7 @@ class SdpaCoreAttention(MegatronModule):
 
     def _packed(self, query, key, value, packed: PackedSeqParams) -> torch.Tensor:
         assert isinstance(packed, PackedRows), "packed rows say on the host where their sequences lie"
-        if self.cp_group.size() == 1 and query.is_cuda and query.dtype in HALF:
+        if self.cp_group.size() == 1 and query.device.type != "cpu" and query.dtype in HALF:
             return self._varlen(query, key, value, packed)
         lengths = [length // self.cp_group.size() for length in packed.lengths]
         parts = zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)

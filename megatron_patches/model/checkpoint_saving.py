@@ -94,7 +94,7 @@ class _Save:
     def begin(self, chunks: list, optimizer: Any, common: dict) -> None:
         """Plan, and write or begin to write."""
         if optimizer is not None:
-            _start_moments(optimizer)
+            start_moments(optimizer)
         gc.freeze()  # upstream collects garbage in it, over all objects of the process: most of a small save's time
         state = sharded_state(chunks, optimizer, is_loading=False)
         gc.unfreeze()
@@ -192,7 +192,7 @@ def _write_file(transforms: list, number: int, bucket: tuple) -> list:
     return found
 
 
-def _start_moments(optimizer: Any) -> None:
+def start_moments(optimizer: Any) -> None:
     """Give Adam the zero moments that it would make at its first step, where every step so far was skipped: Megatron's
     state dict expects them."""
     for inner in optimizer.chained_optimizers:

@@ -26,7 +26,7 @@ def anywhere(found: bool) -> bool:
     """Whether `found` is true on any rank of the world (a collective), so that all ranks decide alike."""
     if not dist.is_initialized():
         return found
-    flag = torch.tensor([float(found)], device=parallel.device())
+    flag = torch.tensor([int(found)], dtype=torch.int32, device=parallel.device())
     dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return bool(flag.item())
 

@@ -16,6 +16,7 @@ from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.moe import moe_utils
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 
+from megatron_patches import parallel
 from megatron_patches.model.attention import SdpaCoreAttention
 from megatron_patches.model.norm import RMSNorm
 from pipeline.settings import Layout, Model, Rope
@@ -100,7 +101,7 @@ def transformer_config(model: Model, layout: Layout, recompute: bool = False, **
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
         "init_method_std": model.init_std,
-        "use_cpu_initialization": not torch.cuda.is_available(),
+        "use_cpu_initialization": parallel.device().type == "cpu",
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
         "bf16": dtype == torch.bfloat16,
@@ -195,5 +196,4 @@ def build_chunks(model: Model, layout: Layout, recompute: bool = False) -> list[
             )
         )
         stretch_low_frequencies(chunks[-1].rotary_pos_emb, model.rope)
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    return [chunk.to(device) for chunk in chunks]
+    return [chunk.to(parallel.device()) for chunk in chunks]

@@ -30,6 +30,8 @@ from pipeline.settings.tracking import check_packages
 from pipeline.stage import AGAIN, disk_full, explain
 
 ROOT = door.ROOT
+PLAN_ALONE = ("rehearse=", "plan.", "cluster.speed.")
+"""Begin words of stage=plan that no stage of the plan reads."""
 
 
 def main(words: list[str]) -> int:
@@ -64,6 +66,11 @@ def _main(words: list[str]) -> int:
         print(describe(jobs, words))
         if compared:
             print(arms.describe(settings, compared))
+        if settings.plan.rehearse:
+            from pipeline.run.rehearsal import rehearsal
+
+            actor = next(job.settings for job in jobs if job.stage.name == "rl")
+            print("\n" + rehearsal(actor, settings.plan.ranks))
         return 0
     if len({job.stage.name for job in jobs}) > 1 and settings.cluster.nnodes > 1:
         raise UsageError(
@@ -94,6 +101,7 @@ def _test(words: list[str]) -> int:
 def list_jobs(words: list[str], settings: Settings) -> list[Job]:
     """The jobs of a command line, in order, each with its own resolved settings."""
     if settings.stage in ("all", "plan"):
+        words = [word for word in words if not word.startswith(PLAN_ALONE)]
         return [_job(words, name) for name in ORDER]
     if (
         settings.stage == "evaluate"

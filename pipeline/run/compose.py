@@ -36,7 +36,10 @@ from pipeline.settings.schema import (
     unknown_key,
 )
 
-SHORT = {"what": "bench.what", "check": "doctor.check", "step": "replay.step", "tracking": "tracking.to"}
+SHORT = {
+    "what": "bench.what", "check": "doctor.check", "step": "replay.step", "tracking": "tracking.to",
+    "rehearse": "plan.rehearse",
+}  # fmt: skip
 """Keys that may be written shorter on the command line."""
 SLURM = "SLURM's environment"
 """Origin of what SLURM says of the cluster."""

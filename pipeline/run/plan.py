@@ -150,7 +150,7 @@ def _batch(settings: Settings) -> list[str]:
 
 def _fit(settings: Settings) -> list[str]:
     """Whether weights, gradients and optimizer fit at all; the plan warns if the rest does not."""
-    memory, device = _memory(settings), settings.cluster.device_memory_gib
+    memory, device = memory_of(settings), settings.cluster.device_memory_gib
     if memory.states <= device * GIB:
         return []
     return [
@@ -177,7 +177,8 @@ def _warm_up_memory(settings: Settings) -> SftMemory:
     return sft_memory.estimate(settings, world_size(settings), uses_gpus(settings.cluster))
 
 
-def _memory(settings: Settings) -> Memory:
+def memory_of(settings: Settings) -> Memory:
+    """The estimate for the fullest device."""
     return estimate(settings, data_parallel(settings), chosen_engine(settings), uses_gpus(settings.cluster))
 
 
@@ -244,7 +245,7 @@ def _no_weights(settings: Settings) -> str:
 
 
 def _memory_lines(settings: Settings) -> list[str]:
-    memory, device = _memory(settings), settings.cluster.device_memory_gib
+    memory, device = memory_of(settings), settings.cluster.device_memory_gib
     unit, name = (GIB, "GiB") if memory.peak > 4 * GIB else (GIB / 1024, "MiB")
     rows = [
         ("weights", memory.weights, settings.model.dtype),
@@ -314,7 +315,7 @@ def _cures(settings: Settings, memory: Memory) -> str:
 
 def _host_lines(settings: Settings) -> list[str]:
     """Host memory of one node, and a warning if the node has less."""
-    need, what = host(settings, _memory(settings), uses_gpus(settings.cluster))
+    need, what = host(settings, memory_of(settings), uses_gpus(settings.cluster))
     have = settings.cluster.node_memory_gib
     lines = [f"Host memory of a node, GiB (estimate): {need / GIB:.1f} for {what}; a node has {have:g}"]
     if need > have * GIB:
@@ -349,6 +350,9 @@ def _typed_lines(jobs: list[Job], words: list[str]) -> list[str]:
     drop: tuple[str, ...] = (
         "stage=",
         "dry_run=",
+        "rehearse=",
+        "plan.",
+        "cluster.speed.",
         "cluster.node_rank=",
         "cluster.nnodes=",
         "cluster.master_addr=",

@@ -13,13 +13,14 @@ from pipeline.settings.compare import Compare
 from pipeline.settings.data import Arithmetic, Clean, Columns, Data
 from pipeline.settings.doctor import Doctor
 from pipeline.settings.model import Experts, Layout, Model, Rope
+from pipeline.settings.plan import Plan
 from pipeline.settings.serving import Bench, Evaluate, Export, Report, Rollout, Verify
 from pipeline.settings.tracking import Profile, Tracking
 from pipeline.settings.training import Optimizer, Replay, Rl, Sft, SftPhase
 
 __all__ = [
     "Algo", "Arithmetic", "Bench", "Clean", "Cluster", "Columns", "Compare", "Data", "Doctor", "Evaluate", "Experts",
-    "Export", "Layout", "Model", "Optimizer", "Profile", "Replay", "Report", "Rl", "Rollout", "Rope", "Section",
+    "Export", "Layout", "Model", "Optimizer", "Plan", "Profile", "Replay", "Report", "Rl", "Rollout", "Rope", "Section",
     "Settings", "Sft", "SftPhase", "Speed", "Tracking", "Verify",
 ]  # fmt: skip
 
@@ -79,6 +80,8 @@ class Settings(Section):
     """Traces of single steps."""
     bench: Bench = Bench()
     """Measurements."""
+    plan: Plan = Plan()
+    """Rehearsal of a planned run."""
     compare: Compare = Compare()
     """Comparison of algorithms."""
     doctor: Doctor = Doctor()

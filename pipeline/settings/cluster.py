@@ -8,12 +8,21 @@ from pipeline.settings.base import Section
 
 
 class Speed(Section):
-    """How fast devices exchange data: data sheets' figures. The defaults are those of an H100 SXM with 400 Gb/s of network."""
+    """How fast one device is, for a rehearsal's seconds (`rehearse=true`). Data sheets' figures, except `efficiency`.
 
+    The defaults are those of an H100 SXM with 400 Gb/s of network.
+    """
+
+    tflops: float = Field(989.0, gt=0)
+    """Peak of dense matrix products in the model's type, 10^12 operations a second."""
+    memory_gb_s: float = Field(3350.0, gt=0)
+    """Device memory bandwidth, 10^9 bytes a second."""
     link_gb_s: float = Field(450.0, gt=0)
     """Bandwidth between devices of a node, each way, 10^9 bytes a second and device."""
     network_gb_s: float = Field(50.0, gt=0)
     """Bandwidth between nodes, each way, 10^9 bytes a second and device."""
+    efficiency: float = Field(0.6, gt=0, le=1)
+    """Share of `tflops` that large matrix products reach: an assumption, measure it with `bench what=policy_head`."""
 
 
 class Cluster(Section):
@@ -39,7 +48,7 @@ class Cluster(Section):
     max_restarts: int = Field(0, ge=0)
     """How often torchrun starts all ranks again after one failed."""
     speed: Speed = Speed()
-    """How fast devices exchange data."""
+    """How fast a device is."""
     timeout_minutes: float = Field(30.0, gt=0)
     """Minutes that a collective may wait before the run fails."""
     threads_per_rank: int | None = Field(None, ge=1)

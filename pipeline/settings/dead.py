@@ -128,6 +128,14 @@ STAGE_RULES = (
         lambda s: s.stage != "compare", ("compare.*",), "only stage=compare reads it", "Use stage=compare", typed_only=True,
     ),
     Rule(
+        lambda s: s.stage != "plan", ("plan.*", "cluster.speed.*"), "only stage=plan rehearse=true reads it", "Use stage=plan",
+        typed_only=True,
+    ),
+    Rule(
+        lambda s: s.stage == "plan" and not s.plan.rehearse, ("plan.ranks", "cluster.speed.*"), "nothing is rehearsed",
+        "Give rehearse=true", neutral=([],), typed_only=True,
+    ),
+    Rule(
         lambda s: s.stage in ("all", "plan", "compare"), ("evaluate.checkpoint",),
         "stage={s.stage} evaluates before and after training", "Use stage=evaluate", neutral=("auto",), typed_only=True,
     ),

@@ -7,6 +7,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.utils import unwrap_model
 
+from megatron_patches import parallel
 from megatron_patches.model.weights.mapping import Entry, cut, entries, fill_vocab, join
 from pipeline.settings import Model
 
@@ -107,8 +108,7 @@ def _share(entry: Entry, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         if holder is None:  # none of this group's ranks: another group, handled next, has it
             continue
         if not tensors:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            tensors = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in shapes[holder]]
+            tensors = [torch.empty(shape, dtype=dtype, device=parallel.device()) for shape, dtype in shapes[holder]]
         tensors = [t.contiguous() for t in tensors]
         for tensor in tensors:
             dist.broadcast(tensor, src=dist.get_global_rank(group, holder), group=group)

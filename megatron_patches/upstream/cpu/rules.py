@@ -8,7 +8,7 @@ in the middle of a run. A replacement does not change line numbers, so traceback
 The table can go when megatron-core uses `torch.get_default_device()` or the device of its inputs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,19 @@ class Idiom:
 
     spellings: tuple[str, ...]
     replacements: tuple[str, ...]
+
+    def on(self, device: str) -> "Idiom":
+        """The idiom with replacements that name another device than the CPU."""
+        named = (
+            (".cpu()", f'.to("{device}")'),
+            ("'torch.", f"'torch.{device}."),
+            ("'cpu'", f"'{device}'"),
+            ('"cpu"', f'"{device}"'),
+        )
+        texts = list(self.replacements)
+        for old, new in named:
+            texts = [text.replace(old, new) for text in texts]
+        return replace(self, replacements=tuple(texts))
 
 
 @dataclass(frozen=True)
@@ -160,3 +173,9 @@ LINES: dict[str, tuple[Line, ...]] = {
         Line("no-dtoh-wait", "self.d2h_event.synchronize()", "pass", "as no-dtoh-stream"),
     ),
 }
+
+
+def use_device(name: str) -> None:
+    """Makes the replacements name the device `name` in the place of the CPU. Call it before `megatron.core` is imported."""
+    for module, idioms in IDIOM_COUNTS.items():
+        IDIOM_COUNTS[module] = {idiom.on(name): count for idiom, count in idioms.items()}

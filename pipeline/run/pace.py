@@ -1,0 +1,94 @@
+"""Seconds of an RL step, tokens a second and MFU, from rehearsed phases and a device's data sheet.
+
+Operators run one after the other, each at the slower of `cluster.speed.tflops * efficiency` and the memory's bandwidth;
+collectives wait for nothing and overlap with nothing. Every response has its full length. Sampling with vLLM is a roofline:
+each token reads the weights and the KV cache once. Grading, data and launch overhead are not in it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.run.memory import GIB
+from pipeline.run.shapes import count
+from pipeline.settings import Settings
+from pipeline.settings.engine import chosen_engine
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of the phases of one RL step, and what follows from them."""
+
+    generation: float
+    """NaN for the native engine, which is not modelled."""
+    logprobs: float
+    update: float
+    """All optimizer steps of the step."""
+    sync: float
+    tokens_per_second: float
+    """Prompt and response tokens of a step, by its seconds and by GPUs."""
+    mfu: float
+    """Of the update: 6 x parameters x tokens (of an MoE: those that a token visits), without recomputation."""
+
+    @property
+    def step(self) -> float:
+        return self.generation + self.logprobs + self.update + self.sync
+
+
+def pace(settings: Settings, ranks: list[dict[str, Any]], world: int, copies: int) -> Pace:
+    """`ranks` are rehearsed ranks; the slowest decides. `world`: all ranks; `copies`: data-parallel ones."""
+    rl, layout, rollout = settings.rl, settings.layout, settings.rollout
+    length = rollout.max_prompt_tokens + rollout.max_new_tokens
+    responses = rl.prompts_per_step * rl.group_size
+    load = ranks[0]["load"]
+    full = load["sequences"] * load["length"]
+    micro_batches = -(-responses // rl.minibatches // copies * length // full)
+
+    def slowest(name: str) -> float:
+        return max(_seconds(rank, name) for rank in ranks)
+
+    def passes(name: str, count: int) -> float:
+        """`count` micro-batches through the pipeline, with the time in which it fills and drains."""
+        return slowest(name) / load["micro_batches"] * (count + layout.pp - 1)
+
+    one = passes("update", micro_batches) + slowest("gradients") + slowest("optimizer step")
+    update = one * rl.minibatches * rl.epochs
+    logprobs = passes("log-probs", micro_batches * rl.minibatches)
+    generation = _generation(settings, world, responses, length)
+    sync = slowest("sync")
+    tokens = responses * length
+    flops = 6 * active(settings) * tokens * rl.epochs
+    seconds = generation + logprobs + update + sync
+    mfu = flops / update / world / (settings.cluster.speed.tflops * 1e12)
+    return Pace(generation, logprobs, update, sync, tokens / seconds / world, mfu)
+
+
+def _seconds(rank: dict[str, Any], name: str) -> float:
+    phase = rank["phases"].get(name)
+    return phase["seconds"] + phase["exchange_seconds"] if phase else 0.0
+
+
+def active(settings: Settings) -> int:
+    """Parameters that one token visits."""
+    counts, experts = count(settings.model), settings.model.experts
+    visited = counts.experts * experts.per_token // experts.count if experts.count else 0
+    return counts.total - counts.layers * (counts.experts - visited)
+
+
+def _generation(settings: Settings, world: int, responses: int, length: int) -> float:
+    if chosen_engine(settings) == "native":
+        return float("nan")
+    model, rollout, speed = settings.model, settings.rollout, settings.cluster.speed
+    tp = settings.layout.rollout_tp or settings.layout.tp
+    ranks = rollout.server_ranks if rollout.mode == "standalone" else world
+    element = 2 if model.dtype == "bf16" else 4
+    weights = count(model).total * element / tp
+    token = 2 * model.num_layers * model.num_query_groups * model.head_dim * element / tp  # keys and values, bytes
+    room = rollout.gpu_memory_share * settings.cluster.device_memory_gib * GIB - weights
+    each = -(-responses // max(1, ranks // tp))
+    at_once = max(1, min(each, rollout.max_concurrent, int(room / (token * length))))
+    held = token * (rollout.max_prompt_tokens + rollout.max_new_tokens / 2) * at_once
+    reading = (weights + held) / (speed.memory_gb_s * 1e9)
+    arithmetic = 2 * active(settings) * at_once / tp / (speed.tflops * 1e12)
+    prompts = 2 * active(settings) * rollout.max_prompt_tokens * each / tp / (speed.tflops * 1e12)
+    rounds = -(-each // at_once)
+    return (rounds * rollout.max_new_tokens * max(reading, arithmetic) + prompts) / speed.efficiency

@@ -1,0 +1,149 @@
+"""Rehearsals of a planned run: one process for each rank (`megatron_patches.rehearsal`), and their results as text."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.common.devices import cores
+from pipeline.common.errors import UsageError, UserError
+from pipeline.run.door import ROOT
+from pipeline.run.memory import GIB, Memory
+from pipeline.run.pace import Pace, pace
+from pipeline.run.plan import data_parallel, memory_of, world_size
+from pipeline.settings import Settings
+from pipeline.settings.engine import chosen_engine
+
+PARTS = ("weights", "gradients", "optimizer", "reference", "activations", "temporaries")
+PHASES = ("log-probs", "update", "gradients", "optimizer step", "sync", "save")
+PUBLISHED = "published for Qwen3-32B on 32 H100: 571 tokens/s/GPU (with other lengths and batches)"
+
+
+def ranks_of(settings: Settings, chosen: list[int]) -> list[int]:
+    """The ranks to rehearse: those that are given, or the first of each pipeline stage.
+
+    Raises:
+        UsageError: a rank that the run does not have.
+    """
+    world = world_size(settings)
+    for rank in chosen:
+        if not 0 <= rank < world:
+            raise UsageError(f"plan.ranks={rank}: the run has ranks 0 to {world - 1}.")
+    return chosen or [stage * world // settings.layout.pp for stage in range(settings.layout.pp)]
+
+
+def rehearse(settings: Settings, ranks: Iterable[int]) -> list[dict[str, Any]]:
+    """What one step of each rank takes, rank by rank; `settings` are those of the rl stage.
+
+    Raises:
+        UserError: the code of a rank failed, with its last lines.
+    """
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
+        config = Path(folder) / "config.yaml"
+        config.write_text(yaml.safe_dump(settings.model_dump(mode="json")), "utf-8")
+        with ThreadPoolExecutor(max_workers=cores()) as pool:
+            return list(pool.map(lambda rank: _one(config, rank), ranks))
+
+
+def _one(config: Path, rank: int) -> dict[str, Any]:
+    result = config.parent / f"{rank}.json"
+    # A process by itself: what stands in for devices and ranks would make a real run wrong. Without GPUs, whatever is here.
+    ended = subprocess.run(
+        [sys.executable, "-m", "megatron_patches.rehearsal", str(config), str(rank), str(result)],
+        cwd=ROOT,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    if ended.returncode:
+        lines = [line for line in ended.stderr.splitlines() if line.strip()]
+        raise UserError(f"The rehearsal of rank {rank} failed, as the run would:\n" + "\n".join(lines[-12:]))
+    return json.loads(result.read_text("utf-8"))
+
+
+def rehearsal(settings: Settings, chosen: list[int]) -> str:
+    """Rehearses and describes: memory, collectives and waits of each rank, then the seconds of a step."""
+    found = rehearse(settings, ranks_of(settings, chosen))
+    memory = memory_of(settings)
+    lines = []
+    for rank in found:
+        lines += [*_memory_lines(settings, rank, memory), "", *_traffic_lines(rank), ""]
+    return "\n".join(
+        [*lines, *_pace_lines(settings, pace(settings, found, world_size(settings), data_parallel(settings)))]
+    )
+
+
+def _memory_lines(settings: Settings, rank: dict[str, Any], memory: Memory) -> list[str]:
+    load, device = rank["load"], settings.cluster.device_memory_gib
+    head = "  ".join(f"{name:>11}" for name in ("peak", *PARTS))
+    lines = [
+        f"Rehearsal of rank {rank['rank']}: {load['micro_batches']} micro-batches of {load['sequences']} x {load['length']}"
+        f" tokens, {rank['processor_seconds']:.0f} s of processor time. GiB of the device at each phase's peak:",
+        f"  {'phase':<15}{head}",
+    ]
+    for name in PHASES:
+        phase = rank["phases"].get(name)
+        if phase is None:
+            continue
+        sizes = [phase["peak"], *(phase["parts"].get(part, 0) for part in PARTS)]
+        lines.append(f"  {name:<15}" + "  ".join(f"{size / GIB:11.3f}" for size in sizes))
+    held = sum(rank["phases"]["update"]["parts"].get(part, 0) for part in PARTS[:4])
+    lines.append(
+        f"  {'generation':<15}{(held + memory.generation) / GIB:11.3f}  of it {memory.generation / GIB:.1f} for the engine"
+    )
+    peak = max([held + memory.generation, *(phase["peak"] for phase in rank["phases"].values())]) + memory.overhead
+    lines.append(
+        f"  With {memory.overhead / GIB:.1f} for context, communication and allocator: {peak / GIB:.1f}"
+        f" ({memory.peak / GIB:.1f} by the estimate); a device has {device:g}"
+    )
+    if peak > device * GIB:
+        lines.append("  WARNING: it does not fit.")
+    return lines
+
+
+def _traffic_lines(rank: dict[str, Any]) -> list[str]:
+    lines = [
+        "  Of these micro-batches: phase, TFLOP, seconds of operators and of collectives, and what the ranks exchange"
+    ]
+    for name in PHASES:
+        phase = rank["phases"].get(name)
+        if phase is None:
+            continue
+        lines.append(
+            f"  {name:<15}{phase['flops'] / 1e12:11.3f}{phase['seconds']:11.3f}{phase['exchange_seconds']:11.3f}"
+        )
+        lines += [
+            f"      {operation} over {group}: {times} times, {size / GIB:.3f} GiB"
+            for group, operation, times, size in phase["collectives"]
+        ]
+        lines += [f"      the host waits {times} times: {where}" for where, times in list(phase["waits"].items())[:6]]
+    return lines
+
+
+def _pace_lines(settings: Settings, found: Pace) -> list[str]:
+    speed, world = settings.cluster.speed, world_size(settings)
+    lines = [
+        f"One RL step of {settings.rl.prompts_per_step * settings.rl.group_size} full-length responses on {world} devices, by"
+        f" cluster.speed ({speed.tflops:g} TFLOP/s at {speed.efficiency:g}, {speed.memory_gb_s:g} GB/s,"
+        f" {speed.link_gb_s:g} in a node, {speed.network_gb_s:g} between nodes):"
+    ]
+    if chosen_engine(settings) == "native":
+        return [
+            *lines,
+            f"  log-probs {found.logprobs:.1f} s, update {found.update:.1f} s; the native engine's sampling is not modelled",
+        ]
+    lines.append(
+        f"  generation {found.generation:.1f} s, log-probs {found.logprobs:.1f} s, update {found.update:.1f} s, sync"
+        f" {found.sync:.1f} s: {found.step:.1f} s, {found.tokens_per_second:.0f} tokens/s/GPU;"
+        f" MFU of the update {found.mfu:.0%}"
+    )
+    if world == 32 and settings.model.hidden_size == 5120 and settings.model.num_layers == 64:
+        lines.append(f"  {PUBLISHED}")
+    return lines

@@ -1,0 +1,123 @@
+"""Rehearsals: as much memory as real tensors take, faults of GPUs found without one, and every preset."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from cli import ROOT, preset
+from ranks import run_ranks
+
+from pipeline.common.errors import UsageError
+from pipeline.run import cli
+from pipeline.run.compose import compose
+from pipeline.run.door import preset_names
+from pipeline.run.plan import check
+from pipeline.run.rehearsal import ranks_of, rehearse
+
+ALONE = ["stage=rl", "model=tiny", "layout.tp=1", "cluster.devices_per_node=1", "rl.rows=packed"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_NODEID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
+
+
+def config(folder: Path, *words: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(compose([*ALONE, *words]).model_dump(mode="json")))
+    return path
+
+
+def test_memory_is_that_of_real_tensors(tmp_path):
+    """The same step with real tensors on the CPU, counted by other code: log-probs and the update within 1%."""
+    # The policy head's tiles depend on the device, unless they are given.
+    words = [
+        "rl.head_chunk_tokens=256",
+        "rl.recompute=true",
+        "layout.micro_batch_tokens=2048",
+        "rollout.max_new_tokens=200",
+    ]
+    path = config(tmp_path, *words)
+    run_ranks(1, ROOT / "tests" / "rehearsal" / "real_rank.py", path, tmp_path / "real.json")
+    real = json.loads((tmp_path / "real.json").read_text())
+    (found,) = rehearse(compose([*ALONE, *words]), [0])
+    peaks = {name: phase["peak"] for name, phase in found["phases"].items()}
+    peaks["update"] = max(peaks[name] for name in ("update", "gradients", "optimizer step"))
+    for name, size in real.items():
+        assert abs(peaks[name] - size) < 0.01 * size, f"{name}: {peaks[name]} rehearsed, {size} real"
+    # Sixteen bytes a parameter: fp32 weight, gradient and two moments; 64 rows of padded vocabulary, three layers.
+    parts = found["phases"]["update"]["parts"]
+    weights = compose(ALONE).model.parameters
+    assert parts["weights"] == pytest.approx(4 * weights, rel=0.01)
+    assert parts["gradients"] == pytest.approx(4 * weights, rel=0.01)
+    assert parts["optimizer"] == pytest.approx(8 * weights, rel=0.01)
+    assert found["phases"]["save"]["peak"] < peaks["optimizer step"], "a checkpoint is gathered on the host"
+
+
+def test_faults_of_gpus_are_found(tmp_path):
+    """Among them the first that this project had: lengths left on the host."""
+    path = config(tmp_path, "model.dtype=bf16", "layout.micro_batch_tokens=512")
+    script = ROOT / "tests" / "rehearsal" / "faults_rank.py"
+    env = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, "-O", script, path], env=env, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    said = dict(line.split(": ", 1) for line in ended.stdout.splitlines() if ": " in line)
+    assert said["nothing planted"] == "passes"
+    assert "torch_attn._varlen_attn.default mixes tensors on ['cpu', 'meta']" in said["bounds_stay_on_the_host"]
+    assert "two devices, meta and cpu" in said["host_tensor_in_a_layer"]
+    assert "allreduce_.default over NCCL on tensors of ['cpu']" in said["host_tensor_over_nccl"]
+    assert said["number_read_in_a_layer"] == "passes 26"  # 13 norms, 2 micro-batches
+
+
+def test_the_plan_prints_a_rehearsal(tmp_path, capsys):
+    words = [f"model={preset(tmp_path)}", "cluster=gpu8", "rl.group_size=16", "model.dtype=bf16", "layout.pp=2"]
+    assert cli.main(["stage=plan", *words, "rehearse=true", "plan.ranks=7", "cluster.speed.efficiency=0.5"]) == 0
+    out = capsys.readouterr().out
+    assert "Rehearsal of rank 7: 2 micro-batches of 8 x 128 tokens" in out
+    assert "broadcast over pipeline" in out
+    assert "at megatron_patches/training/actor.py:" in out
+    assert "tokens/s/GPU; MFU of the update" in out
+    assert "rehearse=true" not in out  # in no command that is to be typed
+
+
+def test_ranks():
+    words = ["stage=rl", "model=32b", "cluster=gpu8", "cluster.nnodes=4"]
+    assert ranks_of(compose(words), []) == [0, 16]
+    with pytest.raises(UsageError, match=r"plan\.ranks=32: the run has ranks 0 to 31"):
+        ranks_of(compose(words), [32])
+
+
+@pytest.mark.parametrize("words", [["stage=rl", "rehearse=true"], ["stage=plan", "plan.ranks=1"]])
+def test_a_key_of_rehearsals_that_changes_nothing_is_refused(words, capsys):
+    assert cli.main([*words, "model=tiny"]) == 2
+    assert "has no effect" in capsys.readouterr().err
+
+
+QUICK = ("smollm2-135m", "gpu1", 1)
+CASES = [
+    (model, cluster, nodes)
+    for model in preset_names("model")
+    for cluster in preset_names("cluster")
+    for nodes in yaml.safe_load((ROOT / "configs" / "model" / f"{model}.yaml").read_text())["model"]["layouts"]
+]
+
+
+@pytest.mark.parametrize(("model", "cluster", "nodes"), CASES)
+def test_every_preset_rehearses_in_under_a_minute_a_rank(model, cluster, nodes):
+    if (model, cluster, nodes) != QUICK and "ETR_ALL_PRESETS" not in os.environ:
+        pytest.skip("a quarter of an hour for all presets: set ETR_ALL_PRESETS=1")
+    settings = compose(["stage=rl", f"model={model}", f"cluster={cluster}", f"cluster.nnodes={nodes}"])
+    try:
+        check(settings)
+    except UsageError as error:
+        pytest.skip(str(error))
+    for rank in rehearse(settings, ranks_of(settings, [])):
+        assert rank["processor_seconds"] < 60
+        assert rank["phases"]["update"]["flops"] > 0
+        assert rank["phases"]["update"]["peak"] < settings.cluster.device_memory_gib * 2**30
