@@ -120,7 +120,9 @@ def main(run: StageRun) -> dict:
             for file in profiler.end(step):
                 run.log(f"step {step} was profiled: {file}")
             tracker.log(step, metrics)  # first: a kill after the save must not cost the row, one before it is undone
-            saver.poll()
+            if rl.async_save:
+                with tracker.phase("save"):
+                    saver.poll()
             ending, exporting = stopping or step == rl.steps, is_due(step, rl.export_every)
             if ending or exporting or is_due(step, rl.save_every):
                 with tracker.phase("save"):  # counts towards the next step's row

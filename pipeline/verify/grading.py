@@ -21,7 +21,7 @@ from pipeline.verify.types import Conventions, Form, Grade
 _DECIMAL = re.compile(r"\.\d|\d\.")
 _IN_BASE = re.compile(r"([0-9A-F]+)\s*_\s*\{?\s*\d+\s*\}?")
 """`2516_8`, of which a problem that asks for base 8 needs the digits alone."""
-_SHORT = 20
+_SHORT = 12
 """A longer gold may be prose, of which only a part is read: its own text is right too."""
 
 Ask = Callable[[str, str, str], bool | None]

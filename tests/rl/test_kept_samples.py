@@ -1,5 +1,7 @@
 """What is kept of a step comes back whole, in bounded number, and steps are replayable from checkpoints alone."""
 
+import os
+
 import pytest
 import torch
 
@@ -51,9 +53,29 @@ def test_only_the_newest_stay_and_steps_that_are_made_again_go(tmp_path):
     assert kept_samples.kept_steps(tmp_path) == [3, 4, 5]
     kept_samples.forget_after(tmp_path, 4)
     assert kept_samples.kept_steps(tmp_path) == [3, 4]
-    (tmp_path / "samples" / "step_0000003.pt").write_bytes(b"PK")
+
+
+class Command:
+    """A pickle that makes a folder as it is read."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+@pytest.mark.parametrize("content", ["damage", "command"])
+def test_a_file_that_is_damaged_or_would_run_a_command_is_refused(tmp_path, content):
+    kept_samples.keep(tmp_path, 3, step_of(2), newest=3)
+    file = tmp_path / "samples" / "step_0000003.pt"
+    if content == "damage":
+        file.write_bytes(b"PK")
+    else:
+        torch.save({"groups": Command(tmp_path / "marker")}, file)
     with pytest.raises(InputError, match=r"step_0000003\.pt cannot be read"):
         kept_samples.read(tmp_path, 3)
+    assert not (tmp_path / "marker").exists()
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,8 @@ DEPENDS = {
     "export.dtype=fp32": {"export"},
     "evaluate.k=4": {"evaluate:before", "evaluate:after"},
     "rl.save_every=3": set(),
+    "rl.async_save=true": set(),
+    "rl.keep_samples=0": set(),
     "layout.tp=1": set(),
 }
 """What of a finished run no longer matches under another setting."""
