@@ -71,7 +71,8 @@ class Comparison:
         return body is not None and self._in_some_reading(body, right.body, several, wanted_several)
 
     def _in_some_reading(self, given: str, wanted: str, several: bool, wanted_several: bool) -> bool:
-        return any(self.equal(x, y) for y in readings(wanted, wanted_several) for x in readings(given, several))
+        ours = readings(given, several)
+        return any(self.equal(x, y) for y in readings(wanted, wanted_several) for x in ours)
 
     def equal(self, a: Node, b: Node) -> bool:
         if isinstance(a, Named) or isinstance(b, Named):

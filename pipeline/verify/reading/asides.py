@@ -23,18 +23,21 @@ _ABOUT_OTHERS = re.compile(
 _NAMED = (
     "referenc", "gold", "ground", "expected", "official", "accepted", "target", "intended", "published", "given", "provided",
     "listed", "stated", "printed", "claimed", "student", "teacher", "wrong", "incorrect", "key", "sheet", "manual", "book",
-    "previous", "next", "other", "similar", "different", "sample", "placeholder", "instruction", "prompt", "template",
+    "sample", "placeholder", "instruction", "prompt", "template",
 )  # fmt: skip
-"""One of these is wherever `_OTHERS_ANSWER` matches."""
+_ANSWER_TO = re.compile(r"answer\s+to\s")
+"""One of these words, or this phrase, is wherever `_OTHERS_ANSWER` matches."""
 _ABOUT = (
-    "according", "dataset", "grader", "problem", "question", "part", "for ", "for\n", "e.g.", "check", "verif", "would",
-    "suppose", "assuming", "had", "p.s", "ps",
+    "according", "dataset", "grader", "problem", "question", "part", "previous", "for ", "for\n", "e.g.", "check", "verif",
+    "would", "suppose", "assuming", "had", "p.s", "ps",
 )  # fmt: skip
 """One of these, or of the others, is wherever `_ABOUT_OTHERS` matches."""
 _SUPPOSED = re.compile(
     r"\b(?:suppose|assume|assuming|imagine|pretend|if)\b(?:\s+(?:that|for\s+a\s+moment))?[^.,;:\n]{0,30}$", re.I
 )
 """Before an announcement: it is a hypothesis."""
+_SUPPOSING = ("suppos", "assum", "imagine", "pretend", "if")
+"""One of these is wherever `_SUPPOSED` matches."""
 _ABBREVIATION = re.compile(r"\b(?:P\.?S|e\.g|i\.e)$")
 _CONCLUSION = re.compile(r"\b(?:so|hence|thus|therefore|consequently)\b", re.I)
 _OTHER_QUESTION = re.compile(
@@ -79,23 +82,31 @@ _PLAN = re.compile(
     r"(?!be\b|pay\b|buy\b|get\b)|\b(?:let\s+us|let's)\s+\w+|\bnot\s+yet\b|\bhaven't\b[^.]*\byet\b",
     re.I,
 )
+_WORD = re.compile(r"[A-Za-z]{2}")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
 
 
 def is_aside(text: str, start: int, end: int, after_box: bool = False) -> bool:
     """Whether the phrase at `start` to `end` that announces an answer speaks of another than the response's own."""
     before = text[max(0, start - 60) : start].lower()
-    if any(word in before for word in ("suppos", "assum", "imagine", "pretend", "if")) and _SUPPOSED.search(before):
+    if _holds(before, _SUPPOSING) and _SUPPOSED.search(before):
         return True
     speaks_of_others = _ABOUT_OTHERS if after_box else _OTHERS_ANSWER
     first = max(0, start - 240)
     window = text[first:end].lower()
-    if not any(word in window for word in _NAMED) and not (after_box and any(word in window for word in _ABOUT)):
+    if not (_holds(window, _NAMED) or _ANSWER_TO.search(window) or (after_box and _holds(window, _ABOUT))):
+        return False
+    if speaks_of_others.search(text, first, end) is None:
         return False
     begin, sentence = first, text[first:start]
     for stop in (*SENTENCE_END.finditer(sentence), *_CONCLUSION.finditer(sentence)):
         if not _ABBREVIATION.search(sentence, max(0, stop.start() - 8), stop.start()):
             begin = max(begin, first + stop.end())
     return speaks_of_others.search(text, begin, end) is not None
+
+
+def _holds(text: str, words: tuple[str, ...]) -> bool:
+    return any(map(text.__contains__, words))
 
 
 def without_other_questions(text: str, answered: int) -> str:
@@ -140,11 +151,13 @@ def in_its_place(tail: str) -> int | None:
 def is_unfinished(text: str) -> bool:
     """Whether `text`, which has no box, breaks off in the middle of a sentence."""
     last = text.rsplit("\n", 1)[-1][-400:].rstrip()
-    if not re.search(r"[A-Za-z]{2}", re.sub(r"\\[A-Za-z]+", "", last)):
+    if not _WORD.search(_COMMAND.sub("", last) if "\\" in last else last):
         return False
     stops = [stop.end() for stop in SENTENCE_END.finditer(last)]
     sentence = last[max((stop for stop in stops if stop < len(last)), default=0) :].strip(" *_")
-    return _DANGLING.search(sentence) is not None or _NEW_CLAUSE.search(sentence) is not None
+    if _DANGLING.search(sentence, max(0, len(sentence) - 40)) is not None:
+        return True
+    return sentence[-1:].isalpha() and _NEW_CLAUSE.search(sentence) is not None
 
 
 def is_plan(sentence: str) -> bool:

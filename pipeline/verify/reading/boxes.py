@@ -38,7 +38,7 @@ def find_boxes(text: str) -> list[tuple[int, int, str]]:
     boxes: list[tuple[int, int, str]] = []
     stack: list[tuple[int, int] | None] = []  # for each open brace: None, or the box's start and content's start
     inside = 0
-    first = _FIRST_BOX.search(text)
+    first = _FIRST_BOX.search(text, max(0, text.find("box") - len(r"\\\\frame")))
     if first is None:
         return boxes
     for match in _BOX.finditer(text, first.start()):

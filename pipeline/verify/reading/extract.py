@@ -104,7 +104,7 @@ def extract(response: str, plain_response: bool = True, hedge_distance: int = HE
             if stated.answer is not None and looks_like_answer(stated):
                 return stated
         return _in_place_of_box(text[boxes[-1][1] :]) or from_boxes(text, boxes, hedge_distance)
-    if is_unfinished(text) and (marker is None or not _STRONG.search(marker.group())):
+    if (marker is None or not _STRONG.search(marker.group())) and is_unfinished(text):
         return NOTHING
     if marker is not None and is_echo(text, marker.start(), marker.end()):
         return NOTHING
@@ -164,10 +164,19 @@ def _last_marker(text: str, box_end: int | None = None) -> re.Match[str] | None:
     last = max([lower.rfind(word) for word in words])
     if last < 0:
         return None
-    if len(lower) == len(text) and (marker := _last_match(pattern, text, max(0, last - 40), box_end)) is not None:
+    if (
+        len(lower) == len(text)
+        and (marker := _last_match(pattern, text, _with_final(lower, last), box_end)) is not None
+    ):
         return marker
     first = min([place for word in words if (place := lower.find(word)) >= 0])
     return _last_match(pattern, text, max(0, first - 40) if len(lower) == len(text) else 0, box_end)
+
+
+def _with_final(lower: str, word: int) -> int:
+    """Where the phrase begins whose `answer` stands at `word`: it may be `final answer`."""
+    before = lower[:word].rstrip()
+    return len(before) - len("final") if before.endswith("final") else word
 
 
 def _last_match(pattern: re.Pattern[str], text: str, start: int, box_end: int | None) -> re.Match[str] | None:

@@ -56,6 +56,8 @@ def parse_number(text: str) -> Number | None:
     """The number that `text` (cleaned) is; None where it is something else."""
     if len(text) > MOST_DIGITS or _DIGIT.search(text) is None:
         return None
+    if text.isdecimal() and text.isascii():
+        return Number(Fraction(int(text)))
     if match := _NUMBER.fullmatch(text):
         return _decimal(match)
     if "/" in text:

@@ -16,7 +16,7 @@ _SPECIAL = ("hink", "hought", "easoning", "HINK", "HOUGHT", "EASONING", "<|", "<
 def visible(response: str) -> str:
     """What counts of a response: after its thinking, within its own turn."""
     text = response[-WINDOW:]
-    if any(mark in text for mark in _SPECIAL):
+    if ("<" in text or "◁" in text) and any(map(text.__contains__, _SPECIAL)):
         end = None
         for match in _THINK_END.finditer(text):
             end = match.end()

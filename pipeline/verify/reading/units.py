@@ -1,6 +1,7 @@
 """Units, money and percent: taken off a number, so that what is left can be compared."""
 
 import re
+from functools import lru_cache
 
 _SPELLINGS = {
     "m": "m meter meters metre metres 米", "cm": "cm centimeter centimeters centimetre centimetres 厘米 公分",
@@ -77,6 +78,7 @@ _WORDS_END = re.compile(
 )
 
 
+@lru_cache(maxsize=128)
 def strip_units(text: str) -> tuple[str, bool, str]:
     """(what is left, whether it was a percentage, the unit). The text itself where there is nothing to take off."""
     percent = False
