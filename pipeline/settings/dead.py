@@ -128,8 +128,11 @@ STAGE_RULES = (
         lambda s: s.stage != "compare", ("compare.*",), "only stage=compare reads it", "Use stage=compare", typed_only=True,
     ),
     Rule(
-        lambda s: s.stage != "plan", ("plan.*", "cluster.speed.*"), "only stage=plan rehearse=true reads it", "Use stage=plan",
-        typed_only=True,
+        lambda s: s.stage != "plan", ("plan.*",), "only stage=plan reads it", "Use stage=plan", typed_only=True,
+    ),
+    Rule(
+        lambda s: s.stage not in ("plan", "doctor"), ("cluster.speed.*",),
+        "only stage=plan rehearse=true and stage=doctor check=cluster read it", "Use one of them", typed_only=True,
     ),
     Rule(
         lambda s: s.stage == "plan" and not s.plan.rehearse, ("plan.ranks", "cluster.speed.*"), "nothing is rehearsed",

@@ -142,22 +142,21 @@ def test_a_plan_of_everything_names_each_stage_and_node(tmp_path, monkeypatch, c
 
 
 def test_host_memory_of_a_node(tmp_path, monkeypatch, capsys):
-    """The warm-up reads 32,763,876,352 bf16 parameters on each of 8 ranks: 488.2 GiB; with ZeRO 3 on one: 61.0."""
+    """A checkpoint of 32,763,876,352 parameters is gathered and written at 24 bytes each: 732.4 GiB, half of it on each of two
+    nodes. The warm-up with ZeRO 1 reads the bf16 weights on each of 8 ranks: 488.2 GiB."""
     monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
     words = ["stage=rl", "model=32b", "dry_run=true"]
     assert cli.main(words) == 0
     out = capsys.readouterr().out
-    assert (
-        "Host memory of a node, GiB (estimate): 61.0 for the warm-up's model, whole on rank 0 as it is exported" in out
-    )
+    assert "Host memory of a node, GiB (estimate): 732.4 for RL while it saves a checkpoint" in out
     assert "a node has 1536" in out
     assert "WARNING" not in out
-    words.append("sft.zero_stage=1")
-    assert cli.main([*words, "cluster.node_memory_gib=400"]) == 0
+    words += ["cluster.nnodes=2", "cluster.node_memory_gib=400"]
+    assert cli.main([*words, "sft.zero_stage=1"]) == 0
     out = capsys.readouterr().out
     assert "(estimate): 488.2 for the warm-up's model on each of 8 ranks" in out
     assert "WARNING: by this estimate it does not fit (cluster.node_memory_gib)" in out
-    assert cli.main([*words[:-1], "cluster.node_memory_gib=400", "sft.enabled=false"]) == 0
+    assert cli.main([*words, "sft.enabled=false"]) == 0
     assert "WARNING" not in capsys.readouterr().out
 
 

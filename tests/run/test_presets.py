@@ -12,7 +12,7 @@ from pipeline.run.shapes import count, on_rank
 from pipeline.settings import Model
 from pipeline.settings.engine import chosen_engine
 
-MODELS = [name for name in preset_names("model") if name != "tiny"]
+MODELS = [name for name in preset_names("model") if not name.startswith("tiny")]
 
 PUBLISHED = {
     "0.6b": 596_049_920, "1.7b": 1_720_574_976, "4b": 4_022_468_096, "8b": 8_190_735_360, "14b": 14_768_307_200,
