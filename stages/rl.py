@@ -15,6 +15,7 @@ from megatron_patches.model import checkpoint
 from megatron_patches.training.actor import Actor
 from megatron_patches.training.policy import Policy
 from megatron_patches.training.policy_loss import MinibatchLoss, Objective, reduce_metrics
+from pipeline.common import heartbeat
 from pipeline.common.errors import UsageError
 from pipeline.data.prompts import load_eval_prompts, load_prompts
 from pipeline.data.tokenizer import load as load_tokenizer
@@ -59,6 +60,7 @@ def main(run: StageRun) -> dict:
         if state is not None:
             collector.load_state_dict(state)
         for step in range(done + 1, rl.steps + 1):
+            heartbeat.step(step)
             batch = collector.next()
             if rl.async_depth and step < rl.steps:
                 collector.look_ahead()
