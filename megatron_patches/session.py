@@ -8,6 +8,7 @@ import torch
 
 from megatron_patches import parallel
 from megatron_patches.model import checkpoint
+from pipeline.common import heartbeat
 from pipeline.common.errors import InputError
 from pipeline.settings import Settings
 from pipeline.stage import StageRun
@@ -33,7 +34,8 @@ def join(run: StageRun) -> None:
     """Only the process groups."""
     settings = run.settings
     torch.manual_seed(settings.seed)
-    parallel.initialize(settings.layout, settings.seed, settings.cluster.timeout_minutes)
+    with heartbeat.phase(heartbeat.JOIN):
+        parallel.initialize(settings.layout, settings.seed, settings.cluster.collective_minutes)
 
 
 def with_vocabulary(settings: Settings, config: Path) -> Settings:

@@ -23,16 +23,15 @@ from typing import Any, NoReturn
 
 import yaml
 
+from pipeline.common import heartbeat, scratch
 from pipeline.common.errors import InputError, UserError
 from pipeline.common.files import write_json
 from pipeline.common.output import route
-from pipeline.common.processes import die_with_parent, stop_tree
+from pipeline.common.processes import die_with_parent, stop_tree, tie_forked_children
 from pipeline.settings import Settings
 
 OUTCOME_FOLDER = "ETR_OUTCOME_FOLDER"
 """Environment variable: folder into which each rank writes `rank<k>.json` as it ends."""
-SPARE_FOLDER = "ETR_SPARE_FOLDER"
-"""Environment variable: folder for those files when the run's disk is full; it is local to this node."""
 LOG_FOLDER = "ETR_LOG_FOLDER"
 """Environment variable: folder into which each rank writes `rank<k>.log`; without it all output goes to the screen."""
 STOP_FILE = "ETR_STOP_FILE"
@@ -116,6 +115,7 @@ def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
     """
     parent = os.environ.pop(PARENT, None)
     die_with_parent(int(parent) if parent else None)
+    tie_forked_children()
     logs = os.environ.pop(LOG_FOLDER, None)  # not for processes that this one starts
     logged = logs is not None and route(Path(logs) / f"rank{_rank()}.log")
     faulthandler.enable()  # after `route`: it keeps the file descriptor that it finds
@@ -123,6 +123,9 @@ def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
     started = time.time()
     try:
         run = load_run(sys.argv[1:])
+        if logs is not None and OUTCOME_FOLDER in os.environ:
+            limit = 60 * run.settings.cluster.timeout_minutes
+            heartbeat.start(Path(os.environ[OUTCOME_FOLDER]), Path(logs), run.rank, limit)
         result = main(run)
     except BaseException as error:
         code, message = explain(error)
@@ -138,6 +141,7 @@ def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
         os._exit(code)
     _record({"code": 0, "result": result or {}, "stopped": _stopped}, started)
     _leave_process_group()
+    heartbeat.end()
     if "vllm" in sys.modules:
         # vLLM's bindings would print a page about leaks as the interpreter shuts down.
         atexit._run_exitfuncs()
@@ -244,7 +248,7 @@ def _record(outcome: dict[str, Any], started: float) -> None:
 
 def write_outcome(name: str, content: Any) -> None:
     """Write an outcome file where `supervise` looks for it. Errors are printed, so that they do not hide the outcome."""
-    folders = [folder for variable in (OUTCOME_FOLDER, SPARE_FOLDER) if (folder := os.environ.get(variable))]
+    folders = [folder for variable in (OUTCOME_FOLDER, scratch.FOLDER) if (folder := os.environ.get(variable))]
     failures = []
     for folder in folders:
         try:

@@ -16,6 +16,7 @@ from megatron_patches.model import checkpoint
 from megatron_patches.training.actor import Actor, DivergenceError
 from megatron_patches.training.policy import Policy
 from megatron_patches.training.policy_loss import MinibatchLoss, Objective, reduce_metrics
+from pipeline.common import heartbeat
 from pipeline.common.errors import UsageError
 from pipeline.data.prompts import load_eval_prompts, load_prompts
 from pipeline.data.tokenizer import load as load_tokenizer
@@ -86,6 +87,7 @@ def main(run: StageRun) -> dict:
         profiler = Profiler(settings.profile.steps, run.root / "profile", enabled=run.is_main)
         for step in range(done + 1, rl.steps + 1):
             profiler.begin(step)
+            heartbeat.step(step)
             batch = collector.next()
             if rl.async_depth and step < rl.steps:
                 collector.look_ahead()

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from megatron_patches.policy_head import token_logprobs
+from pipeline.common import heartbeat
 from pipeline.common.errors import InputError, UsageError
 from pipeline.common.files import append_jsonl, read_jsonl, write_jsonl
 from pipeline.data.tokenizer import load as load_tokenizer
@@ -38,7 +39,8 @@ def main(run: StageRun) -> dict:
     from transformers import AutoModelForCausalLM
 
     settings, sft = run.settings, run.settings.sft
-    connect(settings.cluster.timeout_minutes)
+    with heartbeat.phase(heartbeat.JOIN):
+        connect(settings.cluster.collective_minutes)
     if sft.batch_size % run.world_size:
         raise UsageError(
             f"sft.batch_size={sft.batch_size} rows cannot be shared evenly by {run.world_size} ranks. Give a multiple of that"
@@ -75,6 +77,7 @@ def main(run: StageRun) -> dict:
     total, in_a_row = sum(phase.steps for phase in sft.phases), 0
     with Progress(total, "sft", "steps", done=done, enabled=run.is_main) as progress:
         for step, lr, batch in batches(run, tokenizer, done):
+            heartbeat.step(step)
             loss, skipped = train_step(engine, batch, lr, run, accumulation)
             in_a_row = in_a_row + 1 if skipped else 0
             if run.is_main:
@@ -91,12 +94,14 @@ def main(run: StageRun) -> dict:
             progress.advance(loss=loss)
             stopping = run.should_stop(last=step == total)
             if stopping or (step % sft.save_every == 0 and step < total):
-                save_progress(engine, checkpoints, step)
+                with heartbeat.phase("save"):
+                    save_progress(engine, checkpoints, step)
             if stopping:
                 run.log(f"stopped after step {step}; the same command continues from there")
                 return {"step": step}
     model.config.use_cache = True  # off above for training alone
-    save_model(engine, run.folder() / "hf", finish)
+    with heartbeat.phase("save"):
+        save_model(engine, run.folder() / "hf", finish)
     return {"step": total, "base": str(base)}
 
 

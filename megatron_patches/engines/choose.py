@@ -20,12 +20,12 @@ def build_engine(settings: Settings, policy: Policy, tokenizer, folder: str) -> 
     check_installed(settings)
     if chosen_engine(settings) == "native":
         return NativeEngine(
-            policy.chunks, settings.model, settings.rollout, tokenizer, settings.cluster.timeout_minutes
+            policy.chunks, settings.model, settings.rollout, tokenizer, settings.cluster.collective_minutes
         )
     if settings.rollout.mode == "standalone":
         from megatron_patches.engines.standalone import StandaloneVllmEngine
 
-        return StandaloneVllmEngine(policy, settings.rollout, tokenizer, folder, settings.cluster.timeout_minutes)
+        return StandaloneVllmEngine(policy, settings.rollout, tokenizer, folder, settings.cluster.collective_minutes)
     from megatron_patches.engines.vllm import VllmEngine
 
     return VllmEngine(policy, settings.rollout, tokenizer, folder)

@@ -4,11 +4,15 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 from contextlib import suppress
 
 import psutil
 
 _PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+"""Loaded here, because a forked child must not wait for the loader."""
 
 
 def die_with_parent(parent: int | None = None) -> None:
@@ -17,11 +21,43 @@ def die_with_parent(parent: int | None = None) -> None:
     `parent` is the expected process id of the parent. If that parent ended before this call, this process ends at once. Call it
     first in a child, from the main thread.
     """
-    if not sys.platform.startswith("linux"):
+    if _libc is None:
         return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if parent is not None and os.getppid() != parent:
         os._exit(1)
+
+
+_forking = (0, True)
+"""Process id of this process, and whether its main thread forks; noted before every fork."""
+
+
+def tie_forked_children() -> None:
+    """From now on every process that this one forks, and every process that those fork, ends with its parent.
+
+    Megatron forks its checkpoint writers without a word about their end: one that outlives its rank keeps the rank's
+    sockets open. Programs that `subprocess` starts are not affected. Call it once.
+    """
+    os.register_at_fork(before=_before_fork, after_in_child=_in_forked_child)
+
+
+def _before_fork() -> None:
+    global _forking
+    _forking = os.getpid(), threading.current_thread() is threading.main_thread()
+
+
+def _in_forked_child() -> None:
+    parent, by_main_thread = _forking
+    if by_main_thread:
+        die_with_parent(parent)
+    else:  # the kernel would kill this process when the forking thread ends
+        threading.Thread(target=_end_with, args=(parent,), name="parent", daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def descendants(pid: int) -> list[psutil.Process]:

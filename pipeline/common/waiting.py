@@ -6,6 +6,7 @@ way. So these waits time out and start again.
 """
 
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
@@ -22,10 +23,11 @@ def result_of(future: Future[T]) -> T:
     return future.result()
 
 
-def exit_code_of(process: subprocess.Popen[Any]) -> int:
-    """`process.wait()`: the exit code; a signal as its negative number."""
+def exit_code_of(process: subprocess.Popen[Any], meanwhile: Callable[[], None] | None = None) -> int:
+    """`process.wait()`: the exit code; a signal as its negative number. `meanwhile` is called about every half second."""
     while True:
         try:
             return process.wait(INTERVAL_SECONDS)
         except subprocess.TimeoutExpired:
-            continue
+            if meanwhile is not None:
+                meanwhile()

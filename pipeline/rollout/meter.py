@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from pipeline.common import heartbeat
 from pipeline.rollout.interface import GenerationProgress
 
 SECONDS = 0.2
@@ -28,6 +29,7 @@ class Meter:
     def reach(self, tokens: int) -> None:
         """Set the count to `tokens`."""
         self.tokens = tokens
+        heartbeat.moved()
         if self.sink is not None and time.perf_counter() - self.last > SECONDS:
             self.report()
 

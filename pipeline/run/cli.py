@@ -18,10 +18,11 @@ import yaml
 
 from pipeline.common.errors import UsageError, UserError
 from pipeline.common.files import write_text
-from pipeline.run import arms, checks, door, machines, manifests, record
+from pipeline.run import arms, checks, door, interfaces, machines, manifests, record
 from pipeline.run.catalog import ORDER, STAGES, Job, variant_of
 from pipeline.run.compose import SHORT, compose, derived_preset
 from pipeline.run.launch import command, config_path
+from pipeline.run.watchdog import Watchdog
 from pipeline.settings import Settings
 from pipeline.settings.derive import describe as describe_derived
 from pipeline.settings.derive import to_yaml
@@ -185,6 +186,7 @@ def _run_alone(job: Job, root: Path, again: str, more: bool) -> int:
     if job.launcher != "plain":
         machines.check_devices(settings.cluster)
         machines.check_port(settings.cluster)
+        interfaces.check(settings.cluster)
     if main_node:
         for path in manifests.prepare(job, root, state):
             _say(f"{job.label}: earlier results moved aside to {path}")
@@ -196,7 +198,7 @@ def _run_alone(job: Job, root: Path, again: str, more: bool) -> int:
     started = time.monotonic()
     start = command(job, root, settings.cluster.node_rank)
     start.env[AGAIN] = again
-    ending = supervise.run(start, ROOT, root / job.stage.name, ranks, job.stage.stops)
+    ending = supervise.run(start, ROOT, root / job.stage.name, ranks, job.stage.stops, _watchdog(job, ranks))
     seconds = time.monotonic() - started
     if ending.stopped:
         _say(f"{job.label}: stopped after {seconds:.0f} s; the same command continues")
@@ -214,6 +216,14 @@ def _run_alone(job: Job, root: Path, again: str, more: bool) -> int:
         _say("stopped before the next stage; the same command continues")
         return 1
     return 0
+
+
+def _watchdog(job: Job, ranks: range) -> Watchdog | None:
+    """For stages whose ranks wait for each other."""
+    cluster = job.settings.cluster
+    if job.launcher == "plain":
+        return None
+    return Watchdog(ranks, cluster.nnodes * cluster.devices_per_node, 60 * cluster.timeout_minutes, say=_say)
 
 
 @contextlib.contextmanager

@@ -7,13 +7,14 @@ its device; on CPU it would look for an accelerator and find none, so torchrun s
 
 import base64
 import json
+import math
 import os
 import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.run import machines
+from pipeline.run import interfaces, machines
 from pipeline.run.catalog import Job
 from pipeline.run.door import ROOT
 from pipeline.settings import Cluster
@@ -51,14 +52,16 @@ def command(job: Job, root: Path, node_rank: int) -> Command:
     gpus = machines.uses_gpus(cluster)
     env = {"OMP_NUM_THREADS": str(machines.threads_per_rank(cluster)), "TOKENIZERS_PARALLELISM": "false"}
     if job.stage.name == "doctor":  # it reports the machine as it is, so nothing is hidden from it
-        world = {"RANK": str(node_rank), "WORLD_SIZE": str(cluster.nnodes)} if job.on_every_node else {}
-        return Command([sys.executable, *target], world)
+        if not job.on_every_node:
+            return Command([sys.executable, *target], {})
+        world = {"RANK": str(node_rank), "WORLD_SIZE": str(cluster.nnodes)}
+        return Command([sys.executable, *target], world | _network(job))
     if gpus:
         # Megatron overlaps collectives with matrix products in the order of their launch, which needs one queue.
         env["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
     else:
         env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    env |= _one_machine(job)
+    env |= _network(job)
     if job.launcher == "plain":
         env["OMP_NUM_THREADS"] = str(machines.cores())
         return Command([sys.executable, *target], env)
@@ -72,20 +75,20 @@ def command(job: Job, root: Path, node_rank: int) -> Command:
     )
 
 
-def _one_machine(job: Job) -> dict[str, str]:
-    """Keep the ranks of one node on the loopback interface, unless they speak with vLLM servers elsewhere. What the user
-    has set stays."""
-    rollout = job.settings.rollout
+def _network(job: Job) -> dict[str, str]:
+    """Which interface the ranks use: between nodes that of `cluster.interface`; on one node loopback, unless they speak with
+    vLLM servers elsewhere. What the user has set stays."""
+    cluster, rollout = job.settings.cluster, job.settings.rollout
     far = rollout.mode == "standalone" and not rollout.server_address.startswith(("127.", "localhost:"))
-    if job.settings.cluster.nnodes > 1 or far:
-        return {}
-    loopback = "lo0" if sys.platform == "darwin" else "lo"
-    names = {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback, "VLLM_HOST_IP": "127.0.0.1"}
+    if cluster.nnodes > 1 or far:
+        names = interfaces.variables(cluster.interface) if cluster.interface else {}
+    else:
+        names = interfaces.variables("lo0" if sys.platform == "darwin" else "lo") | {"VLLM_HOST_IP": "127.0.0.1"}
     return {name: value for name, value in names.items() if name not in os.environ}
 
 
 def torchrun_options(cluster: Cluster, node_rank: int, logs: str) -> list[str]:
-    """torchrun's options for one node; `logs` is the folder for the output of all ranks but local rank 0."""
+    """torchrun's options for one node; `logs` is for its files and the output of all ranks but local rank 0."""
     words = [f"--nnodes={cluster.nnodes}", f"--nproc-per-node={cluster.devices_per_node}"]
     if cluster.nnodes == 1:
         words.append("--rdzv-backend=loopback")  # of pipeline.run.torchrun: nothing listens beyond this machine
@@ -94,12 +97,16 @@ def torchrun_options(cluster: Cluster, node_rank: int, logs: str) -> list[str]:
             f"--node-rank={node_rank}",
             f"--master-addr={cluster.master_addr}",
             f"--master-port={cluster.master_port}",
+            f"--rdzv-conf=timeout={math.ceil(60 * cluster.timeout_minutes)}",
         ]
-    words.append(f"--max-restarts={cluster.max_restarts}")
+    words += [
+        f"--max-restarts={cluster.max_restarts}",
+        f"--log-dir={logs}",
+    ]  # else in the temporary directory, for ever
     quiet = range(1, min(cluster.devices_per_node, 10))  # torchrun reads one digit
     if quiet:
         # Local rank 0 keeps the terminal; the others write into files, and the failing one's is shown.
-        words += [f"--log-dir={logs}", "--redirects=" + ",".join(f"{local}:3" for local in quiet)]
+        words.append("--redirects=" + ",".join(f"{local}:3" for local in quiet))
     return words
 
 

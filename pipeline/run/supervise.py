@@ -7,17 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pipeline.common import scratch
 from pipeline.common.processes import die_with_parent, stop_tree
 from pipeline.common.waiting import exit_code_of
 from pipeline.run.launch import Command
-from pipeline.stage import LOG_FOLDER, OUTCOME_FOLDER, PARENT, SPARE_FOLDER, STOP_FILE
+from pipeline.run.watchdog import COLLECTIVES, NOTICE, Watchdog
+from pipeline.stage import LOG_FOLDER, OUTCOME_FOLDER, PARENT, STOP_FILE
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TAIL_LINES = 40
@@ -40,13 +41,16 @@ class Ending:
     """The error to print last; empty if the process has printed it itself."""
 
 
-def run(command: Command, cwd: Path, folder: Path, ranks: range, stops: bool) -> Ending:
+def run(
+    command: Command, cwd: Path, folder: Path, ranks: range, stops: bool, watchdog: Watchdog | None = None
+) -> Ending:
     """Start the command and wait for it.
 
     Args:
         folder: the stage's folder, for outcome files, logs and the stop file.
         ranks: this node's ranks.
         stops: whether the stage can finish its step when asked; if not, the first Ctrl-C stops it at once.
+        watchdog: ends ranks that stop answering.
     """
     outcomes = folder / "outcome"
     outcomes.mkdir(parents=True, exist_ok=True)
@@ -58,26 +62,42 @@ def run(command: Command, cwd: Path, folder: Path, ranks: range, stops: bool) ->
     logs = _logs(folder, ranks.start, len(ranks))
     shutil.rmtree(logs, ignore_errors=True)
     logs.mkdir(parents=True, exist_ok=True)
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # not the disk that may be full
-    with tempfile.TemporaryDirectory(prefix="etr-", dir=memory) as spare:
+    with scratch.folder() as spare:
+        if watchdog is not None:
+            watchdog.begin(outcomes, logs, spare)
         env = os.environ | command.env
-        env |= {OUTCOME_FOLDER: str(outcomes), SPARE_FOLDER: spare, STOP_FILE: str(stop_file), LOG_FOLDER: str(logs)}
+        env |= {OUTCOME_FOLDER: str(outcomes), scratch.FOLDER: str(spare)}
+        env |= {STOP_FILE: str(stop_file), LOG_FOLDER: str(logs)} | flight_recorder(logs, spare)
         if "deepspeed.launcher.launch" not in command.argv:  # whose ranks are not children of this process
             env[PARENT] = str(os.getpid())
         started = time.time()
         # In a new session, so that the terminal's Ctrl-C reaches this process only, which handles it in two steps.
         process = subprocess.Popen(command.argv, cwd=cwd, env=env, start_new_session=True, preexec_fn=die_with_parent)
         with _Signals(process, stop_file, stops) as signals:
-            code = exit_code_of(process)
+            code = exit_code_of(process, None if watchdog is None else lambda: watchdog.look(process.pid))
         stop_file.unlink(missing_ok=True)
         if signals.count >= (2 if stops else 1):
             return Ending(1, stopped=True, asked=True)
-        files = _outcomes((outcomes, Path(spare)), started)
+        files = _outcomes((outcomes, spare), started)
     if code == 0:
         own = [files[f"rank{rank}.json"] for rank in ranks if f"rank{rank}.json" in files]
         stopped = any(outcome["stopped"] for outcome in own)
         return Ending(0, files.get("rank0.json", {}).get("result", {}), stopped, asked=signals.count > 0)
+    if watchdog is not None and watchdog.verdict:
+        return Ending(1, message=watchdog.verdict)
     return _blame(folder, files, ranks, code)
+
+
+def flight_recorder(logs: Path, spare: Path) -> dict[str, str]:
+    """NCCL keeps its last collectives in memory, and writes them to the logs when one times out or when the watchdog asks
+    through a pipe. What the user has set stays; without NCCL nothing reads this."""
+    values = {
+        "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
+        "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": str(logs / COLLECTIVES),
+        "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": str(spare / COLLECTIVES),
+    }
+    return {name: value for name, value in values.items() if name not in os.environ}
 
 
 class _Signals:
@@ -119,6 +139,10 @@ def _outcomes(folders: tuple[Path, ...], started: float) -> dict[str, Any]:
 
 def _blame(folder: Path, files: dict[str, Any], ranks: range, code: int) -> Ending:
     """Find the rank that failed first, on any node, and its error; `files` are the outcome files by name."""
+    notices = [notice for name, notice in files.items() if name.startswith(NOTICE)]
+    if notices:  # all other errors follow from what they say
+        notice = min(notices, key=lambda notice: notice["time"])
+        return Ending(notice.get("code", 1), message=notice["message"])
     failed = [outcome for name, outcome in files.items() if name.startswith("rank") and outcome["code"] != 0]
     first = min(failed, key=lambda outcome: outcome["time"], default=None)
     ended = [failure for name, failures in files.items() if name.startswith("agent") for failure in failures]

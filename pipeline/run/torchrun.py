@@ -8,11 +8,15 @@ that do not hold the error. Here `agent<node>.json` beside the ranks' outcome fi
 import contextlib
 import logging
 import os
+import re
+import socket
 import sys
+import time
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from pipeline.common.processes import die_with_parent
+from pipeline.run.watchdog import NOTICE
 from pipeline.stage import LOG_FOLDER, PARENT, write_outcome
 
 CPP_LEVEL = "TORCH_CPP_LOG_LEVEL"
@@ -39,9 +43,9 @@ def _log() -> contextlib.AbstractContextManager[TextIO]:
 
 def _run(arguments: list[str]) -> int:
     level = os.environ.get(CPP_LEVEL)
-    os.environ[CPP_LEVEL] = level or "ERROR"  # warnings of its native code would reach the screen
+    os.environ[CPP_LEVEL] = level or "FATAL"  # what its native code prints would reach the screen; it raises as well
     # Imported here, so that the loggers and warnings of torch find the log.
-    from torch.distributed import run
+    from torch.distributed import DistError, run
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
@@ -71,7 +75,27 @@ def _run(arguments: list[str]) -> int:
         return 1
     except SignalException:
         return 1
+    except DistError as error:
+        message = _alone(options, str(error))
+        if message is None:
+            raise
+        write_outcome(f"{NOTICE}-agent{options.node_rank}.json", {"time": time.time(), "message": message})
+        return 1
     return 0
+
+
+def _alone(options: Any, error: str) -> str | None:
+    """The message of a node that did not meet the others; None for an error of later."""
+    place = f"{options.master_addr}:{options.master_port}"
+    came = re.search(r"(\d+)/(\d+) clients joined", error)
+    if came is None and not re.search("trying to connect|failed to connect", error):
+        return None
+    what = f"{came[1]} of {came[2]} came" if came else "node 0 did not answer"
+    return (
+        f"The {options.nnodes} nodes did not meet at {place} in time (cluster.timeout_minutes): {what}. Start the same "
+        f"command on every node, with cluster.node_rank=0 to {int(options.nnodes) - 1}, and check that a firewall does not "
+        f"close that port. This is node {options.node_rank}, {socket.gethostname()}."
+    )
 
 
 if __name__ == "__main__":

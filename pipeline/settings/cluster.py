@@ -49,7 +49,16 @@ class Cluster(Section):
     """How often torchrun starts all ranks again after one failed."""
     speed: Speed = Speed()
     """How fast a device is."""
-    timeout_minutes: float = Field(30.0, gt=0)
-    """Minutes that a collective may wait before the run fails."""
+    interface: str | None = None
+    """Network interface between the nodes, such as eth0, for gloo and NCCL; none: that of the host's name."""
+    timeout_minutes: float = Field(10.0, gt=0)
+    """Minutes without a sign of life, or in one phase without progress, after which a rank is ended and named. Generation,
+    evaluation, saving and the first step may take three times as long."""
     threads_per_rank: int | None = Field(None, ge=1)
     """CPU threads of one rank; none: cores / ranks on a CPU machine, 8 otherwise."""
+
+    @property
+    def collective_minutes(self) -> float:
+        """Minutes that a collective may wait. Longer than any phase, so that the rank that is missing is named before its
+        peers give up."""
+        return 4 * self.timeout_minutes

@@ -355,6 +355,10 @@ RUN_RULES = (
         lambda s: s.cluster.nnodes == 1, ("cluster.master_addr", "cluster.master_port"), "a single node (cluster.nnodes=1)"
         " meets nobody", "Give cluster.nnodes", typed_only=True,
     ),
+    Rule(
+        lambda s: s.cluster.nnodes == 1 and s.rollout.mode != "standalone", ("cluster.interface",),
+        "a single node (cluster.nnodes=1) meets nobody", "Give cluster.nnodes", neutral=(None,), typed_only=True,
+    ),
 )  # fmt: skip
 """What the settings of a run decide, whichever stage is asked for."""
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from pipeline.common import heartbeat
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
@@ -114,6 +116,7 @@ class Progress:
     def reach(self, done: int, figures: str = "", line: bool = False, measure: bool = True) -> None:
         """`done` items are finished in all. `line`: print a plain line now, off a terminal. `measure`: False where items
         come in bursts and this is the middle of one, which says nothing about the speed."""
+        heartbeat.moved()
         self.speed.reach(done, measure)
         self._figures = figures or self._figures
         if not self.enabled:

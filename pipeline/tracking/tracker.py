@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from pipeline.common import heartbeat
 from pipeline.common.files import append_jsonl, read_jsonl, write_jsonl
 from pipeline.common.spans import spans
 from pipeline.tracking.events import Events
@@ -97,11 +98,12 @@ class Tracker:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Adds the seconds spent inside to `seconds/<name>` of the next row, also when the work raises. A phase inside
-        another one is counted in both."""
+        """Adds the seconds spent inside to `seconds/<name>` of the next row, also when the work raises. The watchdog
+        is told the phase. A phase inside another one is counted in both."""
         start = self._clock()
         try:
-            yield
+            with heartbeat.phase(name):
+                yield
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + self._clock() - start
 

@@ -6,7 +6,6 @@ store. Each node then judges all reports, so that all print the same screen and 
 
 import contextlib
 import json
-import os
 import secrets
 import socket
 import subprocess
@@ -228,7 +227,6 @@ def measured(meeting: Meeting, node: Node, cluster: Cluster) -> list[Node]:
                 sys.executable,
                 *bandwidth.arguments(_place(cluster, local, on_gpu), store.host, store.port),
             ],
-            env=os.environ | _interface(cluster),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -250,13 +248,6 @@ def _place(cluster: Cluster, local: int, on_gpu: bool) -> bandwidth.Rank:
         on_gpu=on_gpu,
         megabytes=MEGABYTES_GPU if on_gpu else MEGABYTES_CPU,
     )
-
-
-def _interface(cluster: Cluster) -> dict[str, str]:
-    """One node keeps to the loopback interface, as its runs do."""
-    if cluster.nnodes > 1 or sys.platform != "linux":
-        return {}
-    return {name: "lo" for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if name not in os.environ}
 
 
 @contextlib.contextmanager

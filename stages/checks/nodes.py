@@ -183,7 +183,7 @@ def _between(node: Node, cluster: Cluster) -> list[str]:
     if cluster.nnodes > 1 and not near and node.host_address is not None and node.host_address[:4] in ("", "127."):
         found.append(
             f"its host name means {node.host_address or 'no address'} to it, where gloo would listen and no other node can"
-            " connect. Set GLOO_SOCKET_IFNAME=<network interface> on it, or correct its /etc/hosts."
+            " connect. Set cluster.interface=<network interface>, or correct its /etc/hosts."
         )
     if node.unreachable:
         found.append(

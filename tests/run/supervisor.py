@@ -8,6 +8,7 @@ import yaml
 
 from pipeline.run import launch, supervise
 from pipeline.run.compose import compose
+from pipeline.run.watchdog import Watchdog
 
 folder, stops = Path(sys.argv[1]), sys.argv[2] == "1"
 settings = compose(["stage=rl", *sys.argv[3:]])
@@ -21,7 +22,8 @@ worker = Path(__file__).with_name("worker.py")
 command = launch.Command([sys.executable, "-m", "pipeline.run.torchrun", *options, str(worker), str(config)], {})
 size = cluster.devices_per_node
 ranks = range(cluster.node_rank * size, (cluster.node_rank + 1) * size)
-ending = supervise.run(command, Path.cwd(), stage, ranks, stops)
+watchdog = Watchdog(ranks, cluster.nnodes * size, 60 * cluster.timeout_minutes)
+ending = supervise.run(command, Path.cwd(), stage, ranks, stops, watchdog)
 print(json.dumps({"result": ending.result, "stopped": ending.stopped}), flush=True)
 print(ending.message, file=sys.stderr)
 sys.exit(ending.code)

@@ -171,3 +171,32 @@ def test_two_nodes_on_one_machine(start, mode):
             *_, error, last = err.strip().splitlines()
             assert error == "ValueError: rank one is ill"
             assert re.fullmatch(r"Rank 1 failed\. Its log: \S+/logs/node1/rank1\.log", last)
+
+
+def test_a_rank_that_stops_answering_is_named_and_its_peers_do_not_wait(start):
+    """At the first start rank 1 is stopped, which torchrun answers with a restart; then it never gets on."""
+    code, out, err = finish(start("silent", "cluster.max_restarts=1", "cluster.timeout_minutes=0.05"))
+    assert code == 1, err
+    assert re.search(r"Rank 1 on \S+ \(process \d+\): no sign of life for \d s, last in generate of step 2\.", out)
+    first, waits, here, frame, *_, last = err.strip().splitlines()
+    assert re.fullmatch(r"Rank 1 on \S+ \(process \d+\): no progress for \d s in generate of step 2\.", first), err
+    assert re.fullmatch(r"Rank 0: in update of step 2 for \d s\.", waits), err
+    assert here == "Rank 1 was here, the latest call first:"
+    assert "in wait_in_vain" in frame
+    assert last.endswith("The limit is cluster.timeout_minutes=0.05.")
+    assert "Traceback" not in err
+
+
+def test_a_checkpoints_writer_ends_with_its_rank_and_keeps_no_other_process(tmp_path, start):
+    process = start("writer")
+    (rank,) = wait_for(tmp_path / "started.1", 1)
+    writer = None
+    while writer is None:
+        own = psutil.Process(rank).children()
+        writer = next((child for child in own if child.cmdline() == psutil.Process(rank).cmdline()), None)
+    below = [child.pid for child in psutil.Process(rank).children(recursive=True)]
+    assert len(below) >= 3  # the writer, the pool's nursery and its worker
+    os.kill(rank, signal.SIGKILL)
+    code, _, err = finish(process)
+    assert code == 1, err
+    assert_all_gone(below)

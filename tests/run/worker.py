@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from pipeline.common import heartbeat
 from pipeline.common.errors import InputError
 from pipeline.common.files import write_text
 from pipeline.stage import StageRun, run_stage
@@ -20,6 +21,10 @@ def main(run: StageRun) -> dict:
 
         torch.distributed.init_process_group("gloo")
     print(f"rank {run.rank} of {run.world_size}", flush=True)
+    if MODE == "silent":
+        wait_in_vain(run)
+    if MODE == "writer":
+        write(run)
     if run.rank == 1:
         fail(run)
     if MODE in ("loop", "deaf"):
@@ -34,6 +39,37 @@ def main(run: StageRun) -> dict:
     total = torch.tensor([run.rank + 1.0])
     torch.distributed.all_reduce(total)
     return {"sum": total.item()}
+
+
+def wait_in_vain(run: StageRun) -> None:
+    """Rank 1 is stopped at the first start, and turns in a circle after the restart; rank 0 waits in a collective."""
+    import torch
+
+    for step in (1, 2):
+        heartbeat.step(step)
+        with heartbeat.phase("generate"):
+            if run.rank == 1 and step == 2:
+                if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                while True:
+                    time.sleep(0.01)
+        with heartbeat.phase("update"):
+            torch.distributed.barrier()
+
+
+def write(run: StageRun) -> None:
+    """Rank 1 has a grading pool, and Megatron's own checkpoint writer, which waits for a reader of its file."""
+    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+    from pipeline.verify import VerifierPool
+
+    if run.rank == 1:
+        pool = VerifierPool(workers=1)
+        assert pool.grade_many([("1", "1")])[0].correct
+        file = Path(sys.argv[1]).with_name("a.distcp")
+        os.mkfifo(file)
+        write_text(Path(sys.argv[1]).parents[1] / "started.1", str(os.getpid()))
+        FileSystemWriterAsync.write_preloaded_data_multiproc([], False, 0, [(str(file), file.name, ([], []))], None)
 
 
 CHILD = """

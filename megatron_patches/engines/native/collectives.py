@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from pipeline.common import scratch
+
 PART_BYTES = 4 << 20
 """Largest contribution of one rank that uses shared memory. Above it, bandwidth dominates and gloo is as good."""
 SPINS = 200  # polls before yielding the core: ranks are usually a few microseconds apart
@@ -125,8 +127,7 @@ class SharedMemory:
         length = mmap.PAGESIZE + 2 * size * PART_BYTES
         path = [""]
         if rank == 0 and platform.machine() == "x86_64" and size * CACHE_LINE <= mmap.PAGESIZE:
-            folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-            handle, path[0] = tempfile.mkstemp(prefix="etr-ranks-", dir=folder)
+            handle, path[0] = tempfile.mkstemp(prefix="etr-ranks-", dir=scratch.of_this_run())
             os.truncate(handle, length)
             os.close(handle)
         dist.broadcast_object_list(path, group=group, group_src=0)

@@ -72,6 +72,7 @@ class Link:
             data = control
             if device.type == "cuda":
                 options = dist.ProcessGroupNCCL.Options()
+                options._timeout = timeout
                 data = dist.ProcessGroupNCCL(dist.PrefixStore("data", store), rank, size, options)
         except (RuntimeError, dist.DistError) as error:
             raise InputError(

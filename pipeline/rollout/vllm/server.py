@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.common.errors import UserError
+from pipeline.common.processes import die_with_parent, tie_forked_children
 from pipeline.rollout.vllm.blocks import checksums
 from pipeline.rollout.vllm.core import EngineCore, Piece
 from pipeline.rollout.vllm.link import Link
@@ -88,6 +89,9 @@ class Server:
 
 def main(arguments: list[str]) -> int:
     """Joins the servers' own world, connects to the trainer, and serves. Returns the exit code."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        die_with_parent()  # torchrun; a server that was started in a shell may outlive that
+    tie_forked_children()
     if len(arguments) != 2 or not arguments[1].isdigit():
         print(__doc__.splitlines()[0], file=sys.stderr)
         return 2

@@ -17,6 +17,8 @@ import traceback
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+PARENT_SECONDS = 1.0
+"""Between two looks whether the trainer lives: the socket stays open while a process that the trainer forked has it."""
 
 
 def _die_with_parent(parent: int) -> None:
@@ -31,6 +33,8 @@ class Nursery:
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
+        self.control.settimeout(PARENT_SECONDS)
+        self.parent = os.getppid()
         self.children: dict[int, int] = {}  # pid -> worker id; a pid stays until it is reaped, so it cannot be reused
         signal.signal(signal.SIGCHLD, self._reap)
 
@@ -46,7 +50,12 @@ class Nursery:
         self.control.sendall(b'{"ready": true}\n')
         try:
             while True:
-                message, descriptors, _, _ = socket.recv_fds(self.control, 4096, 1)
+                try:
+                    message, descriptors, _, _ = socket.recv_fds(self.control, 4096, 1)
+                except TimeoutError:
+                    if os.getppid() != self.parent:
+                        return
+                    continue
                 if not message:
                     return
                 command = json.loads(message)  # one at a time: the trainer waits for each reply

@@ -1,0 +1,247 @@
+"""Finds the rank that stopped answering, says which and where, and ends it, so that its peers do not wait.
+
+The launcher of each node looks at the files that the ranks of all nodes rewrite (`pipeline.common.heartbeat`). It ends
+ranks of its own node alone; torchrun then starts all ranks again, or ends them. No clocks are compared: what counts is how long
+this node has seen a file unchanged.
+"""
+
+import os
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.common import heartbeat
+from pipeline.common.files import write_json
+from pipeline.common.processes import descendants
+
+NOTICE = "notice"
+"""Start of the names of files in the outcome folder that say why a run was ended."""
+FRAMES = 6
+"""Lines shown of a stack."""
+COLLECTIVES = "nccl_rank"
+"""Start of the names of the pipes that ask NCCL for its last collectives, and of the files that hold them."""
+DUMP_SECONDS = 5.0
+STACK_SECONDS = 2.0
+"""Longest wait for the stacks of living ranks."""
+
+
+@dataclass
+class Sign:
+    """What one rank last said, and when this node first saw that."""
+
+    record: dict[str, Any]
+    seen: float
+
+    def silent_s(self, now: float) -> float:
+        return now - self.seen
+
+    def quiet_s(self, now: float) -> float:
+        """Seconds since something moved in the rank's phase."""
+        return float(self.record["quiet_s"]) + self.silent_s(now)
+
+    def is_stuck(self, now: float) -> bool:
+        allowed = self.record["allowed_s"]
+        return allowed is not None and self.quiet_s(now) > allowed
+
+    def place(self) -> str:
+        """`update of step 3`."""
+        phase, step = self.record["phase"] or "start", self.record["step"]
+        return phase if step is None else f"{phase} of step {step}" if phase != heartbeat.STEP else f"step {step}"
+
+
+class Watchdog:
+    """Watches the ranks of a job from one node. `look` is called again and again; it ends what must be ended."""
+
+    def __init__(
+        self,
+        ranks: range,
+        world: int,
+        limit_s: float,
+        *,
+        say: Callable[[str], None] = print,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`ranks` are this node's, of `world` in all."""
+        self.ranks, self.world, self.limit_s = ranks, world, limit_s
+        self.say, self.clock = say, clock
+        self.interval = min(5.0, limit_s / 20)
+        self.outcomes = self.logs = self.spare = Path()
+        self.signs: dict[int, Sign] = {}
+        self.pids: dict[int, int] = {}
+        self.verdict = ""
+        """Why ranks were ended; empty again once torchrun has started them again."""
+        self.started = self.last = clock()
+
+    def begin(self, outcomes: Path, logs: Path, spare: Path) -> None:
+        """The folders of this start, `spare` local to this node; what earlier starts left there of this node is deleted."""
+        self.outcomes, self.logs, self.spare = outcomes, logs, spare
+        self.notice = outcomes / f"{NOTICE}{self.ranks.start}.json"
+        self.notice.unlink(missing_ok=True)
+        for rank in self.ranks:
+            heartbeat.heart_file(outcomes, rank).unlink(missing_ok=True)
+        self.started = self.last = self.clock()
+
+    def look(self, agent: int) -> None:
+        """`agent` is the process whose descendants the ranks of this node are."""
+        now = self.clock()
+        if now - self.last < self.interval:
+            return
+        pause, self.last = now - self.last - self.interval, now
+        if pause > self.limit_s / 4:  # this process itself was stopped: nobody else is to blame
+            self.started += pause
+            for sign in self.signs.values():
+                sign.seen += pause
+        self._read(now)
+        blamed = self._blamed(now)
+        if not set(blamed) & set(self.ranks):
+            blamed = self._blamed(now - self.limit_s / 2)  # first it is for the other node to end its rank
+        if blamed:
+            self._end(sorted(blamed), agent, now)
+
+    def _read(self, now: float) -> None:
+        for rank in range(self.world):
+            record = heartbeat.read(heartbeat.heart_file(self.outcomes, rank))
+            old = self.signs.get(rank)
+            if record is None or (old is not None and record == old.record):
+                continue
+            if self.pids.setdefault(rank, record["pid"]) != record["pid"]:  # torchrun has started the ranks again
+                self.pids[rank] = record["pid"]
+                self.verdict = ""
+                self.notice.unlink(missing_ok=True)
+            self.signs[rank] = Sign(record, now)
+        for rank in [rank for rank in self.ranks if rank in self.signs]:
+            if not psutil.pid_exists(self.signs[rank].record["pid"]):
+                del self.signs[rank]  # torchrun deals with a rank that ended
+
+    def _blamed(self, now: float) -> list[int]:
+        """The ranks that hold up the run; empty while none has exceeded its limit."""
+        watched = {rank: sign for rank, sign in self.signs.items() if sign.record["phase"] != heartbeat.DONE}
+        silent = [rank for rank, sign in watched.items() if sign.silent_s(now) > self.limit_s]
+        stuck = [rank for rank, sign in watched.items() if sign.is_stuck(now)]
+        if silent or not stuck:
+            return silent
+        hushed = [rank for rank, sign in watched.items() if sign.silent_s(now) > self.limit_s / 2]
+        if hushed:  # the others wait for it, and came to their limit a moment earlier
+            return hushed
+        absent = [rank for rank in range(self.world) if rank not in self.signs]
+        if absent:
+            return absent
+        fewest = min(sign.record["moves"] for sign in watched.values())
+        return [rank for rank, sign in watched.items() if sign.record["moves"] == fewest]
+
+    def _end(self, blamed: list[int], agent: int, now: float) -> None:
+        self._dump_collectives()
+        stacks = self._stacks()
+        self.verdict = self._text(blamed, stacks, now)
+        with suppress(OSError):
+            write_json(self.notice, {"time": time.time(), "message": self.verdict})
+        self.say(self.verdict.partition("\n")[0])
+        below = {process.pid for process in descendants(agent)}
+        own = [self.signs[rank].record["pid"] for rank in blamed if rank in self.ranks and rank in self.signs]
+        for pid in own:
+            if pid in below:
+                os.kill(pid, signal.SIGKILL)
+        if not own:
+            for process in descendants(agent):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            os.kill(agent, signal.SIGKILL)
+        self.signs = {rank: sign for rank, sign in self.signs.items() if rank not in blamed}
+        self.started = now
+
+    def _dump_collectives(self) -> None:
+        """Asks NCCL of the ranks here to write its last collectives into the logs."""
+        pipes = list(self.spare.glob(f"{COLLECTIVES}*.pipe"))
+        for pipe in pipes:
+            with suppress(OSError):
+                handle = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+                os.write(handle, b"dump")
+                os.close(handle)
+        deadline = time.monotonic() + DUMP_SECONDS
+        while len(list(self.logs.glob(f"{COLLECTIVES}*"))) < len(pipes) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def _stacks(self) -> dict[int, list[str]]:
+        """The innermost frames of this node's ranks that answer, the latest call first. The files have whole stacks."""
+        files = {rank: heartbeat.stack_file(self.logs, rank) for rank in self.ranks if rank in self.signs}
+        before = {rank: _size(file) for rank, file in files.items()}
+        for rank in files:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(self.signs[rank].record["pid"], heartbeat.STACK_SIGNAL)
+        deadline = time.monotonic() + STACK_SECONDS
+        while any(_size(file) == before[rank] for rank, file in files.items()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.05)  # for the rest of the last one
+        return {rank: _frames(file, before[rank]) for rank, file in files.items() if _size(file) > before[rank]}
+
+    def _text(self, blamed: list[int], stacks: dict[int, list[str]], now: float) -> str:
+        lines = [self._headline(blamed, now)]
+        if (reason := self._reason(blamed[0], stacks)) is not None:
+            lines.append(reason)
+        waiting = [rank for rank in sorted(self.signs) if rank not in blamed]
+        places = Counter(self.signs[rank].place() for rank in waiting)
+        for place, count in places.most_common(3):
+            first = next(rank for rank in waiting if self.signs[rank].place() == place)
+            who = f"Rank {first}" if count == 1 else f"Rank {first} and {count - 1} more"
+            lines.append(f"{who}: in {place} for {_time(self.signs[first].quiet_s(now))}.")
+        for rank in [rank for rank in (*blamed, *waiting) if rank in stacks][:2]:
+            lines += [f"Rank {rank} was here, the latest call first:", *stacks[rank]]
+        lines.append(
+            f"Whole stacks: {self.logs}/rank*.stack. The limit is cluster.timeout_minutes={self.limit_s / 60:g}."
+        )
+        return "\n".join(lines)
+
+    def _reason(self, rank: int, stacks: dict[int, list[str]]) -> str | None:
+        """What is known of a process of this node that has no stack to show."""
+        if rank in stacks or rank not in self.ranks or rank not in self.signs:
+            return None
+        with suppress(psutil.NoSuchProcess):
+            if psutil.Process(self.signs[rank].record["pid"]).status() == psutil.STATUS_STOPPED:
+                return "Its process is stopped (SIGSTOP, or a debugger)."
+        return "It does not answer signals either: it waits in the kernel, often for a disk or a device."
+
+    def _headline(self, blamed: list[int], now: float) -> str:
+        first = blamed[0]
+        who = f"Rank {first}" if len(blamed) == 1 else f"Ranks {_listed(blamed)}"
+        if first not in self.signs:
+            return f"{who}: not started within {_time(now - self.started)}, and the others wait."
+        sign = self.signs[first]
+        if len(blamed) == 1:
+            who += f" on {sign.record['host']} (process {sign.record['pid']})"
+        if sign.silent_s(now) > self.limit_s / 2:
+            lost = "" if first in self.ranks else " Its machine or the link to it is lost."
+            return f"{who}: no sign of life for {_time(sign.silent_s(now))}, last in {sign.place()}.{lost}"
+        return f"{who}: no progress for {_time(sign.quiet_s(now))} in {sign.place()}."
+
+
+def _listed(ranks: list[int]) -> str:
+    more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
+    return ", ".join(map(str, ranks[:8])) + more
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _frames(file: Path, start: int) -> list[str]:
+    """The first frames of the main thread in a dump of `faulthandler` that begins at byte `start`."""
+    with open(file, "rb") as opened:
+        opened.seek(start)
+        text = opened.read().decode("utf-8", "replace")
+    stack = text.rpartition("Current thread")[2].partition("\n\n")[0]
+    return re.findall(r'^  File ".*', stack, re.MULTILINE)[:FRAMES]
