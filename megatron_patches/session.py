@@ -18,7 +18,7 @@ SOURCE = "hf"
 
 
 def start(run: StageRun) -> Settings:
-    """Join the process groups of `run.settings.layout`; returns the settings with the converted model's vocabulary size.
+    """Joins the process groups of `run.settings.layout`; returns the settings with the converted model's vocabulary size.
 
     The tiny preset's vocabulary is its trained tokenizer's, known only after preprocess. Raises InputError where the
     convert stage has not run.
@@ -49,7 +49,7 @@ def source_folder(run: StageRun) -> Path:
 
 
 def keep_source(run: StageRun, folder: Path) -> None:
-    """Copy config and tokenizer files of the Hugging Face `folder` beside the base checkpoint."""
+    """Copies config and tokenizer files of the Hugging Face `folder` beside the base checkpoint."""
     target = source_folder(run)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)

@@ -84,7 +84,7 @@ class StageRun:
         return os.environ.get(AGAIN, own).format(stage=stage)
 
     def log(self, text: str) -> None:
-        """Print on the screen, on rank 0."""
+        """Prints on the screen, on rank 0."""
         if self.is_main:
             print(text, flush=True)
 
@@ -108,7 +108,7 @@ class StageRun:
 
 
 def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
-    """Run one rank of a stage from `sys.argv` and the launcher's environment, and exit with the stage's code.
+    """Runs one rank of a stage from `sys.argv` and the launcher's environment, and exits with the stage's code.
 
     0 done; 2 `UsageError`; 3 `InputError`, a full disk, or missing permissions; 1 anything else. What `main` returns on
     rank 0 goes into the stage's manifest.
@@ -247,7 +247,7 @@ def _record(outcome: dict[str, Any], started: float) -> None:
 
 
 def write_outcome(name: str, content: Any) -> None:
-    """Write an outcome file where `supervise` looks for it. Errors are printed, so that they do not hide the outcome."""
+    """Writes an outcome file where `supervise` looks for it. Errors are printed, so that they do not hide the outcome."""
     folders = [folder for variable in (OUTCOME_FOLDER, scratch.FOLDER) if (folder := os.environ.get(variable))]
     failures = []
     for folder in folders:

@@ -46,7 +46,7 @@ def main(run: StageRun) -> dict:
 
 
 def compare_logits(run: StageRun, chunks: list, settings: Settings, folder: Path) -> dict[str, float] | str | None:
-    """Compare with transformers, print the result and return it: the differences, or why they were not measured.
+    """Compares with transformers, prints the result and returns it: the differences, or why they were not measured.
 
     Raises InputError on every rank where the difference is more than rounding.
     """

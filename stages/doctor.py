@@ -35,7 +35,7 @@ def main(run: StageRun) -> dict:
 
 
 def check_machine(run: StageRun) -> dict:
-    """Print what this machine has; raises InputError if packages or patches do not fit."""
+    """Prints what this machine has; raises InputError if packages or patches do not fit."""
     missing, changed = environment.missing(), differing_pins()
     patched, problem = patches()
     for title, lines in (

@@ -61,7 +61,7 @@ def write(
     rows: dict[str, list[dict[str, Any]]],
     seconds: float,
 ) -> None:
-    """Write `<when>.json` and its samples for the report, and the folder `<when>/` with every problem."""
+    """Writes `<when>.json` and its samples for the report, and the folder `<when>/` with every problem."""
     settings, when = run.settings, variant_of(run.settings)
     write_json(
         run.folder() / f"{when}.json",

@@ -28,7 +28,7 @@ def main(run: StageRun) -> dict:
 
 
 def write_model(run: StageRun, settings: Settings, chunks: list, folder: Path) -> list[str]:
-    """Write the weights of `chunks` as a Hugging Face folder, which appears whole or not at all (a collective). Returns the
+    """Writes the weights of `chunks` as a Hugging Face folder, which appears whole or not at all (a collective). Returns the
     names of its weight files on rank 0."""
     wanted = settings.model.dtype if settings.export.dtype == "model" else settings.export.dtype
     dtype = torch.bfloat16 if wanted == "bf16" else torch.float32

@@ -168,7 +168,7 @@ def corpus(problems: list[Problem]) -> list[str]:
 def write_files(
     run: StageRun, train: list[Problem], evaluation: dict[str, list[Problem]], examples: list[Problem]
 ) -> tuple[dict[str, int], int]:
-    """Write what later stages read; returns the rows of each file, and how many solutions could not be used."""
+    """Writes what later stages read; returns the rows of each file, and how many solutions could not be used."""
     folder, limit = run.folder(), run.settings.data.limit
     shutil.rmtree(folder / "eval", ignore_errors=True)  # sets of an earlier run that are no longer asked for
     counts: dict[str, int] = {}

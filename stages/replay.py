@@ -94,7 +94,7 @@ def choose(run: StageRun) -> tuple[int, int]:
 
 
 def load_start(run: StageRun, settings: Settings, actor: Actor, start: int) -> None:
-    """Fill `actor` from the checkpoint of step `start`, or as the run began. Raises InputError if it is damaged."""
+    """Fills `actor` from the checkpoint of step `start`, or as the run began. Raises InputError if it is damaged."""
     if not start:
         start_actor(run, settings, actor)
         return

@@ -207,7 +207,7 @@ def update(rl: Rl, actor: Actor, experience: Experience, objective: Objective, s
 
 
 def load_actor(run: StageRun, settings: Settings, actor: Actor) -> tuple[int, dict[str, Any] | None]:
-    """Fill `actor` from the run's newest whole checkpoint, or from `rl.load`, or from the converted base. Returns how many
+    """Fills `actor` from the run's newest whole checkpoint, or from `rl.load`, or from the converted base. Returns how many
     steps it has made, and the collector's state if it has made any.
 
     Raises:
@@ -276,7 +276,7 @@ def save_actor(
 
 
 def export_actor(run: StageRun, settings: Settings, actor: Actor, step: int) -> None:
-    """Write the weights to `exports/step_<n>`, a Hugging Face folder, and delete those whose checkpoint is gone."""
+    """Writes the weights to `exports/step_<n>`, a Hugging Face folder, and deletes those whose checkpoint is gone."""
     root = run.root / "exports"
     write_model(run, settings, actor.chunks, root / f"step_{step}")
     if run.is_main:

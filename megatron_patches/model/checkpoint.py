@@ -39,7 +39,7 @@ __all__ = [
 
 
 def save(root: Path, iteration: int, chunks: list, model: Model, *, optimizer: Any = None, common: dict) -> None:
-    """Save one iteration under `root` and wait for it (a collective of all ranks), as `Saver.save` does."""
+    """Saves one iteration under `root` and waits for it (a collective of all ranks), as `Saver.save` does."""
     Saver(root, model).save(iteration, chunks, optimizer=optimizer, common=common)
 
 
@@ -55,7 +55,7 @@ def _tensors(state: Any, path: tuple = ()) -> Iterator[tuple[tuple, torch.Tensor
 def load(
     root: Path, iteration: int, chunks: list, model: Model, *, optimizer=None, checked: bool = False
 ) -> dict[str, Any]:
-    """Load `iteration` under `root`, as `load_folder` does. `checked`: its files have just been found whole."""
+    """Loads `iteration` under `root`, as `load_folder` does. `checked`: its files have just been found whole."""
     folder = iteration_folder(root, iteration)
     remedy = f"delete {folder} and write an older iteration into {root / LATEST}, or make it again"
     return load_folder(folder, chunks, model, optimizer=optimizer, checked=checked, remedy=remedy)
@@ -64,7 +64,7 @@ def load(
 def load_folder(
     folder: Path, chunks: list, model: Model, *, optimizer=None, checked: bool = False, remedy: str = "make it again"
 ) -> dict[str, Any]:
-    """Load a checkpoint into `chunks` (and `optimizer`), whatever layout it was saved at (a collective); returns its
+    """Loads a checkpoint into `chunks` (and `optimizer`), whatever layout it was saved at (a collective); returns its
     `common` state, which is empty where another program wrote the checkpoint.
 
     Raises InputError naming the folder when it is damaged, of another model, not finite, or asks for foreign classes.

@@ -64,7 +64,7 @@ def _listed(numbers: list[int]) -> str:
 
 
 def clear_unfinished(root: Path) -> None:
-    """Delete what saves that were killed left behind (on rank 0; nothing else reads those folders)."""
+    """Deletes what saves that were killed left behind (on rank 0; nothing else reads those folders)."""
     for path in root.glob(".iter_*.writing") if root.is_dir() else ():
         shutil.rmtree(path, ignore_errors=True)
 
@@ -80,7 +80,7 @@ def sum_of(path: Path) -> tuple[int, int]:
 
 
 def write_sums(folder: Path, mine: dict[str, tuple[int, int]]) -> None:
-    """Write the sums of `folder`'s files beside them (a collective). `mine` are those of the files that this rank wrote, made
+    """Writes the sums of `folder`'s files beside them (a collective). `mine` are those of the files that this rank wrote, made
     while they were still in memory. Rank 0 sums what no rank calls its own."""
     if dist.get_rank() == 0:
         mine = mine | {path.name: sum_of(path) for path in sorted(folder.iterdir()) if not path.name.endswith(DATA)}

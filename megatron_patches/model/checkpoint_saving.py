@@ -54,8 +54,8 @@ class Saver:
     def save(
         self, iteration: int, chunks: list, *, optimizer: Any = None, common: dict, score: float | None = None
     ) -> None:
-        """Save one iteration; waits for the one before. `common` is small state that is the same on every rank. `score` is this
-        iteration's value of `keep_best`; None if it is not known.
+        """Saves one iteration; waits for the one before. `common` is small state that is the same on every rank. `score` is
+        this iteration's value of `keep_best`; None if it is not known.
 
         Raises NonFiniteError on every rank if any rank's state is not finite, and OSError (disk full) if one rank failed;
         what was there before is untouched. An error of writing in the background comes from `poll` or `finish`.
@@ -128,7 +128,7 @@ class _Save:
         return self.thread is not None and self.thread.is_alive()
 
     def finish(self) -> None:
-        """Wait for this rank's files, then make the iteration whole with all others and rename it."""
+        """Waits for this rank's files, then makes the iteration whole with all others and renames it."""
         if self.thread is not None:
             self.thread.join()
         assert self.request is not None
@@ -151,7 +151,7 @@ class _Save:
         dist.barrier()
 
     def _write(self, buckets: Buckets) -> None:
-        """Write this rank's files and their sums. What goes wrong is a result as well: `finish` raises it on all ranks."""
+        """Writes this rank's files and their sums. What goes wrong is a result as well: `finish` raises it on all ranks."""
         assert self.request is not None
         if not buckets:
             return
@@ -193,7 +193,7 @@ def _write_file(transforms: list, number: int, bucket: tuple) -> list:
 
 
 def start_moments(optimizer: Any) -> None:
-    """Give Adam the zero moments that it would make at its first step, where every step so far was skipped: Megatron's
+    """Gives Adam the zero moments that it would make at its first step, where every step so far was skipped: Megatron's
     state dict expects them."""
     for inner in optimizer.chained_optimizers:
         if inner.optimizer is not None and inner.init_state_fn is not None:
@@ -203,7 +203,7 @@ def start_moments(optimizer: Any) -> None:
 
 
 def _rotate(saver: Saver, iteration: int, score: float | None) -> None:
-    """Delete iterations beyond the newest ones, except the best."""
+    """Deletes iterations beyond the newest ones, except the best."""
     kept = {iteration, _best(saver, iteration, score)}
     for old in iterations(saver.root)[: -saver.keep] if saver.keep else []:
         if old not in kept:

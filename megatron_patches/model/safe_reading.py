@@ -131,7 +131,7 @@ def _load_bytes(self: Any, read_item: Any, value: io.BytesIO) -> None:
 
 
 def install() -> None:
-    """Put the safe readers in upstream's places. Idempotent."""
+    """Puts the safe readers in upstream's places. Idempotent."""
     strategy._get_filesystem_reader = _reader
     strategy.MCoreLoadPlanner.load_bytes = _load_bytes
     TorchCommonLoadStrategy.load_common = lambda self, checkpoint_dir: read_common(Path(checkpoint_dir))

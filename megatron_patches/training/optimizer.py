@@ -77,7 +77,7 @@ def _parts(params: list[torch.Tensor]) -> list[list[torch.Tensor]]:
 
 
 def install_adam() -> None:
-    """Make Megatron build `FusedLikeAdam` where it would have fallen back to torch's AdamW. Idempotent."""
+    """Makes Megatron build `FusedLikeAdam` where it would have fallen back to torch's AdamW. Idempotent."""
     if not upstream.USING_PYTORCH_OPTIMIZER:
         return
     upstream.Adam = FusedLikeAdam

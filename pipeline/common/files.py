@@ -18,17 +18,17 @@ StrPath = str | os.PathLike[str]
 
 
 def write_text(path: StrPath, text: str) -> None:
-    """Replace the file by `text`; a reader sees the old file or the new one, never a part."""
+    """Replaces the file by `text`; a reader sees the old file or the new one, never a part."""
     write_bytes(path, [text.encode("utf-8")])
 
 
 def write_json(path: StrPath, obj: Any) -> None:
-    """Replace the file by `obj` as indented JSON."""
+    """Replaces the file by `obj` as indented JSON."""
     write_text(path, json.dumps(obj, ensure_ascii=False, indent=2, default=_plain) + "\n")
 
 
 def write_jsonl(path: StrPath, rows: Iterable[dict[str, Any]]) -> int:
-    """Replace the whole file by `rows`, one line each; returns their number. `rows` may be a generator."""
+    """Replaces the whole file by `rows`, one line each; returns their number. `rows` may be a generator."""
     count = 0
 
     def lines() -> Iterator[bytes]:
@@ -42,7 +42,7 @@ def write_jsonl(path: StrPath, rows: Iterable[dict[str, Any]]) -> int:
 
 
 def write_bytes(path: StrPath, chunks: Iterable[bytes]) -> None:
-    """Replace the file by the chunks one after the other, atomically (temporary name, fsync, rename); on any error the
+    """Replaces the file by the chunks one after the other, atomically (temporary name, fsync, rename); on any error the
     old file stays."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,12 +64,12 @@ def write_bytes(path: StrPath, chunks: Iterable[bytes]) -> None:
 
 
 def follow_umask(path: StrPath) -> None:
-    """Give a file that a library made for its owner alone the permissions of any other new file."""
+    """Gives a file that a library made for its owner alone the permissions of any other new file."""
     os.chmod(path, 0o666 & ~_umask())
 
 
 def append_jsonl(path: StrPath, rows: Iterable[dict[str, Any]], durable: bool = False) -> None:
-    """Append the rows, each one line, in one write. A line that an earlier crash tore is repaired first: completed
+    """Appends the rows, each one line, in one write. A line that an earlier crash tore is repaired first: completed
     if only its newline is missing, cut off otherwise. Only one process may write at a time. `durable`: return when the rows
     are on the disk, where they survive a crash of the machine."""
     data = b"".join(_line(row) for row in rows)
@@ -88,7 +88,7 @@ def append_jsonl(path: StrPath, rows: Iterable[dict[str, Any]], durable: bool = 
 
 
 def read_jsonl(path: StrPath) -> Iterator[dict[str, Any]]:
-    """Yield the rows. A last line without its newline that does not parse was torn by a crash and is skipped.
+    """Yields the rows. A last line without its newline that does not parse was torn by a crash and is skipped.
 
     Raises:
         InputError: the file is missing or unreadable, or any other line is not a JSON object (names file and line).
@@ -130,7 +130,7 @@ def _line(row: dict[str, Any]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Convert numpy and torch numbers and arrays, sets and paths to JSON types."""
+    """Converts numpy and torch numbers and arrays, sets and paths to JSON types."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         return value.item()
     if hasattr(value, "tolist"):
@@ -168,7 +168,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; file systems that cannot sync a folder keep renames in order anyway."""
+    """Makes the rename itself durable; file systems that cannot sync a folder keep renames in order anyway."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

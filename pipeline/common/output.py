@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def route(log: Path) -> bool:
-    """Append this process's output to `log`, except what is meant for the screen.
+    """Appends this process's output to `log`, except what is meant for the screen.
 
     On the screen stay Python's `sys.stdout` (progress, results) and records of `logging` from ERROR up. To the log go
     `sys.stderr` with Python's warnings, all records of `logging` from WARNING up, crash reports, and what native code and

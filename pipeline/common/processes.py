@@ -16,7 +16,7 @@ _libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """Ask the kernel to kill this process when the thread that started it ends (Linux; elsewhere nothing happens).
+    """Asks the kernel to kill this process when the thread that started it ends (Linux; elsewhere nothing happens).
 
     `parent` is the expected process id of the parent. If that parent ended before this call, this process ends at once. Call it
     first in a child, from the main thread.

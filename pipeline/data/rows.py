@@ -79,7 +79,7 @@ def parse(
 
 
 def unique_ids(problems: list[Problem], taken: set[str]) -> None:
-    """Give every problem an id that is in no other's; `taken` is added to. Rows without one are called after their place."""
+    """Gives every problem an id that is in no other's; `taken` is added to. Rows without one are called after their place."""
     for problem in problems:
         stem = f"{problem.source}-{problem.line}"
         for name in _candidates(problem.id, problem.source, stem):

@@ -41,7 +41,7 @@ def load(folder: Path | str) -> Any:
 
 
 def prepare(settings: Settings, texts: Iterable[str], folder: Path) -> Any:
-    """Put the run's tokenizer into `folder` and load it: trained on `texts`, or copied from `model.path`."""
+    """Puts the run's tokenizer into `folder` and loads it: trained on `texts`, or copied from `model.path`."""
     folder.mkdir(parents=True, exist_ok=True)
     if settings.data.tokenizer == "sentencepiece":
         if settings.data.source == "arithmetic":
@@ -64,7 +64,7 @@ def prepare(settings: Settings, texts: Iterable[str], folder: Path) -> Any:
 
 
 def train(texts: Iterable[str], folder: Path, largest: int) -> None:
-    """Train SentencePiece on short formulas and write it to `folder` in both forms. At most `largest` pieces.
+    """Trains SentencePiece on short formulas and writes it to `folder` in both forms. At most `largest` pieces.
 
     The model is of single characters with whole-word pieces for `PIECES`: on problems of a dozen symbols there is
     nothing for merges to gain, and both forms then segment alike by construction.
@@ -74,7 +74,7 @@ def train(texts: Iterable[str], folder: Path, largest: int) -> None:
 
 
 def train_words(texts: Iterable[str], folder: Path, largest: int) -> None:
-    """Train SentencePiece on texts of any kind and write it to `folder` in both forms. At most `largest` pieces.
+    """Trains SentencePiece on texts of any kind and writes it to `folder` in both forms. At most `largest` pieces.
 
     Byte pairs over words, every digit one piece, so that a number is spelled the same everywhere, and bytes
     for characters that are too rare for a piece: no text has unknown tokens.

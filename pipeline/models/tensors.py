@@ -49,7 +49,7 @@ class TensorFolder:
         return list(self._files)
 
     def check(self) -> None:
-        """Open every file, which finds truncated ones. Raises InputError naming the first bad file, or a tensor that the
+        """Opens every file, which finds truncated ones. Raises InputError naming the first bad file, or a tensor that the
         index lists and its file does not hold."""
         for file in sorted(set(self._files.values())):
             held = set(self._handle(file).keys())
@@ -86,7 +86,7 @@ class TensorFolder:
 
 
 def readable(folder: Path) -> None:
-    """Let all files of `folder`, which transformers wrote, follow the umask."""
+    """Lets all files of `folder`, which transformers wrote, follow the umask."""
     for file in folder.iterdir():
         if file.is_file():
             follow_umask(file)
@@ -95,7 +95,7 @@ def readable(folder: Path) -> None:
 def write_folder(
     folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], sources: Path, shard_bytes: int = 4 << 30
 ) -> list[str]:
-    """Write `tensors` to `folder` as safetensors, beside `sources`' config and tokenizer files; returns the file names.
+    """Writes `tensors` to `folder` as safetensors, beside `sources`' config and tokenizer files; returns the file names.
 
     Shards of `shard_bytes` each have their final names only when all are written. Raises OSError if the disk is full.
     """

@@ -35,7 +35,7 @@ class RunData:
 
 
 def read_run(root: Path, command: str = "bash run.sh stage=all model=tiny") -> RunData:
-    """Gather a run's files.
+    """Gathers a run's files.
 
     Args:
         root: `runs/<name>`.

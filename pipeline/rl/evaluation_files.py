@@ -23,7 +23,7 @@ Row = dict[str, Any]
 def write_files(
     folder: Path, sets: dict[str, Row], protocols: dict[str, Row], rows: dict[str, list[Row]], about: Row
 ) -> None:
-    """Write `results.json` and `samples_<set>.jsonl` into `folder`.
+    """Writes `results.json` and `samples_<set>.jsonl` into `folder`.
 
     Args:
         sets: statistics of each set, as `summarise` gives them.

@@ -38,7 +38,7 @@ class KeptStep:
 
 
 def keep(root: Path, step: int, kept: KeptStep, newest: int) -> None:
-    """Write one step's batch under the run's folder `root`, and delete all but the `newest` newest steps."""
+    """Writes one step's batch under the run's folder `root`, and deletes all but the `newest` newest steps."""
     batch, prompts = kept.batch, [group[0].prompt for group in kept.batch.groups]
     record = {
         "groups": pack_groups(batch.groups),
@@ -57,7 +57,7 @@ def keep(root: Path, step: int, kept: KeptStep, newest: int) -> None:
 
 
 def forget_after(root: Path, step: int) -> None:
-    """Delete what an earlier process kept of steps after `step`, which are made again."""
+    """Deletes what an earlier process kept of steps after `step`, which are made again."""
     for later in kept_steps(root):
         if later > step:
             _path(root, later).unlink(missing_ok=True)

@@ -104,7 +104,7 @@ class RolloutEngine(Protocol):
         on_finish: Callable[[Rollout], None] | None = None,
         on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> list[list[Rollout]]:
-        """Return `len(prompts)` groups of `group_size` rollouts.
+        """Returns `len(prompts)` groups of `group_size` rollouts.
 
         `on_finish` is called with every rollout as it ends, on exactly one rank of the world, so that grading can start while
         others are still being sampled. `on_progress` is called from time to time on the first rank of each copy of the
@@ -113,9 +113,9 @@ class RolloutEngine(Protocol):
         ...
 
     def sync(self, actor: Any, policy_version: int) -> dict[str, float]:
-        """Make the engine sample from the actor's current weights; returns what to log (seconds, bytes, gap)."""
+        """Makes the engine sample from the actor's current weights; returns what to log (seconds, bytes, gap)."""
         ...
 
     def sleep(self) -> None:
-        """Free the memory that only generation needs (KV cache, and for vLLM the weights) until the next `sync`."""
+        """Frees the memory that only generation needs (KV cache, and for vLLM the weights) until the next `sync`."""
         ...

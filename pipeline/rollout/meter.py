@@ -19,15 +19,15 @@ class Meter:
         self.start = self.last = time.perf_counter()
 
     def row(self) -> None:
-        """Count one finished response."""
+        """Counts one finished response."""
         self.rows += 1
 
     def add(self, tokens: int) -> None:
-        """Add `tokens` to the count."""
+        """Adds `tokens` to the count."""
         self.reach(self.tokens + tokens)
 
     def reach(self, tokens: int) -> None:
-        """Set the count to `tokens`."""
+        """Sets the count to `tokens`."""
         self.tokens = tokens
         heartbeat.moved()
         if self.sink is not None and time.perf_counter() - self.last > SECONDS:

@@ -35,11 +35,11 @@ class OfflineProgress:
         self._wave = 0
 
     def begin(self, samples: int) -> None:
-        """Start a wave of this many samples."""
+        """Starts a wave of this many samples."""
         self._wave = samples
 
     def show(self, now: GenerationProgress) -> None:
-        """Show the progress of the first copy, which represents all. A wave counts as done only when it is written."""
+        """Shows the progress of the first copy, which represents all. A wave counts as done only when it is written."""
         if not now.rows_total:
             return
         copies = self._wave / now.rows_total
@@ -50,7 +50,7 @@ class OfflineProgress:
         self._display.reach(self.done + samples, figure, measure=first)
 
     def end(self, groups: Sequence[Sequence[Rollout]]) -> None:
-        """Count the wave as written."""
+        """Counts the wave as written."""
         self._forget_guesses()
         self._tokens += sum(len(rollout.token_ids) for group in groups for rollout in group)
         self.done += self._wave

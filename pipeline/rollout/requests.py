@@ -26,7 +26,7 @@ def row_budget(rollout: Rollout, context: int) -> Limit:
 
 
 def check_requests(rollout: Rollout, prompts: list[Prompt], sampling: Sampling, limit: Limit) -> None:
-    """Check prompts and their responses against `rollout.max_prompt_tokens` and `limit`.
+    """Checks prompts and their responses against `rollout.max_prompt_tokens` and `limit`.
 
     Raises:
         InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.

@@ -41,7 +41,7 @@ class ShardFolder:
         self.count = -(-len(prompts) // shard_prompts)
 
     def open(self, plan: dict[str, Any]) -> list[str]:
-        """Begin or continue `plan`: shards of another plan, and shards that are not whole, are moved aside and
+        """Begins or continues `plan`: shards of another plan, and shards that are not whole, are moved aside and
         generated again. Returns a sentence on each such move. Call it on one process.
         """
         path, plan = self.folder / "plan.json", json.loads(json.dumps(plan))
@@ -84,7 +84,7 @@ class ShardFolder:
             write_jsonl(self.path(shard), rows)
 
     def finish(self) -> list[dict[str, Any]]:
-        """Write and return the pass rates of all prompts, in their order, from the shards on disk.
+        """Writes and returns the pass rates of all prompts, in their order, from the shards on disk.
 
         Raises:
             InputError: a shard does not hold exactly its samples.
@@ -106,7 +106,7 @@ class ShardFolder:
         return rates
 
     def _repair(self) -> list[str]:
-        """Move shards aside that lack lines. The stage never leaves such shards; a disk that loses confirmed writes may."""
+        """Moves shards aside that lack lines. The stage never leaves such shards; a disk that loses confirmed writes may."""
         sentences = []
         for shard in range(self.count):
             path = self.path(shard)

@@ -16,7 +16,7 @@ from pipeline.settings.algo import SEQUENCE
 
 
 def check(job: Job, root: Path) -> None:
-    """Check one job.
+    """Checks one job.
 
     Raises:
         UsageError: settings that cannot work, each with its key, value and what is allowed.

@@ -36,7 +36,7 @@ PLAN_ALONE = ("rehearse=", "plan.", "cluster.speed.")
 
 
 def main(words: list[str]) -> int:
-    """Run a command line; returns the exit code. Errors are printed, not raised."""
+    """Runs a command line; returns the exit code. Errors are printed, not raised."""
     if not words or words[0] in ("help", "-h", "--help"):
         print(door.usage())
         return 0
@@ -117,7 +117,7 @@ def list_jobs(words: list[str], settings: Settings) -> list[Job]:
 
 
 def check_training_data(settings: Settings, jobs: list[Job]) -> None:
-    """Check that a command without training data needs none.
+    """Checks that a command without training data needs none.
 
     Raises:
         UsageError: `stage=all` has nothing to train on, or an evaluation would replace the problems of a run that has.
@@ -155,7 +155,7 @@ def run_root(settings: Settings) -> Path:
 
 
 def run_job(job: Job, words: list[str], more: bool = False) -> int:
-    """Run one stage unless its manifest matches; returns its exit code. `more`: other stages are to follow."""
+    """Runs one stage unless its manifest matches; returns its exit code. `more`: other stages are to follow."""
     root, settings = run_root(job.settings), job.settings
     if job.stage.name == "sft" and not settings.sft.enabled:
         _say("sft: skipped (sft.enabled=false): RL starts from the base model")
@@ -228,7 +228,7 @@ def _watchdog(job: Job, ranks: range) -> Watchdog | None:
 
 @contextlib.contextmanager
 def _alone(folder: Path, job: Job) -> Iterator[None]:
-    """Hold this node's lock on a stage's folder; the kernel frees it however the process ends.
+    """Holds this node's lock on a stage's folder; the kernel frees it however the process ends.
 
     Raises:
         UsageError: the same stage of the same run is running, or the folder cannot be written to.
@@ -257,7 +257,7 @@ def _alone(folder: Path, job: Job) -> Iterator[None]:
 
 
 def _write_config(job: Job, root: Path) -> None:
-    """Write the resolved config into the stage's folder, where its ranks read it, and into the run's record."""
+    """Writes the resolved config into the stage's folder, where its ranks read it, and into the run's record."""
     values = job.settings.model_dump(mode="json")
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     write_text(config_path(job, root, job.settings.cluster.node_rank), text)

@@ -228,7 +228,7 @@ def _is_users(origin: str) -> bool:
 
 
 def _add_usual_samples(values: dict[str, Any], origin: dict[str, str]) -> None:
-    """Give each known set that `data.eval` names its usual number of samples, unless the user gave `evaluate.k`."""
+    """Gives each known set that `data.eval` names its usual number of samples, unless the user gave `evaluate.k`."""
     entries, evaluate = values.get("data", {}).get("eval", []), values.setdefault("evaluate", {})
     if not isinstance(entries, list) or not isinstance(evaluate.get("k_of", {}), dict):
         return  # validation names the value

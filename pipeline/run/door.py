@@ -136,7 +136,7 @@ def check_names(words: list[str]) -> str | None:
 
 
 def main(words: list[str]) -> int:
-    """Print the usage (without words, or if help is asked for) or check the names; returns the exit code."""
+    """Prints the usage (without words, or if help is asked for) or checks the names; returns the exit code."""
     if not words or words[0] in ("help", "-h", "--help"):
         print(usage())
         return 0

@@ -118,7 +118,7 @@ def say(text: str) -> None:
 
 
 def run_logged(*words: str, env: dict[str, str] | None = None) -> None:
-    """Run the environment's Python into the log. Raises RuntimeError with the log's end if it fails."""
+    """Runs the environment's Python into the log. Raises RuntimeError with the log's end if it fails."""
     command = [str(VENV / "bin" / "python"), *words]
     log = VENV / "set-up.log"
     with open(log, "ab") as file:
@@ -191,7 +191,7 @@ def transformer_engine_build() -> tuple[list[str], dict[str, str]]:
 
 
 def give_up(layer: str, error: Exception) -> None:
-    """Report an extra that could not be installed, remove what there is of it, and remember not to try again."""
+    """Reports an extra that could not be installed, removes what there is of it, and remembers not to try again."""
     if layer == "gpu-te":
         # Half of it would end `import megatron.core`, which imports transformer-engine wherever it can be found.
         pip("uninstall", "-y", *TRANSFORMER_ENGINE)
@@ -201,7 +201,7 @@ def give_up(layer: str, error: Exception) -> None:
 
 
 def make() -> int:
-    """Bring the environment to what this machine should have; returns the exit code."""
+    """Brings the environment to what this machine should have; returns the exit code."""
     VENV.parent.mkdir(parents=True, exist_ok=True)
     with open(VENV.with_name(VENV.name + ".lock"), "w") as lock:
         try:

@@ -15,7 +15,7 @@ from pipeline.run.door import ROOT
 
 
 def check_function(key: str, value: str) -> None:
-    """Check that the function exists.
+    """Checks that the function exists.
 
     Raises:
         InputError: the file is missing or cannot be read.

@@ -197,7 +197,7 @@ def _read_record(path: Path, advice: str) -> dict[str, Any]:
 
 
 def save(job: Job, root: Path, state: State, seconds: float, result: dict[str, Any]) -> None:
-    """Write the manifest of a job that has just finished.
+    """Writes the manifest of a job that has just finished.
 
     Raises:
         InputError: it ended with exit code 0 and left no output.
@@ -245,7 +245,7 @@ def why_run(job: Job, root: Path, state: State) -> str | None:
 
 
 def prepare(job: Job, root: Path, state: State) -> list[str]:
-    """Prepare the start: refuse to mix settings, move aside what must not be continued, write down the settings and inputs.
+    """Prepares the start: refuses to mix settings, moves aside what must not be continued, writes down the settings and inputs.
     Returns the paths of what was moved aside.
 
     Raises:
@@ -271,7 +271,7 @@ def prepare(job: Job, root: Path, state: State) -> list[str]:
 
 
 def require(job: Job, root: Path, command: str) -> None:
-    """Check that the stages which this job reads have finished, under the settings in force; `command` has `{stage}` for the
+    """Checks that the stages which this job reads have finished, under the settings in force; `command` has `{stage}` for the
     stage's name.
 
     Raises:
@@ -293,7 +293,7 @@ def require(job: Job, root: Path, command: str) -> None:
 
 
 def _check_made(name: str, manifest: dict[str, Any], job: Job, root: Path, command: str) -> None:
-    """Check that an earlier stage, and those that it has read, were made with the settings of `job`.
+    """Checks that an earlier stage, and those that it has read, were made with the settings of `job`.
 
     What `job` reads itself, such as the prompt template, is left to its own manifest. Raises UsageError.
     """

@@ -32,7 +32,7 @@ def data_parallel(settings: Settings) -> int:
 
 
 def check(settings: Settings) -> None:
-    """Refuse settings that cannot work.
+    """Refuses settings that cannot work.
 
     Raises:
         UsageError: every reason found, each with its keys and values and with what would work.

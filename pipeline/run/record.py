@@ -57,7 +57,7 @@ def _without_derived(tree: Tree) -> Tree:
 
 
 def write(path: Path, job: Job) -> None:
-    """Keep the settings of a job in its run's record.
+    """Keeps the settings of a job in its run's record.
 
     A stage is often started with fewer keys than the stages before it. Sections that it does not read stay as the stage
     that reads them had them.

@@ -57,12 +57,12 @@ def environment() -> dict[str, Any]:
 
 
 def write_environment(root: Path) -> None:
-    """Write `environment.json`."""
+    """Writes `environment.json`."""
     write_json(root / "environment.json", environment())
 
 
 def write_summary(root: Path) -> dict[str, Any]:
-    """Write and return `summary.json`: seconds of each finished stage, accuracy before and after over all evaluation
+    """Writes and returns `summary.json`: seconds of each finished stage, accuracy before and after over all evaluation
     sets (the mean over problems, so each set weighs as many as it has). A damaged record of another stage is left out and
     named in a warning: the stage that has just finished is not at fault."""
     seconds, accuracy = {}, {}

@@ -44,7 +44,7 @@ class Ending:
 def run(
     command: Command, cwd: Path, folder: Path, ranks: range, stops: bool, watchdog: Watchdog | None = None
 ) -> Ending:
-    """Start the command and wait for it.
+    """Starts the command and waits for it.
 
     Args:
         folder: the stage's folder, for outcome files, logs and the stop file.
@@ -92,7 +92,7 @@ def flight_recorder(logs: Path, spare: Path) -> dict[str, str]:
     """NCCL keeps its last collectives in memory, and writes them to the logs when one times out or when the watchdog asks
     through a pipe. What the user has set stays; without NCCL nothing reads this."""
     values = {
-        "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
+        "TORCH_FR_BUFFER_SIZE": "2000",
         "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
         "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": str(logs / COLLECTIVES),
         "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": str(spare / COLLECTIVES),
@@ -138,7 +138,7 @@ def _outcomes(folders: tuple[Path, ...], started: float) -> dict[str, Any]:
 
 
 def _blame(folder: Path, files: dict[str, Any], ranks: range, code: int) -> Ending:
-    """Find the rank that failed first, on any node, and its error; `files` are the outcome files by name."""
+    """Finds the rank that failed first, on any node, and its error; `files` are the outcome files by name."""
     notices = [notice for name, notice in files.items() if name.startswith(NOTICE)]
     if notices:  # all other errors follow from what they say
         notice = min(notices, key=lambda notice: notice["time"])

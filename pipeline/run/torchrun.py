@@ -23,7 +23,7 @@ CPP_LEVEL = "TORCH_CPP_LOG_LEVEL"
 
 
 def main(arguments: list[str]) -> int:
-    """Run the agent of this node; returns 0 if every rank ended well, 1 otherwise."""
+    """Runs the agent of this node; returns 0 if every rank ended well, 1 otherwise."""
     parent = os.environ.get(PARENT)
     die_with_parent(int(parent) if parent else None)
     os.environ[PARENT] = str(os.getpid())

@@ -150,7 +150,7 @@ class Data(Section):
     @model_validator(mode="before")
     @classmethod
     def _name_sets(cls, values: Any) -> Any:
-        """Give every entry of `eval` its place in `eval_path`; a set that is given there by name wins."""
+        """Gives every entry of `eval` its place in `eval_path`; a set that is given there by name wins."""
         entries = values.get("eval") if isinstance(values, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
             return values

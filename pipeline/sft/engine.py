@@ -17,7 +17,7 @@ class DivergenceError(UserError):
 
 
 def connect(timeout_minutes: float) -> None:
-    """Join the launcher's world through DeepSpeed, and keep libraries from printing to the user."""
+    """Joins the launcher's world through DeepSpeed, and keeps libraries from printing to the user."""
     import warnings
     from datetime import timedelta
 
@@ -110,7 +110,7 @@ def refuse_nonfinite(engine: Any, what: str) -> None:
 
 
 def save_progress(engine: Any, folder: Path, step: int) -> None:
-    """Save what the warm-up continues from (a collective). Only when it is whole does `latest` name it and its
+    """Saves what the warm-up continues from (a collective). Only when it is whole does `latest` name it and its
     predecessor go, so that a kill or a full disk at any moment leaves one that can be continued."""
     import torch.distributed as dist
 
@@ -164,7 +164,7 @@ def whole_state(engine: Any) -> dict[str, torch.Tensor]:
 
 
 def save_model(engine: Any, folder: Path, finish: Any) -> None:
-    """Write the model as a Hugging Face folder that appears whole or not at all; `finish(folder)` adds the tokenizer."""
+    """Writes the model as a Hugging Face folder that appears whole or not at all; `finish(folder)` adds the tokenizer."""
     import torch.distributed as dist
 
     refuse_nonfinite(engine, str(folder))

@@ -17,7 +17,7 @@ class Profiler:
         self._trace: Any = None
 
     def begin(self, step: int) -> None:
-        """Start to trace if `step` is one of the chosen."""
+        """Starts to trace if `step` is one of the chosen."""
         if step not in self._steps:
             return
         import torch
@@ -31,7 +31,7 @@ class Profiler:
         self._trace.start()
 
     def end(self, step: int) -> list[Path]:
-        """Write the trace that `begin` started; returns the files, none if it started none."""
+        """Writes the trace that `begin` started; returns the files, none if it started none."""
         if self._trace is None:
             return []
         import torch

@@ -132,7 +132,7 @@ class Progress:
             self._printed = (now, float(done))
 
     def close(self) -> None:
-        """End the display and print how long the work took. Calling it again does nothing."""
+        """Ends the display and prints how long the work took. Calling it again does nothing."""
         if self._closed:
             return
         self._closed = True

@@ -21,11 +21,11 @@ class Service(Protocol):
     """One run in one tracker."""
 
     def log(self, step: int, scalars: Scalars) -> None:
-        """Send the scalars of one step."""
+        """Sends the scalars of one step."""
         ...
 
     def close(self) -> None:
-        """Send what is left, and end the run."""
+        """Sends what is left, and ends the run."""
         ...
 
 
@@ -113,11 +113,11 @@ class Services:
         config: Mapping[str, Any],
         warn: Callable[[str], None] = print,
     ) -> "Services":
-        """Open those of `names` that are services (tensorboard writes files of its own, `events.py`)."""
+        """Opens those of `names` that are services (tensorboard writes files of its own, `events.py`)."""
         return cls({name: SERVICES[name](root, project, config) for name in names if name in SERVICES}, warn)
 
     def log(self, step: int, row: Mapping[str, Any]) -> None:
-        """Send the finite numbers of a row of metrics.jsonl."""
+        """Sends the finite numbers of a row of metrics.jsonl."""
         values = {name: number(value) for name, value in row.items() if name != "step"}
         scalars = {name: value for name, value in values.items() if value is not None}
         self._each(lambda service: service.log(step, scalars))

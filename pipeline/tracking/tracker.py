@@ -108,7 +108,7 @@ class Tracker:
             self._seconds[name] = self._seconds.get(name, 0.0) + self._clock() - start
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Write one step's row: `metrics`, the phases as `seconds/<phase>`, and `seconds/step`, all since the last call; from
+        """Writes one step's row: `metrics`, the phases as `seconds/<phase>`, and `seconds/step`, all since the last call; from
         `speed/generated_tokens` also the response tokens a second of the whole step (of all devices, and of one) and of the
         `generate` phase; from `speed/update_operations` the share of the devices' peak in the `update` phase. Steps must rise;
         rows that an earlier process left for this step or later ones are dropped. The row is on the disk when this returns, so
@@ -141,7 +141,7 @@ class Tracker:
         return row
 
     def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rollouts of this step to `samples.jsonl`; `step` is added to each row.
+        """Appends rollouts of this step to `samples.jsonl`; `step` is added to each row.
 
         Rows are `{"prompt_id", "problem", "gold", "responses": [{"text", "reward", "advantage", "finish_reason",
         "extracted"}]}`.
@@ -197,7 +197,7 @@ class StepFile:
         self._checked = False
 
     def rewind(self, step: int) -> set[float]:
-        """Drop the rows after `step` and return the steps of the others. The file is replaced atomically, and only if it
+        """Drops the rows after `step` and returns the steps of the others. The file is replaced atomically, and only if it
         holds such rows."""
         self._checked = True
         if not self.path.exists():
@@ -209,7 +209,7 @@ class StepFile:
         return kept
 
     def append(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """Append rows of one step. The first call drops what an earlier process left of this step and later ones."""
+        """Appends rows of one step. The first call drops what an earlier process left of this step and later ones."""
         if not self._checked:
             self.rewind(step - 1)
         append_jsonl(self.path, rows, durable=True)

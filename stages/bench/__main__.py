@@ -50,7 +50,7 @@ def work_of(settings: Settings) -> dict[str, Any]:
 
 
 def beside(run: StageRun, earlier: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """Print the comparison; returns the rows that are slower and faster by more than the noise."""
+    """Prints the comparison; returns the rows that are slower and faster by more than the noise."""
     rows = compare.compare(earlier["samples"], record["samples"])
     for line in compare.differences(earlier, record):
         run.log(f"differs: {line}")

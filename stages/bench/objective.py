@@ -151,7 +151,7 @@ class _Clock:
         self._last = self._now()
 
     def lap(self, name: str) -> None:
-        """Add the time since the last lap to `name`."""
+        """Adds the time since the last lap to `name`."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         now = self._now()

@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 def bench(settings: Settings, console: Console | None = None) -> dict[str, Any]:
-    """Measure forward and backward at `settings.bench.{tokens,hidden,vocab}`, `repeats` times; print a table.
+    """Measures forward and backward at `settings.bench.{tokens,hidden,vocab}`, `repeats` times; prints a table.
 
     Returns a JSON-ready dict: the setting, and a row for each variant with its seconds (median and all), peak memory
     beyond inputs and gradients in MB (1e6 bytes), ratio to the naive time of the same turn (median), processor seconds
@@ -66,7 +66,7 @@ def bench(settings: Settings, console: Console | None = None) -> dict[str, Any]:
 
 
 def run_case(case: Case) -> Measured | str:
-    """Measure in fresh processes, one for each rank; the slowest and largest rank counts. A string says what failed."""
+    """Measures in fresh processes, one for each rank; the slowest and largest rank counts. A string says what failed."""
     env = os.environ | {"OMP_NUM_THREADS": str(case.threads)}
     with tempfile.TemporaryDirectory() as folder:
         ranks = [replace(case, rank=rank, store=f"{folder}/store") for rank in range(case.tp)]

@@ -87,7 +87,7 @@ def _step(variant: str, group: dist.ProcessGroup | None) -> Step:
 
 
 def measure(case: Case) -> Measured:
-    """Run the case in this process. Needs a process that has not run another one, for its peak of memory."""
+    """Runs the case in this process. Needs a process that has not run another one, for its peak of memory."""
     torch.set_num_threads(case.threads)
     group = None
     if case.tp > 1:

@@ -186,7 +186,7 @@ def save_memory(settings: Settings, experience: Experience) -> Found:
 
 
 def save(actor: Actor, settings: Settings) -> float:
-    """Save into a folder that is deleted again; returns the seconds."""
+    """Saves into a folder that is deleted again; returns the seconds."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         checkpoint.save(Path(folder), 1, actor.chunks, settings.model, optimizer=actor.optimizer, common={})
@@ -214,7 +214,7 @@ def decoding(settings: Settings, prompts: int, new_tokens: int) -> Found:
 
 
 def free() -> None:
-    """Give back what earlier rungs left: Megatron's objects refer to each other in circles."""
+    """Gives back what earlier rungs left: Megatron's objects refer to each other in circles."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

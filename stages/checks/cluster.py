@@ -70,7 +70,7 @@ class Meeting:
 
 
 def main(run: StageRun) -> dict:
-    """Check all nodes; raises InputError (exit code 3) that names every fault, on every node."""
+    """Checks all nodes; raises InputError (exit code 3) that names every fault, on every node."""
     cluster = run.settings.cluster
     machines.check_port(cluster)
     if cluster.nnodes > 1:

@@ -116,7 +116,7 @@ def _version(package: str) -> str:
 
 
 def report(run: StageRun, rows: Sequence[Row]) -> None:
-    """Print the table, and leave it as gpu.json and gpu.md."""
+    """Prints the table, and leaves it as gpu.json and gpu.md."""
     for line in ladder.screen(rows):
         run.log(line)
     where = header()

@@ -80,7 +80,7 @@ def _run(stage: str, words: list[str], deadline: float) -> str:
 
 
 def _kill_when(condition: Callable[[], bool], process: "subprocess.Popen[str]", deadline: float) -> bool:
-    """Kill the process as soon as the condition holds; False if it ended before or the time was up."""
+    """Kills the process as soon as the condition holds; False if it ended before or the time was up."""
     try:
         while process.poll() is None and time.monotonic() < deadline:
             if condition():

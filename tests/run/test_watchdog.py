@@ -94,7 +94,7 @@ def test_a_stopped_rank_is_named_with_its_phase_though_the_other_reached_its_lim
     assert "Rank 0: in update of step 3 for 101 s." in rest
     assert any("in waits_for_ever" in line for line in rest)
     assert ranks.said == [first]
-    assert not ranks.is_alive(1)
+    assert ranks.processes[1].wait(timeout=30) == -signal.SIGKILL
     assert ranks.is_alive(0)  # torchrun sees to it
     (notice,) = ranks.folder.glob(f"{NOTICE}*.json")
     assert json.loads(notice.read_text())["message"] == verdict
@@ -109,7 +109,7 @@ def test_of_living_ranks_the_one_that_is_behind_is_named_with_its_stack(ranks):
     assert (first[:6], second) == ("Rank 1", "Rank 0: in update of step 3 for 101 s.")
     assert third == "Rank 1 was here, the latest call first:"
     assert "in waits_for_ever" in ranks.watchdog.verdict
-    assert not ranks.is_alive(1)
+    assert ranks.processes[1].wait(timeout=30) == -signal.SIGKILL
 
 
 def test_nobody_is_blamed_for_what_has_no_limit_or_while_the_launcher_itself_was_stopped(ranks):

@@ -217,8 +217,8 @@ def test_a_judge_needs_the_name_of_its_model() -> None:
 def test_an_evaluation_says_which_share_is_right_by_the_judge_alone(server: Server) -> None:
     group = [_rollout(answer) for answer in ("May 3", "May 4", "the third of May", "May 3")]
     server.script = lambda data: "A" if "May 3" in data["candidate"] else "B"
-    engine = SimpleNamespace(generate=lambda prompts, count, sampling, on_finish: [group[:count]])
+    engine = SimpleNamespace(generate=lambda prompts, count, sampling, **_: [group[:count]])
     verify = Verify(workers=1, judge=server.address, judge_model="verifier")
     with Grader(verify, 100) as grader:
-        statistics, _ = measure(Evaluate(k=4, bootstrap=10), engine, grader, None, None, [group[0].prompt], 0)
+        statistics, _ = measure(Evaluate(k=4, bootstrap=10), engine, grader, None, None, "made", [group[0].prompt], 0)
     assert (statistics["avg@4"], statistics["judged"]) == (0.75, 0.5)

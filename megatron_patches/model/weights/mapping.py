@@ -108,7 +108,7 @@ def join(entry: Entry, shards: list[torch.Tensor], model: Model, cat: Cat = torc
 
 
 def fill_vocab(shard: torch.Tensor, whole: torch.Tensor, rank: int) -> None:
-    """Copy this rank's rows of the embedding `whole` [vocab, h] into `shard` [padded vocab / size, h]; the rest is 0."""
+    """Copies this rank's rows of the embedding `whole` [vocab, h] into `shard` [padded vocab / size, h]; the rest is 0."""
     first = rank * shard.shape[0]
     rows = whole[first : first + shard.shape[0]]
     shard.zero_()

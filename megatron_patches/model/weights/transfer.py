@@ -40,7 +40,7 @@ def _cut_group(entry: Entry):
 
 @torch.no_grad()
 def load_hf(chunks: list, model: Model, read: Callable[[str], torch.Tensor]) -> None:
-    """Fill `chunks` from whole Hugging Face tensors, which `read(name)` returns one at a time.
+    """Fills `chunks` from whole Hugging Face tensors, which `read(name)` returns one at a time.
 
     Raises KeyError from `read` for a missing tensor and ValueError naming the tensor for a wrong shape.
     """

@@ -17,7 +17,7 @@ _sympy: Any = None
 
 
 def load() -> None:
-    """Import both libraries, close their ways to `eval`, and warm the grammar's tables (shared by all forks)."""
+    """Imports both libraries, closes their ways to `eval`, and warms the grammar's tables (shared by all forks)."""
     global _sympy
     if _sympy is not None:
         return
@@ -46,7 +46,7 @@ _SAMPLES = [
 
 
 def forget() -> None:
-    """Drop the remembered readings (for measurements, whose rows repeat)."""
+    """Drops the remembered readings (for measurements, whose rows repeat)."""
     reader.read.cache_clear()
 
 

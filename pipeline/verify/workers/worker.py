@@ -74,7 +74,7 @@ def _undecided(question: str, left: str, right: str) -> bool | None:
 
 
 def serve(sock: socket.socket, hello: dict[str, Any]) -> None:
-    """Grade chunks from `sock` until it closes."""
+    """Grades chunks from `sock` until it closes."""
     devnull = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(devnull, stream)
