@@ -178,7 +178,7 @@ def _last_marker(text: str, box_end: int | None = None) -> re.Match[str] | None:
     response is mathematics, and this pattern would be tried at every character of it."""
     lower = text.lower()
     words, pattern = (ANNOUNCING, _MARKER) if text.isascii() else ((*ANNOUNCING, *ANNOUNCING_ABROAD), _MARKER_ABROAD)
-    last = max([lower.rfind(word) for word in words])
+    last = max(map(lower.rfind, words))
     if last < 0:
         return None
     if (
@@ -230,7 +230,7 @@ def _tagged(tagged: list[str]) -> Extraction:
 
 def _from_marker(text: str, marker: re.Match[str]) -> Extraction:
     rest = text[marker.end() : marker.end() + LONGEST_SENTENCE]
-    rest = _HOPE.sub("", rest).lstrip(" *:\n\t_")
+    rest = (_HOPE.sub("", rest) if "ope " in rest else rest).lstrip(" *:\n\t_")
     sentence = first_sentence(rest)
     found = in_sentence(sentence)
     if found.answer is None:

@@ -24,7 +24,9 @@ _NO_ANSWER = re.compile(
 
 def is_no_answer(gold: str) -> bool:
     """Whether `gold` says that there is no answer to compare with. The word none in small letters is an answer."""
-    gold = re.sub(r"^\\boxed\{(.*)\}$", r"\1", gold.strip().strip("$").strip()).strip()
+    gold = gold.strip().strip("$").strip()
+    if gold.startswith("\\boxed"):
+        gold = re.sub(r"^\\boxed\{(.*)\}$", r"\1", gold).strip()
     return _NO_ANSWER.fullmatch(gold) is not None and gold not in ("none", "NONE")
 
 

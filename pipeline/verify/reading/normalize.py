@@ -289,13 +289,24 @@ def _trim(text: str) -> str:
             return text
 
 
+_LISTED = re.compile(r"(?<=\d)\s*,\s+(?=\d)")
+"""`1, 234` is two numbers, `1,234` one."""
+_MIXED = re.compile(r"(?<=\d)\s+(?=\d)(?!\d{3}(?!\d))")
+"""`2 3/4` is not `23/4`, but `1 000` is `1000`."""
+_BEFORE_A_LETTER = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])")
+_SINGLE = re.compile(r"([\^_])\{([A-Za-z0-9])\}")
+
+
 @lru_cache(maxsize=128)
 def key(cleaned: str) -> str:
     """For comparing as strings: no spaces, no braces around single characters, one spelling of signs."""
     if _SIMPLE.fullmatch(cleaned):
         return cleaned
-    text = re.sub(r"(?<=\d)\s*,\s+(?=\d)", ";", cleaned)  # `1, 234` is two numbers, `1,234` one
-    text = re.sub(r"(?<=\d)\s+(?=\d)(?!\d{3}(?!\d))", "~", text)  # `2 3/4` is not `23/4`, but `1 000` is `1000`
-    text = re.sub(r"\s+", "", re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])", r"\1{}", text))
-    text = re.sub(r"([\^_])\{([A-Za-z0-9])\}", r"\1\2", text)
+    text = cleaned
+    if " " in text:
+        text = _LISTED.sub(";", text)
+        text = _MIXED.sub("~", text)
+        text = _SPACE.sub("", _BEFORE_A_LETTER.sub(r"\1{}", text))
+    if "{" in text:
+        text = _SINGLE.sub(r"\1\2", text)
     return text.replace(r"\cdot", "*")
