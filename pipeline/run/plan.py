@@ -19,6 +19,9 @@ from pipeline.run.shapes import count
 from pipeline.settings import Settings
 from pipeline.settings.engine import chosen_engine, is_installed, uses_gpus, why_chosen
 
+KEPT = "kept; rehearse=true counted up to 1.6 times as much"
+"""What is known of the estimate of activations without recomputation."""
+
 
 def world_size(settings: Settings) -> int:
     """Ranks of the whole run."""
@@ -253,7 +256,7 @@ def _memory_lines(settings: Settings) -> list[str]:
         ("optimizer", memory.optimizer, "masters and Adam's moments" + _over(settings)),
         ("reference", memory.reference, "for the KL term" if memory.reference else "no KL term"),
         ("overhead", memory.overhead, "context, communication buffers, allocator"),
-        ("activations", memory.activations, "recomputed" if settings.rl.recompute else "kept"),
+        ("activations", memory.activations, "recomputed" if settings.rl.recompute else KEPT),
         (
             "policy head",
             memory.head,
