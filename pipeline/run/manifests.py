@@ -18,6 +18,7 @@ from pipeline.common.files import read_json, write_json
 from pipeline.run.catalog import HARMLESS, IRRELEVANT, PROMPTS, STAGES, Job, Stage
 from pipeline.run.imports import source_of
 from pipeline.settings import Settings
+from pipeline.settings.schema import default_of
 
 WORDS = ("before", "after")
 """Checkpoints of the run itself: the converted base, and the newest of the training."""
@@ -111,12 +112,16 @@ class State:
     inputs: dict[str, str | None]
 
     def changed_from(self, old: dict[str, Any]) -> list[str]:
-        """What differs from a manifest: `rl.steps 24 -> 80`, or the name of an input."""
-        before = old.get("config", {})
+        """What differs from a manifest: `rl.steps 24 -> 80`, or the name of an input.
+
+        A setting that the manifest lacks had its default: it is younger than the manifest.
+        """
+        config = old.get("config", {})
+        before = {key: config.get(key, default_of(key)) for key in {*config, *self.config}}
         changes = [
-            f"{key} {_short(before.get(key))} -> {_short(self.config.get(key))}"
-            for key in sorted({*before, *self.config})
-            if before.get(key) != self.config.get(key)
+            f"{key} {_short(before[key])} -> {_short(self.config.get(key))}"
+            for key in sorted(before)
+            if before[key] != self.config.get(key)
         ]
         inputs = old.get("inputs", {})
         return changes + [

@@ -160,7 +160,7 @@ def describe(key: str) -> str:
     try:
         annotation, optional = _unwrap(field_type(key))
     except UsageError:
-        return "nothing (no such setting)"
+        return _describe_item(key)
     text = _type_name(annotation)
     limits = [
         f"{sign} {bound}" if isinstance(bound, int) else f"{sign} {bound:g}" for sign, bound in _limits(_field(key))
@@ -168,6 +168,16 @@ def describe(key: str) -> str:
     if limits:
         text += " " + " and ".join(limits)
     return text + (", or none" if optional else "")
+
+
+def _describe_item(key: str) -> str:
+    """What is allowed at `tracking.to.0`, as pydantic calls the items of a list."""
+    whole, _, place = key.rpartition(".")
+    try:
+        annotation = _unwrap(field_type(whole))[0] if place.isdigit() else None
+    except UsageError:
+        annotation = None
+    return _type_name(get_args(annotation)[0]) if get_origin(annotation) is list else "nothing (no such setting)"
 
 
 def _field(key: str) -> FieldInfo | None:

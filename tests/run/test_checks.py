@@ -49,6 +49,7 @@ WRONG = [
     ("rl", "algo.import_path=pipeline.objectives.nothing:loss", 2, "there is no module pipeline.objectives.nothing"),
     ("rl", "algo.import_path=pipeline.objectives.losses.cispo:cisp", 2, "Did you mean"),
     ("rl", "sft.phases.0.rows=zzz", 2, "sft.phases.0.rows=zzz (from the command line): allowed is sft, sft_mixed"),
+    ("rl", "tracking=[wandbx]", 2, "tracking.to.0=wandbx (from the command line): allowed is tensorboard, wandb, mlflow, trackio"),
     ("sft", "data.arithmetic.sft_mixed_rows=0", 2, "sft.phases.1.rows=sft_mixed, but data.arithmetic.sft_mixed_rows=0"),
     ("sft", "sft.batch_size=7", 2, "sft.batch_size=7 rows cannot be shared evenly by 2 ranks"),
     ("rl", "data.arithmetic.min_terms=8", 2, "min_terms=8 is above data.arithmetic.max_terms=7"),

@@ -12,6 +12,7 @@ from pipeline.common.files import read_json, write_json
 from pipeline.run import manifests
 from pipeline.run.catalog import ORDER, STAGES, Job
 from pipeline.run.compose import compose
+from pipeline.run.manifests import State
 from pipeline.run.summary import mean_accuracy, write_summary
 
 
@@ -283,3 +284,9 @@ def test_a_judge_may_move_to_another_server_and_no_other_may_take_its_place(tmp_
     )
     assert first == moved
     assert first != other
+
+
+def test_a_setting_that_is_younger_than_a_record_counts_as_its_default():
+    """A run goes on after an upgrade that brought new settings."""
+    assert not State({"rl.steps": 5, "verify.digits": 4}, {}).changed_from({"config": {"rl.steps": 5}})
+    assert State({"verify.digits": 3}, {}).changed_from({"config": {}}) == ["verify.digits 4 -> 3"]
