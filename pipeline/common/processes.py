@@ -35,8 +35,8 @@ _forking = (0, True)
 def tie_forked_children() -> None:
     """From now on every process that this one forks, and every process that those fork, ends with its parent.
 
-    Megatron forks its checkpoint writers without a word about their end: one that outlives its rank keeps the rank's
-    sockets open. Programs that `subprocess` starts are not affected. Call it once.
+    A library or a reward function may fork. A child that outlives its rank keeps the rank's sockets open, as Megatron's own
+    checkpoint writer did. Programs that `subprocess` starts are not affected. Call it once.
     """
     os.register_at_fork(before=_before_fork, after_in_child=_in_forked_child)
 

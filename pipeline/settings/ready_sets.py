@@ -68,7 +68,8 @@ def sets_of(entries: list[str], folder: str | None) -> dict[str, str]:
 
 
 def _in_folder(name: str, folder: str | None) -> str | None:
-    """The file or dataset folder of a known set: called by its name or as it is published, whatever the case and dashes."""
+    """The file or dataset folder of a known set: with the set's name or the published name; case and dashes do not
+    count."""
     if folder is None or not Path(folder).is_dir():
         return None
     ready = READY_SETS[name]
