@@ -17,7 +17,7 @@ from pipeline.compare.results import Figures, read_figures
 from pipeline.compare.schedule import Job, Schedule
 from pipeline.compare.verdict import Table, summary_of
 from pipeline.run import machines
-from pipeline.run.arms import check, effective, shared_words
+from pipeline.run.arms import arms_of, effective, shared_words
 from pipeline.run.door import ROOT
 from pipeline.settings import Settings
 from pipeline.stage import AGAIN, StageRun, run_stage
@@ -29,7 +29,7 @@ SHARED = ("preprocess", "sft", "convert")
 def main(run: StageRun) -> dict:
     settings = run.settings
     given = given_words(run)
-    arms, own = check(settings, given, run.root), shared_words(settings, given)
+    arms, own = arms_of(settings, given), shared_words(settings, given)  # the command line has checked them
     seeds = range(settings.compare.first_seed, settings.compare.first_seed + settings.compare.seeds)
     folder, slots = run.root / "runs", slots_of(settings)
     schedule = Schedule(slots, ROOT, dict(os.environ), run.log)

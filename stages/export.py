@@ -1,7 +1,6 @@
 """Megatron distributed checkpoint -> Hugging Face folder that transformers and vLLM load as it is."""
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from megatron_patches import session
 from megatron_patches.model import checkpoint
 from megatron_patches.model.policy_model import build_chunks
 from megatron_patches.model.weights import export_tensors
-from pipeline.common.files import write_json
+from pipeline.common.files import whole_folder, write_json
 from pipeline.models.tensors import write_folder
 from pipeline.settings import Settings
 from pipeline.stage import StageRun, run_stage
@@ -37,15 +36,12 @@ def write_model(run: StageRun, settings: Settings, chunks: list, folder: Path) -
         for _ in tensors:  # export_tensors is collective: every rank walks through it
             pass
         return []
-    temporary = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    files = write_folder(temporary, tensors, sources=session.source_folder(run))
-    config = json.loads((temporary / "config.json").read_text())
-    config.pop("torch_dtype", None)
-    # A warm-up turns the cache off for its own sake; left off, generation from the export is many times slower.
-    write_json(temporary / "config.json", config | {"dtype": str(dtype).removeprefix("torch."), "use_cache": True})
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with whole_folder(folder) as temporary:
+        files = write_folder(temporary, tensors, sources=session.source_folder(run))
+        config = json.loads((temporary / "config.json").read_text())
+        config.pop("torch_dtype", None)
+        # A warm-up turns the cache off for its own sake; left off, generation from the export is many times slower.
+        write_json(temporary / "config.json", config | {"dtype": str(dtype).removeprefix("torch."), "use_cache": True})
     return files
 
 

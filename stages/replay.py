@@ -20,6 +20,7 @@ from megatron_patches.training.policy_loss import Objective
 from pipeline.common.errors import InputError
 from pipeline.common.files import read_jsonl, write_json, write_text
 from pipeline.common.spans import spans
+from pipeline.common.tables import aligned
 from pipeline.rl import kept_samples
 from pipeline.run.manifests import State
 from pipeline.settings import Settings
@@ -41,6 +42,7 @@ def main(run: StageRun) -> dict:
     load_start(run, settings, actor, start)
     reference = load_reference(run, settings) if settings.algo.kl_coef else None
     tracker = Tracker(run.folder(), total_steps=step, enabled=False)
+    recorded = rows_of(run)
     differences: list[Difference] = []
     said: set[str] = set()
     for at in range(start + 1, step + 1):
@@ -51,7 +53,7 @@ def main(run: StageRun) -> dict:
         said |= set(changes)
         objective = Objective.of(settings.algo, rl, settings.rollout, kept.sampled_elsewhere)
         _, now = learn(settings, actor, reference, objective, kept.batch, at, tracker)
-        differences = list(compare(then(run, at), strict(now)))
+        differences = list(compare(recorded.get(at, {}), strict(now)))
         equal = sum(entry.is_equal for entry in differences)
         run.log(f"step {at}: {equal} of {len(differences)} metrics are equal to the bit")
     if run.is_main:
@@ -104,10 +106,10 @@ def load_start(run: StageRun, settings: Settings, actor: Actor, start: int) -> N
     actor.scheduler.load_state_dict(common["scheduler"])
 
 
-def then(run: StageRun, step: int) -> Mapping[str, Any]:
-    """The row of metrics.jsonl, empty if the step never ended."""
+def rows_of(run: StageRun) -> dict[int, Mapping[str, Any]]:
+    """The rows of metrics.jsonl by step; a step that never ended has none."""
     path = run.root / "metrics.jsonl"
-    return next((row for row in read_jsonl(path) if row.get("step") == step), {}) if path.exists() else {}
+    return {row["step"]: row for row in read_jsonl(path) if "step" in row} if path.exists() else {}
 
 
 @dataclass(frozen=True)
@@ -145,10 +147,8 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Diffe
 
 
 def table_of(differences: list[Difference]) -> str:
-    rows = [("metric", "then", "now", "difference")]
-    rows += [(entry.metric, shown(entry.then), shown(entry.now), entry.text) for entry in differences]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    rows = [(entry.metric, shown(entry.then), shown(entry.now), entry.text) for entry in differences]
+    return "\n".join(aligned(("metric", "then", "now", "difference"), rows))
 
 
 def shown(value: Any) -> str:

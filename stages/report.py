@@ -12,7 +12,7 @@ from pipeline.run.summary import write_summary
 from pipeline.settings import Settings
 from pipeline.stage import StageRun, run_stage
 from pipeline.verify import VerifierPool
-from pipeline.verify.reading.extract import answered_before_cut
+from pipeline.verify.reading.extract import graded_part
 from pipeline.verify.reading.given import how_given
 from stages.bench.math_verify import math_verify
 
@@ -46,7 +46,7 @@ def audit_of(settings: Settings, rows: list[dict[str, Any]]) -> Audit | None:
     """
     if not rows:
         return None
-    texts = [answered_before_cut(row["text"]) if row.get("finish_reason") == "length" else row["text"] for row in rows]
+    texts = [graded_part(row["text"], row.get("finish_reason")) for row in rows]
     with VerifierPool.from_settings(settings.verify) as pool:
         grades = pool.grade_many([(text, row["gold"], row["problem"]) for text, row in zip(texts, rows, strict=True)])
     peer: dict[str, Any] = {"version": None, "verdicts": [None] * len(rows)}

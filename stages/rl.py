@@ -13,11 +13,11 @@ import torch
 from megatron_patches import session
 from megatron_patches.engines.choose import build_engine, chosen_engine, evaluation_sampling, sampling_of
 from megatron_patches.model import checkpoint
-from megatron_patches.training.actor import Actor, DivergenceError
+from megatron_patches.training.actor import Actor
 from megatron_patches.training.policy import Policy
 from megatron_patches.training.policy_loss import MinibatchLoss, Objective, reduce_metrics
 from pipeline.common import heartbeat
-from pipeline.common.errors import UsageError
+from pipeline.common.errors import DivergenceError, UsageError
 from pipeline.data.prompts import load_eval_prompts, load_prompts
 from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.rl import kept_samples
@@ -43,7 +43,7 @@ from pipeline.rl.utilization import active_parameters, peak_of, update_operation
 from pipeline.rollout.gap import GapError, gap_metrics
 from pipeline.run.catalog import HARMLESS, STAGES
 from pipeline.run.manifests import State, flat
-from pipeline.run.shapes import count
+from pipeline.run.shapes import visited
 from pipeline.settings import Model, Rl, Settings
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking import Tracker
@@ -186,8 +186,7 @@ def tracker_of(run: StageRun, settings: Settings) -> Tracker:
 
 def operations_of(model: Model, samples: Samples) -> float:
     """Floating-point operations of one pass over the sequences of a step."""
-    counts = count(model)
-    active = active_parameters(model, counts.total, counts.layers * counts.experts)
+    active = active_parameters(model, visited(model))
     lengths = (len(p) + len(r) for p, r in zip(samples.prompts, samples.responses, strict=True))
     return update_operations(model, active, lengths)
 

@@ -11,14 +11,13 @@ import torch
 
 from megatron_patches.policy_head import token_logprobs
 from pipeline.common import heartbeat
-from pipeline.common.errors import InputError, UsageError
+from pipeline.common.errors import DivergenceError, InputError, UsageError
 from pipeline.common.files import append_jsonl, read_jsonl, write_jsonl
 from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.models import folders as hf
 from pipeline.models.partitioned import load_partitioned
 from pipeline.models.tensors import readable
 from pipeline.sft.engine import (
-    DivergenceError,
     accumulation_steps,
     build_engine,
     connect,

@@ -64,7 +64,7 @@ def load(
 def load_folder(
     folder: Path, chunks: list, model: Model, *, optimizer=None, checked: bool = False, remedy: str = "make it again"
 ) -> dict[str, Any]:
-    """Loads a checkpoint into `chunks` (and `optimizer`), whatever layout it was saved at (a collective); returns its
+    """Loads a checkpoint, saved at any layout, into `chunks` (and `optimizer`) (a collective). Returns its
     `common` state, which is empty where another program wrote the checkpoint.
 
     Raises InputError naming the folder when it is damaged, of another model, not finite, or asks for foreign classes.

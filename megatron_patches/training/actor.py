@@ -17,13 +17,9 @@ from megatron_patches.training.optimizer import (
 )
 from megatron_patches.training.policy import Policy
 from megatron_patches.training.policy_loss import MinibatchLoss, Objective, finalize_grads
-from pipeline.common.errors import UsageError, UserError
+from pipeline.common.errors import DivergenceError, UsageError
 from pipeline.rl.experience import Experience
 from pipeline.settings import Layout, Model, Rl
-
-
-class DivergenceError(UserError):
-    """Too many optimizer steps in a row had a loss or gradient that is not finite."""
 
 
 class Actor(Policy):

@@ -13,6 +13,10 @@ class UsageError(UserError):
     exit_code = 2
 
 
+class DivergenceError(UserError):
+    """The numbers of a training are no longer finite, several optimizer steps in a row or in its weights."""
+
+
 class InputError(UserError):
     """An input or an earlier stage is missing or broken: names which, and the command that makes it."""
 

@@ -7,8 +7,10 @@ was completely written and nothing else. Nothing of torch is imported: numbers o
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,17 @@ def write_bytes(path: StrPath, chunks: Iterable[bytes]) -> None:
 def follow_umask(path: StrPath) -> None:
     """Gives a file that a library made for its owner alone the permissions of any other new file."""
     os.chmod(path, 0o666 & ~_umask())
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder for what is written inside, which then takes the place of `folder`: it appears whole or not at all.
+    What an error leaves is deleted by the next call."""
+    temporary = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    yield temporary
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
 
 
 def append_jsonl(path: StrPath, rows: Iterable[dict[str, Any]], durable: bool = False) -> None:

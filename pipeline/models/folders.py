@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import InputError, UsageError
+from pipeline.common.files import whole_folder
 from pipeline.models.tensors import TensorFolder, readable
 from pipeline.settings import Model
 from pipeline.settings.config_json import CLASSES, key_of, read_config, shape_of
@@ -209,14 +210,11 @@ def write_random(run: StageRun, folder: Path) -> None:
 
     source = run.root / "preprocess" / "tokenizer"
     tokenizer = load(source)
-    temporary = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
     model = random_model(run.settings.model, len(tokenizer), special_tokens(tokenizer), run.settings.seed)
-    model.save_pretrained(str(temporary))
-    copy_tokenizer(source, temporary)
-    readable(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with whole_folder(folder) as temporary:
+        model.save_pretrained(str(temporary))
+        copy_tokenizer(source, temporary)
+        readable(temporary)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from pipeline.rollout.interface import Groups, Rollout
 from pipeline.settings import Verify
 from pipeline.verify import Grade, VerifierPool
 from pipeline.verify.judge import Judge, judge_of
-from pipeline.verify.reading.extract import answered_before_cut
+from pipeline.verify.reading.extract import graded_part
 from pipeline.verify.rewards import Scorer
 
 
@@ -134,8 +134,8 @@ class Grader:
 
 
 def graded_text(rollout: Rollout) -> str:
-    """The response as far as it may hold an answer: after a cut by the length limit, only what was set apart before it."""
-    return answered_before_cut(rollout.text) if rollout.finish_reason == "length" else rollout.text
+    """What the verifier reads of a rollout."""
+    return graded_part(rollout.text, rollout.finish_reason)
 
 
 def _pair(rollout: Rollout) -> tuple[str, str, str]:

@@ -29,10 +29,7 @@ def update_operations(model: Model, active_parameters: int, lengths: Iterable[in
     return float(sum(6 * active_parameters * n + attention * n * n / 2 for n in lengths))
 
 
-def active_parameters(model: Model, total: int, expert_parameters: int) -> int:
-    """Parameters that a token meets: all but the experts that it does not visit, and the embedding table, which is looked up
-    (a tied one is also the output layer and counts)."""
-    experts = model.experts
-    unused = expert_parameters * (experts.count - experts.per_token) // experts.count if experts.count else 0
-    lookup = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
-    return total - unused - lookup
+def active_parameters(model: Model, visited: int) -> int:
+    """Parameters that a token meets: those of the experts and layers that it visits, without the embedding table, which is
+    looked up (a tied one is also the output layer and counts)."""
+    return visited - (0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size)

@@ -1,5 +1,6 @@
 """The stages: how each is started, what it reads and writes, and which settings its result depends on."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -170,6 +171,11 @@ HARMLESS = frozenset(
 
 ORDER = ("preprocess", "sft", "convert", "evaluate:before", "rl", "export", "evaluate:after", "report")
 """What `stage=all` runs."""
+
+
+def within(key: str, keys: Iterable[str]) -> bool:
+    """Whether a dotted key is one of `keys`, or lies in one that is a section."""
+    return any(key == outer or key.startswith(f"{outer}.") for outer in keys)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from pipeline.run import arms, checks, door, interfaces, machines, manifests, re
 from pipeline.run.catalog import ORDER, STAGES, Job, variant_of
 from pipeline.run.compose import SHORT, compose, derived_preset
 from pipeline.run.launch import command, config_path
+from pipeline.run.plan import PLAN_ALONE
 from pipeline.run.watchdog import Watchdog
 from pipeline.settings import Settings
 from pipeline.settings.derive import describe as describe_derived
@@ -31,8 +32,6 @@ from pipeline.settings.tracking import check_packages
 from pipeline.stage import AGAIN, disk_full, explain
 
 ROOT = door.ROOT
-PLAN_ALONE = ("rehearse=", "plan.", "cluster.speed.")
-"""Begin words of stage=plan that no stage of the plan reads."""
 
 
 def main(words: list[str]) -> int:

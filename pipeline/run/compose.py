@@ -355,8 +355,7 @@ def _chosen_layout(values: dict[str, Any]) -> dict[str, Any]:
         nnodes = int(values.get("cluster", {}).get("nnodes", 1))
     except (AttributeError, TypeError, ValueError):
         return own  # validation names the value
-    fitting = [nodes for nodes in layouts if nodes <= nnodes]
-    return (layouts[max(fitting)] if fitting else {}) | own
+    return record.layout_for(layouts, nnodes) | own
 
 
 def _without_stale_count(values: dict[str, Any], composed: Composed) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def check(cluster: Cluster) -> None:
     if cluster.master_addr in SAME_MACHINE or os.environ.get("GLOO_SOCKET_IFNAME"):
         return
     address = address_of(host)
-    if address is not None and not ip_address(address).is_loopback:
+    if not is_unreachable(address):
         return
     means = "has no address" if address is None else f"means {address}, this machine alone"
     first = next(iter(found), "<interface>")
@@ -52,6 +52,11 @@ def address_of(host: str) -> str | None:
         return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]).partition("%")[0]
     except OSError:
         return None
+
+
+def is_unreachable(address: str | None) -> bool:
+    """Whether other nodes cannot reach what listens at this node's own address."""
+    return not address or ip_address(address).is_loopback
 
 
 def usable() -> dict[str, str]:

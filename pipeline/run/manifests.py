@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.common.errors import InputError, UsageError
 from pipeline.common.files import read_json, write_json
-from pipeline.run.catalog import HARMLESS, IRRELEVANT, PROMPTS, STAGES, Job, Stage
+from pipeline.run.catalog import HARMLESS, IRRELEVANT, PROMPTS, STAGES, Job, Stage, within
 from pipeline.run.imports import source_of
 from pipeline.settings import Settings
 from pipeline.settings.schema import default_of
@@ -319,12 +319,7 @@ def _check_made(name: str, manifest: dict[str, Any], job: Job, root: Path, comma
 
 def _binding(stage: Stage, config: dict[str, Any]) -> dict[str, Any]:
     """The part of a flat configuration that decides what a stage leaves."""
-    within = tuple(f"{key}." for key in stage.binding)
-    return {
-        key: value
-        for key, value in config.items()
-        if (key in stage.binding or key.startswith(within)) and key not in PROMPTS
-    }
+    return {key: value for key, value in config.items() if within(key, stage.binding) and key not in PROMPTS}
 
 
 def _move_aside(path: Path) -> str:

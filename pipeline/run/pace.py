@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.run.memory import GIB
-from pipeline.run.shapes import count
+from pipeline.run.shapes import count, visited
 from pipeline.settings import Settings
 from pipeline.settings.engine import chosen_engine
 
@@ -56,7 +56,7 @@ def pace(settings: Settings, ranks: list[dict[str, Any]], world: int, copies: in
     generation = _generation(settings, world, responses, length)
     sync = slowest("sync")
     tokens = responses * length
-    flops = 6 * active(settings) * tokens * rl.epochs
+    flops = 6 * visited(settings.model) * tokens * rl.epochs
     seconds = generation + logprobs + update + sync
     mfu = flops / update / world / (settings.cluster.speed.tflops * 1e12)
     return Pace(generation, logprobs, update, sync, tokens / seconds / world, mfu)
@@ -65,13 +65,6 @@ def pace(settings: Settings, ranks: list[dict[str, Any]], world: int, copies: in
 def _seconds(rank: dict[str, Any], name: str) -> float:
     phase = rank["phases"].get(name)
     return phase["seconds"] + phase["exchange_seconds"] if phase else 0.0
-
-
-def active(settings: Settings) -> int:
-    """Parameters that one token visits."""
-    counts, experts = count(settings.model), settings.model.experts
-    visited = counts.experts * experts.per_token // experts.count if experts.count else 0
-    return counts.total - counts.layers * (counts.experts - visited)
 
 
 def _generation(settings: Settings, world: int, responses: int, length: int) -> float:
@@ -88,7 +81,7 @@ def _generation(settings: Settings, world: int, responses: int, length: int) -> 
     at_once = max(1, min(each, rollout.max_concurrent, int(room / (token * length))))
     held = token * (rollout.max_prompt_tokens + rollout.max_new_tokens / 2) * at_once
     reading = (weights + held) / (speed.memory_gb_s * 1e9)
-    arithmetic = 2 * active(settings) * at_once / tp / (speed.tflops * 1e12)
-    prompts = 2 * active(settings) * rollout.max_prompt_tokens * each / tp / (speed.tflops * 1e12)
+    arithmetic = 2 * visited(settings.model) * at_once / tp / (speed.tflops * 1e12)
+    prompts = 2 * visited(settings.model) * rollout.max_prompt_tokens * each / tp / (speed.tflops * 1e12)
     rounds = -(-each // at_once)
     return (rounds * rollout.max_new_tokens * max(reading, arithmetic) + prompts) / speed.efficiency

@@ -19,6 +19,8 @@ from pipeline.run.shapes import count
 from pipeline.settings import Settings
 from pipeline.settings.engine import chosen_engine, is_installed, uses_gpus, why_chosen
 
+PLAN_ALONE = ("rehearse=", "plan.", "cluster.speed.")
+"""Begin arguments of stage=plan that no stage of the plan reads."""
 KEPT = "kept; rehearse=true counted up to 1.6 times as much"
 """What is known of the estimate of activations without recomputation."""
 
@@ -249,7 +251,7 @@ def _no_weights(settings: Settings) -> str:
 
 def _memory_lines(settings: Settings) -> list[str]:
     memory, device = memory_of(settings), settings.cluster.device_memory_gib
-    unit, name = (GIB, "GiB") if memory.peak > 4 * GIB else (GIB / 1024, "MiB")
+    unit, name = _unit(memory.peak)
     rows = [
         ("weights", memory.weights, settings.model.dtype),
         ("gradients", memory.gradients, "fp32"),
@@ -264,12 +266,9 @@ def _memory_lines(settings: Settings) -> list[str]:
         ),
         ("generation", memory.generation, _generation_text(settings)),
     ]
-    lines = [f"Memory of the fullest device, {name} (estimate)"]
-    lines += [f"  {what:<12}{size / unit:8.1f}  {note}" for what, size, note in rows]
-    lines.append(
-        f"  peak        {memory.peak / unit:8.1f}  training {memory.training / unit:.1f},"
-        f" generating {memory.generating / unit:.1f}; a device has {device * GIB / unit:g}"
-    )
+    peaks = f"training {memory.training / unit:.1f}, generating {memory.generating / unit:.1f}; "
+    rows.append(("peak", memory.peak, f"{peaks}a device has {device * GIB / unit:g}"))
+    lines = [f"Memory of the fullest device, {name} (estimate)", *_sizes(rows, unit)]
     if memory.peak > device * GIB:
         lines.append(f"  WARNING: by this estimate it does not fit. Try {_cures(settings, memory)}.")
     if uses_gpus(settings.cluster) and gpu_count():  # planned on a machine of the cluster
@@ -281,7 +280,7 @@ def _memory_lines(settings: Settings) -> list[str]:
 def _warm_up_lines(settings: Settings) -> list[str]:
     """Memory of the warm-up on one device, and a warning if it is more than the device has."""
     memory, sft, device = _warm_up_memory(settings), settings.sft, settings.cluster.device_memory_gib
-    unit, name = (GIB, "GiB") if memory.peak > 4 * GIB else (GIB / 1024, "MiB")
+    unit, name = _unit(memory.peak)
     rows = [
         ("weights", memory.weights, f"{settings.model.dtype}, ZeRO {sft.zero_stage} over {world_size(settings)} ranks"),
         ("gradients", memory.gradients, settings.model.dtype),
@@ -291,15 +290,24 @@ def _warm_up_lines(settings: Settings) -> list[str]:
         ("activations", memory.activations, "recomputed" if sft.gradient_checkpointing else "kept"),
         ("loss", memory.head, "a tile of logits and the gradients of the output layer"),
     ]
-    lines = [f"Memory of the warm-up on a device, {name} (estimate)"]
-    lines += [f"  {what:<12}{size / unit:8.1f}  {note}" for what, size, note in rows]
-    lines.append(f"  peak        {memory.peak / unit:8.1f}  a device has {device * GIB / unit:g}")
+    rows.append(("peak", memory.peak, f"a device has {device * GIB / unit:g}"))
+    lines = [f"Memory of the warm-up on a device, {name} (estimate)", *_sizes(rows, unit)]
     if memory.peak > device * GIB:
         lines.append(
             "  WARNING: by this estimate it does not fit. Try sft.zero_stage=3, sft.gradient_checkpointing=true, a smaller"
             " sft.micro_batch_size or sft.sequence_length, or more nodes."
         )
     return lines
+
+
+def _unit(peak: int) -> tuple[float, str]:
+    """Bytes of the unit in which a table is readable, and its name."""
+    return (GIB, "GiB") if peak > 4 * GIB else (GIB / 1024, "MiB")
+
+
+def _sizes(rows: list[tuple[str, int, str]], unit: float) -> list[str]:
+    """The lines of a table of memory: (what, bytes, note)."""
+    return [f"  {what:<12}{size / unit:8.1f}  {note}" for what, size, note in rows]
 
 
 def _cures(settings: Settings, memory: Memory) -> str:
@@ -353,9 +361,7 @@ def _typed_lines(jobs: list[Job], words: list[str]) -> list[str]:
     drop: tuple[str, ...] = (
         "stage=",
         "dry_run=",
-        "rehearse=",
-        "plan.",
-        "cluster.speed.",
+        *PLAN_ALONE,
         "cluster.node_rank=",
         "cluster.nnodes=",
         "cluster.master_addr=",

@@ -7,7 +7,7 @@ import yaml
 
 from pipeline.common.errors import InputError
 from pipeline.common.files import write_text
-from pipeline.run.catalog import STAGES, Job
+from pipeline.run.catalog import STAGES, Job, within
 from pipeline.settings import Evaluate, Layout
 from pipeline.settings.ready_sets import sets_of
 from pipeline.settings.schema import load_yaml
@@ -44,8 +44,7 @@ def _without_derived(tree: Tree) -> Tree:
     model, cluster = tree.get("model"), tree.get("cluster")
     if isinstance(model, dict) and isinstance(cluster, dict) and isinstance(tree.get("layout"), dict):
         layouts = {int(nodes): layout for nodes, layout in (model.get("layouts") or {}).items()}
-        nodes = max((n for n in layouts if n <= int(cluster.get("nnodes", 1))), default=None)
-        chosen = Layout.model_validate(layouts[nodes] if nodes is not None else {}).model_dump()
+        chosen = Layout.model_validate(layout_for(layouts, int(cluster.get("nnodes", 1)))).model_dump()
         own = {key: value for key, value in tree["layout"].items() if chosen.get(key) != value}
         tree = {key: value for key, value in tree.items() if key != "layout"} | ({"layout": own} if own else {})
     data = tree.get("data")
@@ -54,6 +53,12 @@ def _without_derived(tree: Tree) -> Tree:
         paths = {name: path for name, path in data["eval_path"].items() if name not in named}
         tree = tree | {"data": data | {"eval_path": paths}}
     return tree
+
+
+def layout_for(layouts: dict[int, Tree], nnodes: int) -> Tree:
+    """The entry of a model's `layouts` with the largest number of nodes that is there; empty if all are above it."""
+    fitting = [nodes for nodes in layouts if nodes <= nnodes]
+    return layouts[max(fitting)] if fitting else {}
 
 
 def write(path: Path, job: Job) -> None:
@@ -86,16 +91,12 @@ OWNED = frozenset(key for stage in STAGES.values() for key in stage.settings)
 
 def _merged(old: Any, new: Any, path: str, read_now: tuple[str, ...]) -> Any:
     """`new`, but `old` for what only other stages read."""
-    if _within(path, read_now):
+    if within(path, read_now):
         return new
-    if _within(path, OWNED) and old is not None and not any(key.startswith(f"{path}.") for key in read_now):
+    if within(path, OWNED) and old is not None and not any(key.startswith(f"{path}.") for key in read_now):
         return old
     if isinstance(new, dict):
         before = old if isinstance(old, dict) else {}
         inner = f"{path}." if path else ""
         return {key: _merged(before.get(key), value, f"{inner}{key}", read_now) for key, value in new.items()}
     return new
-
-
-def _within(path: str, keys: tuple[str, ...] | frozenset[str]) -> bool:
-    return any(path == key or path.startswith(f"{key}.") for key in keys)

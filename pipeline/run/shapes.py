@@ -57,6 +57,13 @@ def count(model: Model) -> Counts:
     )
 
 
+def visited(model: Model) -> int:
+    """Parameters without the experts that a token does not visit."""
+    counts, experts = count(model), model.experts
+    unused = counts.experts * (experts.count - experts.per_token) // experts.count if experts.count else 0
+    return counts.total - counts.layers * unused
+
+
 def on_rank(model: Model, layout: Layout) -> tuple[int, int]:
     """Parameters of the fullest rank, (dense, experts): a stage's layers and whichever is larger, embedding or head.
 

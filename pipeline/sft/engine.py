@@ -7,13 +7,9 @@ from typing import Any
 
 import torch
 
-from pipeline.common.errors import InputError, UserError
-from pipeline.common.files import write_text
+from pipeline.common.errors import DivergenceError, InputError
+from pipeline.common.files import whole_folder, write_text
 from pipeline.settings import Sft
-
-
-class DivergenceError(UserError):
-    """The warm-up's numbers are no longer finite."""
 
 
 def connect(timeout_minutes: float) -> None:
@@ -170,10 +166,7 @@ def save_model(engine: Any, folder: Path, finish: Any) -> None:
     refuse_nonfinite(engine, str(folder))
     state = whole_state(engine)
     if dist.get_rank() == 0:
-        temporary = folder.with_name(f".{folder.name}.writing")
-        shutil.rmtree(temporary, ignore_errors=True)
-        engine.module.save_pretrained(str(temporary), state_dict=state)
-        finish(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        with whole_folder(folder) as temporary:
+            engine.module.save_pretrained(str(temporary), state_dict=state)
+            finish(temporary)
     dist.barrier()

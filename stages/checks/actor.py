@@ -27,12 +27,11 @@ from pipeline.rl.experience import Experience, Samples
 from pipeline.rollout.interface import Prompt, Rollout, Sampling
 from pipeline.run.compose import compose
 from pipeline.run.door import ROOT
-from pipeline.run.memory import estimate
+from pipeline.run.memory import GIB, estimate
 from pipeline.run.shapes import count
 from pipeline.settings import Settings
 from stages.checks.ladder import Found, NotHere
 
-GIB = 2**30
 VARIANTS = (
     ("padded", "fused", False), ("padded", "recompute", True), ("packed", "fused", True), ("packed", "recompute", False),
 )  # fmt: skip

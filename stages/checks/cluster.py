@@ -20,13 +20,13 @@ from torch.distributed import DistError, DistNetworkError, Store, TCPStore
 
 from pipeline.common.errors import InputError
 from pipeline.common.files import write_text
+from pipeline.common.tables import aligned
 from pipeline.run import machines
 from pipeline.settings import Cluster
 from pipeline.settings.engine import uses_gpus
 from pipeline.stage import StageRun
 from stages.checks import bandwidth, nodes
 from stages.checks.nodes import Node
-from stages.checks.tables import aligned
 
 JOIN_MINUTES = 5.0
 """How long the nodes wait for the last to be started."""

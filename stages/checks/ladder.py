@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from stages.checks.tables import aligned, markdown
+from pipeline.common.tables import aligned, markdown
 
 HEADINGS = ("rung", "asked", "got", "result", "seconds")
 

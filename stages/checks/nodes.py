@@ -15,14 +15,14 @@ from typing import Any
 
 import psutil
 
-from pipeline.run import machines
+from pipeline.run import interfaces, machines
 from pipeline.run.door import ROOT
+from pipeline.run.memory import GIB
 from pipeline.run.shapes import count
 from pipeline.run.summary import revision, versions
 from pipeline.settings import Cluster, Settings
 from pipeline.settings.engine import uses_gpus
 
-GIB = 2**30
 CLOCK_SECONDS = 1.0
 """Largest difference of two nodes' clocks: files' times and the order of outcomes depend on them."""
 SHM_GIB_PER_RANK = 0.125
@@ -90,7 +90,7 @@ def look(settings: Settings, folder: Path) -> Node:
         disk_gib=shutil.disk_usage(folder).free / GIB,
         shm_gib=shm / GIB,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        host_address=None if "GLOO_SOCKET_IFNAME" in os.environ else _address(host),
+        host_address=None if "GLOO_SOCKET_IFNAME" in os.environ else interfaces.address_of(host) or "",
     )
 
 
@@ -101,13 +101,6 @@ def _revision() -> str | None:
         return found
     changes = subprocess.run(["git", "-C", str(ROOT), "diff", "HEAD"], capture_output=True).stdout
     return f"{found} {hashlib.sha256(changes).hexdigest()[:8]}"
-
-
-def _address(host: str) -> str:
-    try:
-        return socket.gethostbyname(host)
-    except OSError:
-        return ""
 
 
 def problems(nodes: list[Node], settings: Settings) -> list[str]:
@@ -180,7 +173,12 @@ def _between(node: Node, cluster: Cluster) -> list[str]:
     if node.shared:
         found.append(node.shared)
     near = cluster.master_addr.startswith("127.") or cluster.master_addr == "localhost"
-    if cluster.nnodes > 1 and not near and node.host_address is not None and node.host_address[:4] in ("", "127."):
+    if (
+        cluster.nnodes > 1
+        and not near
+        and node.host_address is not None
+        and interfaces.is_unreachable(node.host_address)
+    ):
         found.append(
             f"its host name means {node.host_address or 'no address'} to it, where gloo would listen and no other node can"
             " connect. Set cluster.interface=<network interface>, or correct its /etc/hosts."

@@ -4,7 +4,7 @@ import pytest
 from tiny_models import tiny_model
 
 from pipeline.rl.utilization import active_parameters, peak_of, update_operations
-from pipeline.run.shapes import count
+from pipeline.run.shapes import count, visited
 
 
 def test_operations_of_a_dense_model():
@@ -18,7 +18,7 @@ def test_a_token_meets_only_the_experts_that_it_visits():
     model = tiny_model("qwen3_moe")
     counts, experts = count(model), model.experts
     one = 3 * model.hidden_size * experts.ffn_hidden_size * model.num_layers
-    active = active_parameters(model, counts.total, counts.layers * counts.experts)
+    active = active_parameters(model, visited(model))
     lookup = 0 if model.tie_word_embeddings else counts.embedding
     assert active == counts.total - lookup - one * (experts.count - experts.per_token)
 

@@ -8,8 +8,9 @@ from experiences import random_experience
 from tiny_models import tiny_model
 
 from megatron_patches import parallel
-from megatron_patches.training.actor import Actor, DivergenceError
+from megatron_patches.training.actor import Actor
 from megatron_patches.training.policy_loss import Objective
+from pipeline.common.errors import DivergenceError
 from pipeline.settings import Algo, Layout, Optimizer, Rl, Rollout
 
 import torch  # isort: skip

@@ -140,6 +140,11 @@ def answered_before_cut(response: str) -> str:
     return text[: max([*ends, tag + len("</answer>") if tag >= 0 else 0])]
 
 
+def graded_part(text: str, finish_reason: str | None) -> str:
+    """The response as far as it may hold an answer: after a cut by the length limit, only what was set apart before it."""
+    return answered_before_cut(text) if finish_reason == "length" else text
+
+
 def _is_closed(box: str) -> bool:
     braces = re.findall(r"(?<!\\)[{}]", box)
     return not braces or (braces[-1] == "}" and braces.count("{") == braces.count("}"))
