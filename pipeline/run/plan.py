@@ -21,7 +21,7 @@ from pipeline.settings.engine import chosen_engine, is_installed, uses_gpus, why
 
 PLAN_ALONE = ("rehearse=", "plan.", "cluster.speed.")
 """Begin arguments of stage=plan that no stage of the plan reads."""
-KEPT = "kept; rehearse=true counted up to 1.6 times as much"
+KEPT = "kept; a rehearsal counted up to 1.6 times as much"
 """What is known of the estimate of activations without recomputation."""
 
 
