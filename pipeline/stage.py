@@ -9,7 +9,6 @@ A stage prints for its user with `run.log`, `print` or a progress bar. What libr
 rank (`pipeline.common.output`), of which `supervise` shows the end if the rank fails.
 """
 
-import atexit
 import errno
 import faulthandler
 import os
@@ -27,7 +26,7 @@ from pipeline.common import heartbeat, scratch
 from pipeline.common.errors import InputError, UserError
 from pipeline.common.files import write_json
 from pipeline.common.output import route
-from pipeline.common.processes import die_with_parent, stop_tree, tie_forked_children
+from pipeline.common.processes import die_with_parent, end_process, stop_tree, tie_forked_children
 from pipeline.settings import Settings
 
 OUTCOME_FOLDER = "ETR_OUTCOME_FOLDER"
@@ -142,13 +141,7 @@ def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
     _record({"code": 0, "result": result or {}, "stopped": _stopped}, started)
     _leave_process_group()
     heartbeat.end()
-    if "vllm" in sys.modules:
-        # vLLM's bindings would print a page about leaks as the interpreter shuts down.
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-    sys.exit(0)
+    end_process(0)
 
 
 def load_run(arguments: list[str]) -> StageRun:

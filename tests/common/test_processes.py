@@ -1,5 +1,6 @@
 """Forked children end with their parent, whichever thread forked them, and not earlier; folders in memory of dead launchers
-are deleted, those of living ones are not."""
+are deleted, those of living ones are not. A process that ends by `end_process` finishes its threads and exit handlers, and the
+interpreter is not taken down."""
 
 import os
 import signal
@@ -68,3 +69,25 @@ def test_the_folder_of_a_launcher_that_was_killed_is_deleted_by_the_next_and_no_
             assert living.is_dir()
             assert other != living
     assert not living.exists()
+
+
+ENDS = """
+import atexit, threading
+from concurrent.futures import ThreadPoolExecutor
+from pipeline.common.processes import end_process
+class TornDown:
+    def __del__(self):
+        print("torn down")
+kept = TornDown()
+atexit.register(print, "handler")
+go = threading.Event()
+threading.Thread(target=lambda: (go.wait(), print("thread\\n", end=""))).start()
+ThreadPoolExecutor(1).submit(lambda: (print("pool\\n", end=""), go.set()))
+end_process(3)
+"""
+
+
+def test_a_process_ends_after_its_threads_and_handlers_without_taking_the_interpreter_down():
+    ended = subprocess.run([sys.executable, "-c", ENDS], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (3, "")
+    assert ended.stdout.split() == ["pool", "thread", "handler"]

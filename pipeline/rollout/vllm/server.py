@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.common.errors import UserError
-from pipeline.common.processes import die_with_parent, tie_forked_children
+from pipeline.common.processes import die_with_parent, end_process, tie_forked_children
 from pipeline.rollout.vllm.blocks import checksums
 from pipeline.rollout.vllm.core import EngineCore, Piece
 from pipeline.rollout.vllm.link import Link
@@ -120,4 +120,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_process(main(sys.argv[1:]))
