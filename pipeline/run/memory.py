@@ -1,8 +1,8 @@
 """An estimate of the memory that one device and one node need, phase by phase. All numbers are bytes.
 
-Good to about ten percent for dense models: allocator slack and NCCL's buffers are one constant, and MoE routing is assumed
-even. Without recomputation activations come out too small: for llama3.1-8b 17 GiB, where a rehearsal (`rehearse=true`) counts
-27. It is meant to refuse what cannot work before a cluster is booked, not to replace a trial run.
+Allocator slack and NCCL's buffers are one constant, and MoE routing is assumed even. Activations with the policy head are
+within 10% of what a rehearsal (`rehearse=true`) counts. It is meant to refuse what cannot work before a cluster is booked, not
+to replace a trial run.
 """
 
 from dataclasses import dataclass
@@ -140,19 +140,39 @@ def _head(chunk: int | None, tokens: int, vocab: int, hidden: int, element: int)
 
 
 def activations(settings: Settings, tokens: int) -> int:
-    """Elements kept for the backward pass on one rank, with `tokens` tokens in a micro-batch. Attention scores are not among
-    them, since the core attention recomputes them. 1F1B keeps up to pp micro-batches of a stage's layers."""
+    """Elements kept for the backward pass on one rank, with `tokens` tokens in a micro-batch: what megatron-core's unfused layers
+    keep on a GPU (a rehearsal lists the same tensors), and the gradients of one MLP, whose backward pass comes first, when all is
+    still there. 1F1B keeps up to pp micro-batches of a stage's layers."""
     model, layout = settings.model, settings.layout
-    h, d = model.hidden_size, model.head_dim
-    stream = h // (layout.tp if layout.sp else 1)
-    if model.experts.count:
-        # Each token is sent to several experts: its copy, and the gated MLP's three intermediate results, for each.
-        mlp = model.experts.per_token * (h + 3 * model.experts.ffn_hidden_size)
-    else:
-        mlp = 3 * model.ffn_hidden_size // layout.tp
-    # Inputs and outputs of both norms; q, k, v and the attention's output; gate, up and their product.
-    layer = 4 * stream + (2 * model.num_attention_heads + 2 * model.num_query_groups) * d // layout.tp + mlp
+    stream = model.hidden_size // (layout.tp if layout.sp else 1)
+    # Inputs and outputs of both norms, then attention and MLP.
+    mlp = _mlp(settings, tokens)
+    layer = tokens * (4 * stream + _attention(settings)) + mlp
     layers = model.num_layers // layout.pp
     if settings.rl.recompute:
-        return tokens * (layers * layout.pp * stream + layer)  # every layer's input, and one layer at work
-    return tokens * layers * layout.pp * layer
+        return layers * layout.pp * tokens * stream + layer + mlp  # every layer's input, and one at work
+    return layers * layout.pp * layer + mlp
+
+
+def _attention(settings: Settings) -> int:
+    """Elements that the attention of one layer keeps for a token, without its input. The kernel keeps no scores."""
+    model, layout = settings.model, settings.layout
+    queries, keys = model.num_attention_heads, model.num_query_groups
+    # q, k and v in one tensor; q and k once more, rotated; the output; and q as its norm reads it.
+    heads = 3 * queries + 3 * keys + (queries if model.qk_norm else 0)
+    # Packed rows keep cosine and sine of every position, for q and for k; padded rows share them among sequences.
+    rotary = 4 if settings.rl.rows == "packed" else 0
+    return (heads // layout.tp + rotary) * model.head_dim
+
+
+def _mlp(settings: Settings, tokens: int) -> int:
+    """Elements that the MLP of one layer keeps on a rank, without a dense MLP's input, which is the norm's output."""
+    model, layout = settings.model, settings.layout
+    if not model.experts.count:
+        # Gate and up in one tensor, the activated gate, a copy of up, and their product.
+        return 5 * tokens * model.ffn_hidden_size // layout.tp
+    # Each token is sent to several experts: its copy, the same five, and the product times the router's weight. With expert
+    # parallelism a rank's experts are whole and see tp times fewer tokens, otherwise they are cut like a dense MLP.
+    sent = tokens * model.experts.per_token // (layout.tp if layout.ep > 1 else 1)
+    width = model.experts.ffn_hidden_size // (1 if layout.ep > 1 else layout.tp)
+    return sent * (model.hidden_size + 6 * width)

@@ -21,8 +21,6 @@ from pipeline.settings.engine import chosen_engine, is_installed, uses_gpus, why
 
 PLAN_ALONE = ("rehearse=", "plan.", "cluster.speed.")
 """Begin arguments of stage=plan that no stage of the plan reads."""
-KEPT = "kept; a rehearsal counted up to 1.6 times as much"
-"""What is known of the estimate of activations without recomputation."""
 
 
 def world_size(settings: Settings) -> int:
@@ -258,7 +256,7 @@ def _memory_lines(settings: Settings) -> list[str]:
         ("optimizer", memory.optimizer, "masters and Adam's moments" + _over(settings)),
         ("reference", memory.reference, "for the KL term" if memory.reference else "no KL term"),
         ("overhead", memory.overhead, "context, communication buffers, allocator"),
-        ("activations", memory.activations, "recomputed" if settings.rl.recompute else KEPT),
+        ("activations", memory.activations, "recomputed" if settings.rl.recompute else "kept"),
         (
             "policy head",
             memory.head,
