@@ -40,7 +40,10 @@ def check_machine(run: StageRun) -> dict:
     patched, problem = patches()
     for title, lines in (
         ("Machine", [*machine(), *devices()]),
-        ("Environment", [*interpreter(), *extras(), *(f"other version        {change}" for change in changed)]),
+        (
+            "Environment",
+            [*interpreter(), *extras(), *layers(), *(f"other version        {change}" for change in changed)],
+        ),
         ("Versions", [f"{name:<20} {version or 'not installed'}" for name, version in versions().items()]),
         ("Patches", patched),
     ):
@@ -116,6 +119,17 @@ def extras() -> list[str]:
         for layer in environment.OPTIONAL
         if environment.is_ready(layer, failed=True)
     ]
+
+
+def layers() -> list[str]:
+    """Which layers `model.backend=auto` means here."""
+    try:
+        from megatron_patches.model import specs
+
+        why = specs.unusable()
+    except ImportError as error:
+        return [f"layers               unknown: {error}"]
+    return [f"layers               {'transformer-engine' if why is None else f'local: {why}'} (model.backend=auto)"]
 
 
 def differing_pins() -> list[str]:

@@ -27,7 +27,7 @@ from megatron_patches.model.checkpoint_folder import (
     newest_whole,
 )
 from megatron_patches.model.checkpoint_saving import NonFiniteError, Saver
-from megatron_patches.model.checkpoint_state import DAMAGE, sharded_state, sharded_tensors
+from megatron_patches.model.checkpoint_state import DAMAGE, fill, sharded_state, sharded_tensors
 from megatron_patches.model.finite import anywhere, first_nonfinite, first_on_any_rank
 from pipeline.common.errors import InputError
 from pipeline.settings import Model
@@ -93,7 +93,7 @@ def load_folder(
         raise InputError(f"{folder} is not loaded: {name} holds NaN or infinity; {remedy}")
     modules = [unwrap_model(chunk) for chunk in chunks]
     for i, module in enumerate(modules):
-        module.load_state_dict(state["model" if len(modules) == 1 else f"model{i}"])
+        fill(module, state["model" if len(modules) == 1 else f"model{i}"])
     if optimizer is not None:
         with torch.no_grad():
             optimizer.load_state_dict(state["optimizer"])

@@ -11,6 +11,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 DAMAGE = (Exception, CheckpointException)
 """What a failed save and a damaged checkpoint raise; torch derives the second from BaseException."""
+EXTRA_STATE = "_extra_state"
+"""Ends the name of what a module keeps besides tensors."""
 SHAPE_FIELDS = (
     "family", "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "head_dim",
     "vocab_size", "tie_word_embeddings", "qkv_bias", "qk_norm",
@@ -36,11 +38,26 @@ def sharded_state(chunks: list, optimizer: Any, is_loading: bool) -> dict[str, A
     modules = [unwrap_model(chunk) for chunk in chunks]
     names = ["model"] if len(modules) == 1 else [f"model{i}" for i in range(len(modules))]
     state: dict[str, Any] = {
-        name: module.sharded_state_dict(metadata=metadata) for name, module in zip(names, modules, strict=True)
+        name: _without_extra(module.sharded_state_dict(metadata=metadata))
+        for name, module in zip(names, modules, strict=True)
     }
     if optimizer is not None:
         state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=is_loading, metadata=metadata)
     return state
+
+
+def _without_extra(state: dict[str, Any]) -> dict[str, Any]:
+    """`state` without the `_extra_state` of modules, which holds FP8 scales and is empty here. Local norms have none, so a
+    checkpoint of local layers would lack what Transformer Engine's expect."""
+    return {key: value for key, value in state.items() if not key.endswith(EXTRA_STATE)}
+
+
+def fill(module: torch.nn.Module, state: dict[str, Any]) -> None:
+    """Loads `state` into `module`. Raises KeyError if either has a tensor that the other has not."""
+    found = module.load_state_dict(state, strict=False)
+    wrong = [name for name in (*found.missing_keys, *found.unexpected_keys) if not name.endswith(EXTRA_STATE)]
+    if wrong:
+        raise KeyError(f"not both in the checkpoint and in the model: {', '.join(wrong)}")
 
 
 def sharded_tensors(state: Any, path: tuple = ()) -> Iterator[tuple[tuple, str, torch.Tensor | None]]:

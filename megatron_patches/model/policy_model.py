@@ -9,16 +9,13 @@ import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.models.gpt import GPTModel
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.tensor_parallel import ColumnParallelLinear
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.moe import moe_utils
-from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 
 from megatron_patches import parallel
-from megatron_patches.model.attention import SdpaCoreAttention
-from megatron_patches.model.norm import RMSNorm
+from megatron_patches.model import specs
 from pipeline.settings import Layout, Model, Rope
 
 if not hasattr(moe_utils, "te_general_gemm"):  # patch `router-gemm`
@@ -144,21 +141,6 @@ def transformer_config(model: Model, layout: Layout, recompute: bool = False, **
     return TransformerConfig(**(options | overrides))
 
 
-def block_spec(config: TransformerConfig, vp_stage: int | None = None) -> TransformerBlockSubmodules:
-    """The layers of this rank's chunk: Megatron's local spec with our norm and core attention."""
-    layer = get_gpt_layer_local_spec(
-        num_experts=config.num_moe_experts, qk_layernorm=config.qk_layernorm, normalization="RMSNorm"
-    )
-    layer.submodules.input_layernorm = RMSNorm
-    layer.submodules.pre_mlp_layernorm = RMSNorm
-    attention = layer.submodules.self_attention.submodules
-    attention.core_attention = SdpaCoreAttention
-    if config.qk_layernorm:
-        attention.q_layernorm = attention.k_layernorm = RMSNorm
-    count = get_num_layers_to_build(config, vp_stage=vp_stage)
-    return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=RMSNorm)
-
-
 def stretch_low_frequencies(embedding: RotaryEmbedding, rope: Rope) -> None:
     """Llama 3.1's scaling by all four of its numbers (patch `rope-scaling`). Does nothing if `rope.scaling` is `none`.
 
@@ -176,14 +158,18 @@ def stretch_low_frequencies(embedding: RotaryEmbedding, rope: Rope) -> None:
 
 
 def build_chunks(model: Model, layout: Layout, recompute: bool = False) -> list[PolicyModel]:
-    """This rank's model chunks, unwrapped: one, or `layout.vpp` of them. Random weights, unless loaded afterwards."""
+    """This rank's model chunks, unwrapped: one, or `layout.vpp` of them. Random weights, unless loaded afterwards.
+
+    Raises UsageError for `model.backend=te` where Transformer Engine cannot be used.
+    """
     config = transformer_config(model, layout, recompute)
+    backend = specs.chosen(model.backend)
     chunks = []
     for stage in range(layout.vpp) if layout.vpp else [None]:
         chunks.append(
             PolicyModel(
                 config,
-                block_spec(config, stage),
+                specs.block_spec(config, backend, stage),
                 vocab_size=padded_vocab(model.vocab_size, layout.tp),
                 max_sequence_length=model.max_position_embeddings,
                 pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),

@@ -27,7 +27,7 @@ from pipeline.run.watchdog import Watchdog
 from pipeline.settings import Settings
 from pipeline.settings.derive import describe as describe_derived
 from pipeline.settings.derive import to_yaml
-from pipeline.settings.engine import check_installed
+from pipeline.settings.engine import check_backend, check_installed
 from pipeline.settings.tracking import check_packages
 from pipeline.stage import AGAIN, disk_full, explain
 
@@ -161,6 +161,8 @@ def run_job(job: Job, words: list[str], more: bool = False) -> int:
         return 0
     if job.stage.name in ("rollout", "rl", "evaluate"):
         check_installed(settings)
+    if job.stage.uses_layout:
+        check_backend(settings)
     if job.stage.name == "rl" and settings.cluster.node_rank == 0:
         check_packages(settings.tracking)
     main_node = settings.cluster.node_rank == 0

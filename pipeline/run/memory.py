@@ -140,9 +140,11 @@ def _head(chunk: int | None, tokens: int, vocab: int, hidden: int, element: int)
 
 
 def activations(settings: Settings, tokens: int) -> int:
-    """Elements kept for the backward pass on one rank, with `tokens` tokens in a micro-batch: what megatron-core's unfused layers
-    keep on a GPU (a rehearsal lists the same tensors), and the gradients of one MLP, whose backward pass comes first, when all is
-    still there. 1F1B keeps up to pp micro-batches of a stage's layers."""
+    """Elements kept for the backward pass on one rank, with `tokens` tokens in a micro-batch.
+
+    They are what megatron-core's unfused layers keep on a GPU (a rehearsal lists the same tensors), and the gradients of one
+    MLP, whose backward pass comes first, when everything is still kept. 1F1B keeps up to pp micro-batches of a stage's layers.
+    """
     model, layout = settings.model, settings.layout
     stream = model.hidden_size // (layout.tp if layout.sp else 1)
     # Inputs and outputs of both norms, then attention and MLP.

@@ -337,6 +337,10 @@ RUN_RULES = (
     ),
     # Model and machines
     Rule(
+        lambda s: not uses_gpus(s.cluster), ("model.backend",), "layers on the CPU are always local", "Use cluster.device=cuda",
+        neutral=("auto", "te"),  # te is refused when a stage starts
+    ),
+    Rule(
         lambda s: s.model.rope.scaling == "none", ("model.rope.*",), "model.rope.scaling=none",
         "Use model.rope.scaling=llama3", but=("model.rope.theta", "model.rope.scaling"),
     ),

@@ -59,3 +59,16 @@ def check_installed(settings: Settings) -> None:
             f"{why_chosen(settings)}, but vLLM is not installed. On a GPU machine run.sh installs it; on a CPU, set "
             "ETR_EXTRAS=cpu-vllm. Or use rollout.engine=native with layout.pp=1."
         )
+
+
+def check_backend(settings: Settings) -> None:
+    """Raises `UsageError` if the layers are to be Transformer Engine's and cannot."""
+    if settings.model.backend != "te":
+        return
+    if not uses_gpus(settings.cluster):
+        raise UsageError("model.backend=te needs GPUs, and the ranks run on the CPU. Use model.backend=auto.")
+    if importlib.util.find_spec("transformer_engine") is None:
+        raise UsageError(
+            "model.backend=te, but Transformer Engine is not installed. run.sh builds it on a machine with a GPU and nvcc "
+            "(bash run.sh stage=doctor says what failed). Or use model.backend=auto."
+        )

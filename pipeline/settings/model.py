@@ -102,6 +102,9 @@ class Model(Section):
     """Mixture of experts."""
     init_std: float = Field(0.02, gt=0)
     """Standard deviation of randomly initialized weights."""
+    backend: Literal["auto", "te", "local"] = "auto"
+    """What the layers are made of. te: Transformer Engine's linear layers and norms; local: Megatron's own with torch's
+    kernels; auto: te on GPUs where it is installed."""
     dtype: Literal["fp32", "bf16"] = "bf16"
     """Parameter and activation type of the actor; the optimizer always keeps fp32 masters."""
     parameters: int | None = Field(None, ge=1)

@@ -20,6 +20,7 @@ import torch
 from megatron_patches import parallel
 from megatron_patches.engines.native import NativeEngine
 from megatron_patches.model import checkpoint
+from megatron_patches.model.weights.mapping import canonical
 from megatron_patches.training.actor import Actor
 from megatron_patches.training.policy_loss import Objective
 from pipeline.rl.advantages import advantages_of
@@ -96,7 +97,9 @@ def build(
     changes = {"rows": rows, "token_head": head, "recompute": recompute, "optimizer": optimizer}
     actor = Actor(settings.model, settings.layout, settings.rl.model_copy(update=changes), temperature=1.0)
     with torch.no_grad():
-        for number, (name, weight) in enumerate(actor.chunks[0].named_parameters()):
+        # By their local names, since the GPU's layers may be Transformer Engine's and the CPU's never are.
+        named = {canonical(name): weight for name, weight in actor.chunks[0].named_parameters()}
+        for number, (name, weight) in enumerate(sorted(named.items())):
             random = torch.empty(weight.shape).uniform_(-0.04, 0.04, generator=torch.Generator().manual_seed(number))
             weight.copy_(random + 1 if "norm" in name else random)
     actor.weights_changed()

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import te_modules
 from tiny_models import FAMILIES, hf_model, hf_tensors, tiny_model
 
 from megatron_patches import parallel
@@ -48,6 +49,34 @@ def check(family: str, layouts: list, folder: Path) -> None:
         assert all(torch.equal(again[name], published[name]) for name in published)
 
 
+def check_backends(family: str, layout, folder: Path) -> None:
+    """Local layers and Transformer Engine's: the same logits, names and checkpoints, whichever wrote and whichever reads."""
+    local = tiny_model(family, backend="local")
+    te = local.model_copy(update={"backend": "te"})
+    hf = hf_model(local)
+    published = hf_tensors(hf)
+    ids = torch.randint(0, local.vocab_size, (3, 24), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = hf(ids).logits
+    parallel.initialize(layout, seed=0)
+    for number, (writer, reader) in enumerate(((local, te), (te, local))):
+        chunks = build_chunks(writer, layout)
+        names = {name for name, _ in chunks[0].named_parameters()}
+        assert any("linear_qkv.layer_norm_weight" in name for name in names) == (writer is te)
+        load_hf(chunks, writer, published.__getitem__)
+        torch.testing.assert_close(logits_of(chunks, ids)[..., : local.vocab_size], expected, rtol=0, atol=1e-5)
+        checkpoint.save(folder / f"{family}-backends", number, chunks, writer, common={})
+        other = build_chunks(reader, layout)
+        with torch.no_grad():
+            for parameter in other[0].parameters():
+                parameter.fill_(7.0)  # what is not read shows
+        checkpoint.load(folder / f"{family}-backends", number, other, reader)
+        again = dict(export_tensors(other, reader))
+        assert again.keys() == published.keys()
+        wrong = [name for name in published if not torch.equal(again[name], published[name])]
+        assert not wrong, f"{family} {layout}, written by {writer.backend}: {wrong}"
+
+
 def main() -> None:
     from pipeline.settings import Layout
 
@@ -58,6 +87,10 @@ def main() -> None:
     for family in families:
         extra = [Layout(ep=2)] if size == 2 and FAMILIES[family.partition("-")[0]].get("experts") else []
         check(family, layouts + extra, folder)
+    te_modules.install()
+    layout = Layout() if size == 1 else Layout(tp=2, sp=True)
+    for family in ("qwen2", "qwen3", "qwen3_moe"):
+        check_backends(family, layout, folder)
     parallel.finish()
 
 

@@ -303,6 +303,15 @@ def test_the_plan_and_the_run_ask_the_same_function(machine, capfd, words, gpus,
     assert f"Rollout  {chosen} engine (" in capfd.readouterr().out
 
 
+def test_layers_that_cannot_be_built_are_told_at_the_start(monkeypatch, call):
+    code, _, err = call("stage=convert", "model.backend=te")
+    assert code == 2
+    assert "model.backend=te needs GPUs, and the ranks run on the CPU. Use model.backend=auto." in err
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="Transformer Engine is not installed"):
+        engine.check_backend(compose(["stage=rl", "model=tiny", "cluster.device=cuda", "model.backend=te"]))
+
+
 def test_an_engine_that_is_not_installed_is_told_at_the_start(machine, call):
     machine(0, False)
     code, _, err = call("stage=rl", "rollout.engine=vllm")

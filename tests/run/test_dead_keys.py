@@ -111,6 +111,7 @@ DEAD = [
     (["model.rope.factor=4"], "model.rope.factor=4", "model.rope.scaling=none"),
     (["model.rope.original_max_position_embeddings=64"], "original_max_position_embeddings=64", "model.rope.scaling=none"),
     (["model.experts.per_token=2"], "model.experts.per_token=2", "a dense model"),
+    (["cluster.device=cpu", "model.backend=local"], "model.backend=local", "layers on the CPU are always local"),
     (["model.path=a", "model.init_std=0.1"], "model.init_std=0.1", "the weights come from model.path"),
     (["model.layouts.4.tp=2"], "model.layouts.4.tp=2", "cluster.nnodes=1 uses another entry"),
     (["cluster.master_port=30000"], "cluster.master_port=30000", "a single node"),

@@ -28,6 +28,21 @@ class Norm:
         return (x * scale).mul_(self.weight)
 
 
+class NormInside:
+    """The RMSNorm that one of Transformer Engine's linear layers holds."""
+
+    def __init__(self, linear: Any):
+        self.weight, self.eps = linear.layer_norm_weight, linear.eps
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+def norm_before(linear: Any, module: Any) -> Norm:
+    """The norm in front of `linear`: inside of it, or `module`."""
+    return Norm(NormInside(linear) if hasattr(linear, "layer_norm_weight") else module)
+
+
 @dataclass(frozen=True)
 class Layer:
     """The parameters of one transformer layer; weights are [out, in] as in the module."""
@@ -52,13 +67,13 @@ class Layer:
         attention, mlp = module.self_attention, module.mlp
         routed = hasattr(mlp, "router")
         return cls(
-            input_norm=Norm(module.input_layernorm),
+            input_norm=norm_before(attention.linear_qkv, module.input_layernorm),
             qkv=attention.linear_qkv.weight,
             qkv_bias=attention.linear_qkv.bias,
             q_norm=attention.q_layernorm,
             k_norm=attention.k_layernorm,
             proj=attention.linear_proj.weight,
-            mlp_norm=Norm(module.pre_mlp_layernorm),
+            mlp_norm=norm_before(None if routed else mlp.linear_fc1, module.pre_mlp_layernorm),
             experts=mlp if routed else None,
             fc1=None if routed else mlp.linear_fc1.weight,
             fc2=None if routed else mlp.linear_fc2.weight,

@@ -26,6 +26,21 @@ class Entry:
     kind: Kind
 
 
+FUSED_NORMS = {
+    "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
+    "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
+}
+"""Transformer Engine's names of a layer's norms -> the local ones."""
+
+
+def canonical(name: str) -> str:
+    """The local name of a parameter, whichever modules hold it."""
+    for theirs, ours in FUSED_NORMS.items():
+        if name.endswith(f".{theirs}"):
+            return name.removesuffix(theirs) + ours
+    return name
+
+
 def entries(model: Model) -> list[Entry]:
     """All parameters of `model`, embedding first; a tied output layer has no entry."""
     found = [Entry("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), "vocab")]

@@ -8,7 +8,7 @@ from megatron.core import parallel_state
 from megatron.core.utils import unwrap_model
 
 from megatron_patches import parallel
-from megatron_patches.model.weights.mapping import Entry, cut, entries, fill_vocab, join
+from megatron_patches.model.weights.mapping import Entry, canonical, cut, entries, fill_vocab, join
 from pipeline.settings import Model
 
 
@@ -21,7 +21,7 @@ def global_parameters(chunks: list, model: Model) -> dict[str, torch.nn.Paramete
     first_expert = parallel_state.get_expert_model_parallel_rank() * per_rank
     for chunk in (unwrap_model(c) for c in chunks):
         for name, parameter in chunk.named_parameters():
-            parts = name.split(".")
+            parts = canonical(name).split(".")
             if parts[:2] == ["decoder", "layers"]:
                 parts[2] = str(chunk.decoder.layers[int(parts[2])].layer_number - 1)
             if "local_experts" in parts:
