@@ -11,7 +11,8 @@ minibatch and w_t holds the minibatch's own denominator, which every rank works 
     - A rank or micro-batch without a response token adds exact zeros, and takes part in every collective.
     - A GSPO ratio needs a whole sequence: its detached sums cross context-parallel ranks, the gradient does not.
 Models: Qwen3 (q/k norms, tied embedding), Llama (untied, its rope stretched by numbers that are not Llama 3.1's) and
-Qwen3-MoE (experts cut over tensor- and over expert-parallel ranks). Micro-batches of one, two, four and all sequences.
+Qwen3-MoE (experts cut over tensor- and over expert-parallel ranks); at two ranks every family with tied and untied
+embeddings, Qwen2 with its biases among them. Micro-batches of one, two, four and all sequences.
 So log-probs agree with transformers to 1e-5, gradient norms and metrics to 1e-5 and 1e-4 relative, and parameters after a
 clipped AdamW step to 1e-5 relative of each tensor's norm. fp32 rounding alone remains; Adam's first step divides each
 gradient by its own size, which would turn a wrong sign or scale of any single parameter into an error of lr, 20 times more.
