@@ -7,9 +7,11 @@ that ends with it, from a copy of the data, while training goes on.
 
 import gc
 import math
+import os
 import queue
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +162,7 @@ class _Save:
         try:
             for number, bucket in enumerate(buckets):
                 written[number] = _write_file(transforms, number, bucket)
-                self.sums[bucket[1]] = sum_of(Path(bucket[0]))
+                self.sums[bucket[1]] = _synced_sum(Path(bucket[0]))
         except Exception as error:
             results.put(error)
         else:
@@ -180,16 +182,26 @@ class _Save:
 
 
 def _write_file(transforms: list, number: int, bucket: tuple) -> list:
-    """Upstream's writer of one file, called in this process; returns its results and raises its error."""
+    """Upstream's writer of one file, called in this process; returns its results and raises its error. The file is not yet on
+    the disk (`_synced_sum`)."""
     results: queue.Queue = queue.Queue()
     running: queue.Queue = queue.Queue()
     running.put(number)
     writer = filesystem_async.FileSystemWriterAsync.write_preloaded_data
-    writer(transforms, number, bucket, results, running, use_fsync=True)
+    writer(transforms, number, bucket, results, running, use_fsync=False)
     _, found = results.get()
     if isinstance(found, Exception):
         raise found
     return found
+
+
+def _synced_sum(path: Path) -> tuple[int, int]:
+    """Size and sum of a file that was just written, made while the system brings it to the disk: that takes longer."""
+    with open(path, "rb+") as file, ThreadPoolExecutor(1, "fsync") as pool:
+        synced = pool.submit(os.fsync, file.fileno())
+        total = sum_of(path)
+        synced.result()
+    return total
 
 
 def start_moments(optimizer: Any) -> None:
