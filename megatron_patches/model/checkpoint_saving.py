@@ -21,7 +21,7 @@ from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
-from megatron_patches.model.checkpoint_folder import LATEST, iteration_folder, iterations, sum_of, write_sums
+from megatron_patches.model.checkpoint_folder import FIRST, LATEST, iteration_folder, iterations, sum_of, write_sums
 from megatron_patches.model.checkpoint_state import DAMAGE, SHAPE_FIELDS, sharded_state, sharded_tensors
 from megatron_patches.model.finite import anywhere, first_nonfinite, first_on_any_rank
 from pipeline.common.errors import UserError
@@ -147,8 +147,11 @@ class _Save:
         if dist.get_rank() == 0:
             if self.final.exists():
                 shutil.rmtree(self.final)
+            if not (self.saver.root / LATEST).exists():
+                write_text(self.saver.root / FIRST, str(self.iteration))
             self.temporary.rename(self.final)
             write_text(self.saver.root / LATEST, str(self.iteration))
+            (self.saver.root / FIRST).unlink(missing_ok=True)
             _rotate(self.saver, self.iteration, self.score)
         dist.barrier()
 

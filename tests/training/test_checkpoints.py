@@ -221,13 +221,27 @@ def test_a_missing_or_wrong_latest_file_is_no_fresh_start(root, latest, said):
         assert part in str(caught.value)
 
 
+def test_a_kill_before_the_first_latest_file_costs_nothing(root):
+    """A file that is lost later is an error all the same."""
+    from megatron_patches.model import checkpoint
+
+    (root / "latest_checkpointed_iteration.txt").unlink()
+    (root / ".first").write_text("1")
+    with pytest.raises(InputError, match="is missing"):
+        checkpoint.latest_iteration(root)
+    for iteration in (2, 3):
+        shutil.rmtree(root / f"iter_{iteration:07d}")
+    assert checkpoint.latest_iteration(root) == 1
+
+
 def test_what_a_killed_save_left_is_cleared(root):
     from megatron_patches.model import checkpoint
 
     (root / ".iter_0000004.writing").mkdir()
     (root / ".iter_0000004.writing" / "__0_0.distcp").write_bytes(b"half")
+    (root / ".latest_checkpointed_iteration.txt.abc.tmp").touch()
     checkpoint.clear_unfinished(root)
-    assert not list(root.glob(".iter_*"))
+    assert not list(root.glob(".*"))
     assert len(list(root.glob("iter_*"))) == 3
 
 
