@@ -16,10 +16,12 @@ from pipeline.common.errors import InputError
 from pipeline.common.files import write_json, write_text
 
 LATEST = "latest_checkpointed_iteration.txt"
+FIRST = ".first"
+"""The iteration that is about to be named by a `latest` file that is not there yet. A kill between the two is no lost file."""
 SUMS = "checksums.json"
 DATA = ".distcp"
 """Ending of the files that ranks write, each its own."""
-BLOCK = 8 << 20
+BLOCK = 1 << 20
 
 
 def iteration_folder(root: Path, iteration: int) -> Path:
@@ -42,8 +44,8 @@ def latest_iteration(root: Path) -> int | None:
     try:
         text = tracker.read_bytes().decode("utf-8", "backslashreplace").strip()
     except FileNotFoundError:
-        if not there:
-            return None
+        if not there or _was_first(root, there[-1]):
+            return there[-1] if there else None
         raise InputError(
             f"{root} holds iterations {_listed(there)}, but {LATEST} is missing, so it is not clear where to continue. "
             f"To continue from the newest: echo {there[-1]} > '{tracker}'. To start again, move {root} away."
@@ -59,23 +61,36 @@ def latest_iteration(root: Path) -> int | None:
     return int(text)
 
 
+def _was_first(root: Path, newest: int) -> bool:
+    """Whether a kill came before the `latest` file was ever written."""
+    try:
+        return int((root / FIRST).read_text()) >= newest
+    except (OSError, ValueError):
+        return False
+
+
 def _listed(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers)) or "none"
 
 
 def clear_unfinished(root: Path) -> None:
-    """Deletes what saves that were killed left behind (on rank 0; nothing else reads those folders)."""
-    for path in root.glob(".iter_*.writing") if root.is_dir() else ():
+    """Deletes what saves that were killed left behind (on rank 0; nothing else reads those folders and files)."""
+    if not root.is_dir():
+        return
+    for path in root.glob(".iter_*.writing"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in root.glob(".*.tmp"):  # of `write_text`
+        path.unlink(missing_ok=True)
 
 
 def sum_of(path: Path) -> tuple[int, int]:
     """Size and CRC-32 of a file, read in blocks."""
     size = total = 0
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            size += len(block)
-            total = zlib.crc32(block, total)
+    block = memoryview(bytearray(BLOCK))  # one for all: fresh memory for each would cost as much as a read
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(block):
+            size += count
+            total = zlib.crc32(block[:count], total)
     return size, total
 
 

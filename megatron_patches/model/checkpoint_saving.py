@@ -7,9 +7,11 @@ that ends with it, from a copy of the data, while training goes on.
 
 import gc
 import math
+import os
 import queue
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
-from megatron_patches.model.checkpoint_folder import LATEST, iteration_folder, iterations, sum_of, write_sums
+from megatron_patches.model.checkpoint_folder import FIRST, LATEST, iteration_folder, iterations, sum_of, write_sums
 from megatron_patches.model.checkpoint_state import DAMAGE, SHAPE_FIELDS, sharded_state, sharded_tensors
 from megatron_patches.model.finite import anywhere, first_nonfinite, first_on_any_rank
 from pipeline.common.errors import UserError
@@ -145,8 +147,11 @@ class _Save:
         if dist.get_rank() == 0:
             if self.final.exists():
                 shutil.rmtree(self.final)
+            if not (self.saver.root / LATEST).exists():
+                write_text(self.saver.root / FIRST, str(self.iteration))
             self.temporary.rename(self.final)
             write_text(self.saver.root / LATEST, str(self.iteration))
+            (self.saver.root / FIRST).unlink(missing_ok=True)
             _rotate(self.saver, self.iteration, self.score)
         dist.barrier()
 
@@ -160,7 +165,7 @@ class _Save:
         try:
             for number, bucket in enumerate(buckets):
                 written[number] = _write_file(transforms, number, bucket)
-                self.sums[bucket[1]] = sum_of(Path(bucket[0]))
+                self.sums[bucket[1]] = _synced_sum(Path(bucket[0]))
         except Exception as error:
             results.put(error)
         else:
@@ -180,16 +185,26 @@ class _Save:
 
 
 def _write_file(transforms: list, number: int, bucket: tuple) -> list:
-    """Upstream's writer of one file, called in this process; returns its results and raises its error."""
+    """Upstream's writer of one file, called in this process; returns its results and raises its error. The file is not yet on
+    the disk (`_synced_sum`)."""
     results: queue.Queue = queue.Queue()
     running: queue.Queue = queue.Queue()
     running.put(number)
     writer = filesystem_async.FileSystemWriterAsync.write_preloaded_data
-    writer(transforms, number, bucket, results, running, use_fsync=True)
+    writer(transforms, number, bucket, results, running, use_fsync=False)
     _, found = results.get()
     if isinstance(found, Exception):
         raise found
     return found
+
+
+def _synced_sum(path: Path) -> tuple[int, int]:
+    """Size and sum of a file that was just written, made while the system brings it to the disk: that takes longer."""
+    with open(path, "rb+") as file, ThreadPoolExecutor(1, "fsync") as pool:
+        synced = pool.submit(os.fsync, file.fileno())
+        total = sum_of(path)
+        synced.result()
+    return total
 
 
 def start_moments(optimizer: Any) -> None:

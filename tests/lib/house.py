@@ -83,11 +83,13 @@ class House:
         """Runs a stage to its end."""
         return run_cli(*self.words(stage, *words, name=name), cwd=self.folder, timeout=300)
 
-    def start(self, stage: str, *words: str, name: str = "micro") -> "subprocess.Popen[str]":
-        """Starts a stage and leaves it running; `close` ends it."""
+    def start(
+        self, stage: str, *words: str, name: str = "micro", env: dict[str, str] | None = None
+    ) -> "subprocess.Popen[str]":
+        """Starts a stage, with more environment variables if given, and leaves it running; `close` ends it."""
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.run.cli", *self.words(stage, *words, name=name)],
-            cwd=self.folder, env=environment(ETR_FOLDER=str(self.folder)), text=True, stdin=subprocess.DEVNULL,
+            cwd=self.folder, env=environment(ETR_FOLDER=str(self.folder), **(env or {})), text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         self.started.append(process)

@@ -2,8 +2,10 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from experiences import random_experience
+from resharding import check_resharding
 from tiny_models import hf_model, hf_tensors, tiny_model
 
 from megatron_patches import parallel
@@ -174,6 +176,7 @@ def main() -> None:
     if world == 1:
         check_bf16(dense, experience, etr)
     if world == 2:
+        check_resharding(dense, Path(sys.argv[2]))
         gspo = reference(dense, experience, GSPO)
         for layout in (budget(100, cp=2), budget(100, tp=2, sp=True)):
             check(dense, layout, "packed", True, "auto", GSPO, experience, gspo)

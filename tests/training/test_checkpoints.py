@@ -221,13 +221,27 @@ def test_a_missing_or_wrong_latest_file_is_no_fresh_start(root, latest, said):
         assert part in str(caught.value)
 
 
+def test_a_kill_before_the_first_latest_file_costs_nothing(root):
+    """A file that is lost later is an error all the same."""
+    from megatron_patches.model import checkpoint
+
+    (root / "latest_checkpointed_iteration.txt").unlink()
+    (root / ".first").write_text("1")
+    with pytest.raises(InputError, match="is missing"):
+        checkpoint.latest_iteration(root)
+    for iteration in (2, 3):
+        shutil.rmtree(root / f"iter_{iteration:07d}")
+    assert checkpoint.latest_iteration(root) == 1
+
+
 def test_what_a_killed_save_left_is_cleared(root):
     from megatron_patches.model import checkpoint
 
     (root / ".iter_0000004.writing").mkdir()
     (root / ".iter_0000004.writing" / "__0_0.distcp").write_bytes(b"half")
+    (root / ".latest_checkpointed_iteration.txt.abc.tmp").touch()
     checkpoint.clear_unfinished(root)
-    assert not list(root.glob(".iter_*"))
+    assert not list(root.glob(".*"))
     assert len(list(root.glob("iter_*"))) == 3
 
 
@@ -365,18 +379,43 @@ def test_a_checkpoint_with_nan_is_not_loaded(root, actor, which, monkeypatch):
     load(root, actor)
 
 
-def test_a_checkpoint_of_a_plain_megatron_script_loads(actor, tmp_path):
+def held(actor) -> dict:
+    """The weights by name, and Adam's numbers in the order of its parameters, as plain_megatron.py gives them."""
+    inner = actor.optimizer.chained_optimizers[0]
+    weights = {name.removeprefix("module."): value.data.clone() for name, value in actor.chunks[0].named_parameters()}
+    adam = [
+        {name: value.clone() for name, value in inner.optimizer.state[parameter].items()}
+        for parameter in inner.get_parameters()
+    ]
+    return {"weights": weights, "adam": adam}
+
+
+def assert_equal(one: dict, other: dict) -> None:
+    for first, second in [(one["weights"], other["weights"]), *zip(one["adam"], other["adam"], strict=True)]:
+        assert first.keys() == second.keys()
+        assert all(first[name].equal(second[name]) for name in first)
+
+
+def test_plain_megatron_scripts_and_this_project_read_each_others_checkpoints(actor, saved, tmp_path):
+    """Weights and the optimizer's memory, to the bit."""
     from megatron_patches.model import checkpoint
 
+    load(saved, actor)
+    for state in actor.optimizer.chained_optimizers[0].optimizer.state.values():
+        state["exp_avg"].normal_()
+        state["exp_avg_sq"].uniform_()
+    ours = held(actor)
+    checkpoint.save(tmp_path, 1, actor.chunks, MODEL, optimizer=actor.optimizer, common={"number": 1})
     folder = tmp_path / "elsewhere" / "release"
-    run_ranks(1, os.path.join(os.path.dirname(__file__), "plain_megatron.py"), folder)
-    expected = torch.load(tmp_path / "elsewhere" / "expected.pt", weights_only=True)
-    assert checkpoint.load_folder(folder, actor.chunks, MODEL) == {}
-    found = {name.removeprefix("module."): value for name, value in actor.chunks[0].named_parameters()}
-    shared = [name for name in found if isinstance(expected.get(name), torch.Tensor)]
-    assert len(shared) == len(found)
-    assert all(torch.equal(found[name].data, expected[name]) for name in shared)
-    said = checkpoint.contents(folder, actor.chunks)
-    total = sum(value.numel() for value in found.values())
-    assert f"{total:,} weights" in said
+    script = os.path.join(os.path.dirname(__file__), "plain_megatron.py")
+    run_ranks(1, script, folder, checkpoint.iteration_folder(tmp_path, 1))
+    theirs, read = (torch.load(folder.parent / name, weights_only=True) for name in ("expected.pt", "read.pt"))
+    assert_equal(read, ours)
+
+    assert checkpoint.load_folder(folder, actor.chunks, MODEL, optimizer=actor.optimizer) == {}
+    assert_equal(held(actor), theirs)
+    assert any(moment["exp_avg"].any() for moment in theirs["adam"])
+    said = checkpoint.contents(folder, actor.chunks, actor.optimizer)
+    assert f"{sum(value.numel() for value in theirs['weights'].values()):,} weights" in said
+    assert "tensors of optimizer state" in said
     assert "not read" not in said
