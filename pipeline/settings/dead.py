@@ -216,8 +216,16 @@ RUN_RULES = (
         "Use algo.normalize=std",
     ),
     Rule(
-        lambda s: s.algo.is_weight == "off", ("algo.is_cap",), "algo.is_weight=off", "Use algo.is_weight=on",
-        neutral=(None,),
+        lambda s: s.algo.is_weight == "off", ("algo.is_cap", "algo.is_form", "algo.is_floor"), "algo.is_weight=off",
+        "Use algo.is_weight=on", neutral=(None, "tis"),
+    ),
+    Rule(
+        lambda s: s.algo.is_form != "icepop", ("algo.is_floor",), "algo.is_form={s.algo.is_form} has no lower limit",
+        "Use algo.is_form=icepop",
+    ),
+    Rule(
+        lambda s: s.rl.old_logprobs == "engine", ("algo.is_cap", "algo.is_form", "algo.is_floor"),
+        "rl.old_logprobs=engine makes every importance weight 1", "Use rl.old_logprobs=actor", neutral=(None, "tis"),
     ),
     # Data
     Rule(
