@@ -74,6 +74,7 @@ def samples_of(batch: StepBatch, signal: Signal, count: int) -> list[dict[str, A
         responses = [
             {
                 "text": rollout.text,
+                "tokens": len(rollout.token_ids),
                 "reward": float(graded.rewards[i, j]),
                 "correct": graded.grades[i][j].correct,
                 "layer": graded.grades[i][j].layer,

@@ -139,6 +139,10 @@ STAGE_RULES = (
         "Give rehearse=true", neutral=([],), typed_only=True,
     ),
     Rule(
+        lambda s: s.stage == "plan" and s.plan.lengths is None, ("plan.engines", "plan.decode_ms", "plan.actor_s"),
+        "nothing is simulated", "Give plan.lengths", neutral=([], None), typed_only=True,
+    ),
+    Rule(
         lambda s: s.stage in ("all", "plan", "compare"), ("evaluate.checkpoint",),
         "stage={s.stage} evaluates before and after training", "Use stage=evaluate", neutral=("auto",), typed_only=True,
     ),
