@@ -1,15 +1,18 @@
-"""The age of the weights that sampled each token, and the gap by it."""
+"""What is logged of rollouts: the age of the weights that sampled each token, the gap by it, and lengths."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from pipeline.rl.checks import lags_of
+from pipeline.rl.checks import lags_of, samples_of
 from pipeline.rl.collector import StepBatch
 from pipeline.rl.experience import Samples
+from pipeline.rl.grading import Graded
 from pipeline.rollout.gap import gap_by_lag
 from pipeline.rollout.interface import Prompt, Rollout
+from pipeline.verify.types import Grade
 
 
 def response(version: int, tokens: int) -> Rollout:
@@ -35,3 +38,11 @@ def test_the_gap_by_age():
         "rollout/lag_1_tokens": pytest.approx(0.6), "gap/lag_1_mean": pytest.approx(0.2, abs=1e-6),
     }  # fmt: skip
     assert gap_by_lag(old, engine, torch.zeros(5, dtype=torch.int64)) == {}
+
+
+def test_a_kept_sample_says_how_many_tokens_it_has():
+    groups = [[response(0, 4), response(0, 0)]]
+    grade = Grade(correct=True, extracted="2", reason="equal")
+    graded = Graded([[grade, grade]], torch.ones(1, 2), torch.ones(1, 2))
+    (row,) = samples_of(StepBatch(groups, graded), SimpleNamespace(advantages=torch.zeros(2)), count=1)
+    assert [kept["tokens"] for kept in row["responses"]] == [4, 0]
