@@ -27,6 +27,7 @@ from pipeline.rl.checks import (
     entropy_metric,
     is_due,
     lag_metrics,
+    lags_of,
     mean_metrics,
     paid_metrics,
     rollout_metrics,
@@ -40,7 +41,7 @@ from pipeline.rl.grading import Grader
 from pipeline.rl.kept_samples import KeptStep
 from pipeline.rl.prompt_sampler import PromptSampler
 from pipeline.rl.utilization import active_parameters, peak_of, update_operations
-from pipeline.rollout.gap import GapError, gap_metrics
+from pipeline.rollout.gap import GapError, gap_by_lag, gap_metrics
 from pipeline.run.catalog import HARMLESS, STAGES
 from pipeline.run.manifests import State, flat
 from pipeline.run.shapes import visited
@@ -166,6 +167,7 @@ def learn(
     metrics |= rollout_metrics(batch) | lag_metrics(batch, version=step - 1)
     same_weights = not metrics["rollout/version_lag_max"]
     metrics |= gap_metrics(settings.rollout, actor_logp, scored.rollout_logp, scored.raw_logp, same_weights)
+    metrics |= gap_by_lag(actor_logp, scored.rollout_logp, lags_of(batch, scored, version=step - 1))
 
     with tracker.phase("update"):
         metrics |= update(settings.rl, actor, experience, objective, step, (settings.seed * 1_000_003 + step) * 101)

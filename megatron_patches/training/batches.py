@@ -47,12 +47,13 @@ class MicroBatch:
 
 
 def assign(lengths: list[int], ranks: int) -> list[list[int]]:
-    """Indices for each data-parallel rank: longest first, in zig-zag order, so that counts and tokens are nearly even."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    """Indices for each data-parallel rank, balanced by tokens: longest first, each to the rank that has the fewest so far."""
     shares: list[list[int]] = [[] for _ in range(ranks)]
-    for turn, i in enumerate(order):
-        lap, place = divmod(turn, ranks)
-        shares[place if lap % 2 == 0 else ranks - 1 - place].append(i)
+    tokens = [0] * ranks
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        least = tokens.index(min(tokens))
+        shares[least].append(i)
+        tokens[least] += lengths[i]
     return shares
 
 

@@ -28,6 +28,7 @@ from pipeline.objectives import (
     counterfactual_metrics,
     denominator,
     losses,
+    needs_sequences,
     policy_loss,
     prepare,
 )
@@ -84,7 +85,8 @@ class Objective:
                 "rl.old_logprobs=engine: with rollout.top_p or rollout.top_k the engine's log-probs are those of a cut"
                 " distribution. Use rl.old_logprobs=actor, or rollout.top_p=1 rollout.top_k=0."
             )
-        old: OldLogprobs = "none" if rl.minibatches * rl.epochs == 1 else "actor"
+        one_step = rl.minibatches * rl.epochs == 1
+        old: OldLogprobs = "none" if one_step and not needs_sequences(algo) else "actor"
         return cls(algo, fused, rollout.max_new_tokens, old if rl.old_logprobs == "auto" else rl.old_logprobs)
 
 

@@ -14,6 +14,7 @@ from pipeline.objectives import losses
 from pipeline.objectives.advantages import group_advantages, mixed_groups
 from pipeline.objectives.aggregate import denominator
 from pipeline.objectives.bounds import bound_scale, clip_bounds, elastic_bounds, static_bounds
+from pipeline.objectives.importance import importance_on, needs_sequences
 from pipeline.objectives.inputs import PolicyLossInputs
 from pipeline.objectives.metrics.counterfactual import FAMILY, counterfactual_metrics, family_bounds
 from pipeline.objectives.metrics.group import group_metrics
@@ -21,12 +22,11 @@ from pipeline.objectives.metrics.sums import MetricSums, add_up, finalize
 from pipeline.objectives.metrics.token import token_metrics
 from pipeline.objectives.policy_loss import policy_loss, token_loss
 from pipeline.objectives.prepare import PreparedTokens, prepare
-from pipeline.objectives.terms import importance_cap
 from pipeline.objectives.tokens import Tokens
 
 __all__ = [
     "FAMILY", "MetricSums", "PolicyLossInputs", "PreparedTokens", "Tokens", "add_up", "bound_scale", "clip_bounds",
     "counterfactual_metrics", "denominator", "elastic_bounds", "family_bounds", "finalize", "group_advantages",
-    "group_metrics", "importance_cap", "losses", "mixed_groups", "policy_loss", "prepare", "static_bounds", "token_loss",
-    "token_metrics",
+    "group_metrics", "importance_on", "losses", "mixed_groups", "needs_sequences", "policy_loss", "prepare", "static_bounds",
+    "token_loss", "token_metrics",
 ]  # fmt: skip

@@ -10,9 +10,9 @@ from pipeline.objectives import losses
 from pipeline.objectives.aggregate import token_weights
 from pipeline.objectives.bounds import matched, static_bounds
 from pipeline.objectives.config import as_config
+from pipeline.objectives.importance import importance_on, importance_weight, needs_sequences
 from pipeline.objectives.inputs import PerSample, PolicyLossInputs
 from pipeline.objectives.sequences import Sequences
-from pipeline.objectives.terms import importance_cap, importance_weight
 from pipeline.objectives.tokens import LOG_RATIO_LIMIT, Tokens
 
 Where = slice | Tensor
@@ -65,7 +65,7 @@ class PreparedTokens:
         gap, importance, old_logp = part.gap, part.importance, part.old_logp
         if old_logp is None:
             old_logp = logp.detach()
-            gap, importance = _compare(old_logp, part.rollout_logp, importance_cap(self.config))
+            gap, importance = _compare(old_logp, part.rollout_logp, self.config)
             finite = finite if importance is None else finite & ~importance.isnan()
         keep = part.usable & finite
         # torch.where, never a product with the mask: 0 * NaN is NaN, in the value and in the gradient.
@@ -155,21 +155,25 @@ def prepare(inputs: PolicyLossInputs, config: Any = None) -> PreparedTokens:
     if ref_logp is not None and config.kl_coef:
         usable = usable & torch.isfinite(ref_logp)
     gap = importance = None
-    cap = importance_cap(config)
-    if cap is not None and inputs.rollout_logp is None:
+    if importance_on(config) and inputs.rollout_logp is None:
         raise ValueError(
             "the importance weight is on and needs `rollout_logp`: set PolicyLossInputs.rollout_logp, or "
             "algo.is_weight=off"
         )
+    # Sequences and weights count the mask, not `usable`: the global denominator is fixed before any token is dropped.
+    sequences = _sequences(inputs, mask)
+    if needs_sequences(config) and (old_logp is None or sequences is None):
+        raise ValueError(
+            "algo.is_form=sequence_mis needs the ratio of whole sequences before the forward: set "
+            "PolicyLossInputs.old_logp, and `sequence` if tokens are packed [T]"
+        )
     if old_logp is not None:
-        gap, importance = _compare(old_logp, inputs.rollout_logp, cap)
+        gap, importance = _compare(old_logp, inputs.rollout_logp, config, sequences)
         usable = usable if importance is None else usable & ~importance.isnan()
 
     def clean(value: Tensor | None) -> Tensor | None:
         return None if value is None else torch.where(usable, value, 0.0)
 
-    # Sequences and weights count the mask, not `usable`: the global denominator is fixed before any token is dropped.
-    sequences = _sequences(inputs, mask)
     advantages = torch.where(usable, advantages, 0.0)
     eps_low, eps_high = torch.where(usable, eps_low, 0.0), torch.where(usable, eps_high, 0.0)
     if losses.of(config).matched:
@@ -194,16 +198,18 @@ def prepare(inputs: PolicyLossInputs, config: Any = None) -> PreparedTokens:
     )
 
 
-def _compare(old_logp: Tensor, rollout_logp: Tensor | None, cap: float | None) -> tuple[Tensor | None, Tensor | None]:
+def _compare(
+    old_logp: Tensor, rollout_logp: Tensor | None, config: Any, sequences: Sequences | None = None
+) -> tuple[Tensor | None, Tensor | None]:
     """Gap and importance weight (None if it is off).
 
-    The gap is never cleaned: its NaN and infinities are counted by the metrics. An infinite gap still has a weight (0 or
-    the cap); only a NaN has none.
+    The gap is never cleaned: its NaN and infinities are counted by the metrics. An infinite gap still has a weight; only a
+    NaN has none.
     """
     if rollout_logp is None:
         return None, None
     gap = old_logp - rollout_logp.detach().double()
-    return gap, None if cap is None else importance_weight(gap, cap)
+    return gap, importance_weight(gap, config, sequences) if importance_on(config) else None
 
 
 def _per_token(value: Tensor, name: str, like: Tensor, sequence: Tensor | None) -> Tensor:

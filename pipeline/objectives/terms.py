@@ -1,15 +1,9 @@
-"""The other terms of the loss: KL to a reference, and the importance weight for samples of another engine."""
-
-import math
-from typing import Any
+"""The KL term of the loss."""
 
 import torch
 from torch import Tensor
 
 from pipeline.objectives.tokens import LOG_RATIO_LIMIT
-
-DEFAULT_CAP = 2.0
-"""C of the truncated importance weight if `is_cap` is not set."""
 
 
 def kl(logp: Tensor, ref_logp: Tensor, kind: str, limit: float | None = None) -> Tensor:
@@ -44,24 +38,3 @@ def kl(logp: Tensor, ref_logp: Tensor, kind: str, limit: float | None = None) ->
     else:
         raise ValueError(f"kl must be k1, k2 or k3, not {kind!r}")
     return estimate if limit is None else estimate.clamp(-limit, limit)
-
-
-def importance_cap(config: Any, sampled_elsewhere: bool = False) -> float | None:
-    """Returns C of the truncated importance weight, or None if the weight is off.
-
-    `sampled_elsewhere`: the tokens came from another engine than the actor, or from older weights. `is_weight=auto`
-    then turns the weight on. A loop that knows this passes `config.model_copy(update={"is_weight": "on"})` to the loss.
-    """
-    if config.is_weight == "off" or (config.is_weight == "auto" and config.is_cap is None and not sampled_elsewhere):
-        return None
-    return DEFAULT_CAP if config.is_cap is None else float(config.is_cap)
-
-
-def importance_weight(gap: Tensor, cap: float) -> Tensor:
-    """Computes min(exp(gap), C) of `gap = old_logp - rollout_logp`, in its shape and dtype; detached.
-
-    This is truncated importance sampling (Ionides 2008). A token to which the engine gave probability 0 (gap +inf) gets
-    C.
-    """
-    # The first clamp keeps exp from overflowing; the second makes the greatest weight exactly C.
-    return gap.detach().clamp(max=math.log(cap)).exp().clamp(max=cap)

@@ -256,7 +256,26 @@ GROUPS = (
             Panel(
                 title="Importance weight",
                 note="mean over tokens; corrects for sampling from another policy than the trainer's",
-                lines=(("gap/is_weight", "weight"),),
+                lines=(("gap/is_weight", "weight"), ("gap/ratio_mean", "ratio before truncation and masks")),
+            ),
+            Panel(
+                title="Extreme ratios of trainer to engine",
+                note="of single tokens, before truncation and masks",
+                lines=(("gap/ratio_max", "largest"), ("gap/ratio_min", "smallest")),
+                log=True,
+            ),
+            Panel(
+                title="Masked tokens",
+                note="share of the trained tokens whose importance weight is 0 (algo.is_form)",
+                lines=(("gap/masked", "masked"),),
+                form="share",
+                zero=True,
+            ),
+            Panel(
+                title="Gap by age of the sampling weights",
+                note="mean gap of the tokens whose weights were that many steps old",
+                lines=(("gap/lag_*_mean", ""),),
+                log=True,
             ),
             Panel(
                 title="Gradient norm",
@@ -320,6 +339,13 @@ GROUPS = (
                 title="Age of the sampling policy",
                 note="steps between the weights that sampled and the weights that are trained",
                 lines=(("rollout/version_lag_mean", "mean"), ("rollout/version_lag_max", "largest")),
+                zero=True,
+            ),
+            Panel(
+                title="Tokens by age of the sampling weights",
+                note="share of the tokens whose weights were that many steps old",
+                lines=(("rollout/lag_*_tokens", ""),),
+                form="share",
                 zero=True,
             ),
         ),

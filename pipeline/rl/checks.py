@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from pipeline.rl.collector import StepBatch
-from pipeline.rl.experience import Signal
+from pipeline.rl.experience import Samples, Signal
 from pipeline.rl.grading import Grader, graded_text
 from pipeline.verify.reading.given import how_given
 
@@ -54,6 +54,13 @@ def lag_metrics(batch: StepBatch, version: int) -> dict[str, float]:
     return {"rollout/version_lag_mean": sum(lags) / len(lags), "rollout/version_lag_max": float(max(lags))}
 
 
+def lags_of(batch: StepBatch, samples: Samples, version: int) -> torch.Tensor:
+    """int64 [T] of `samples`, which are some of the batch's: how many steps older than `version` the weights were that
+    sampled each token."""
+    versions = torch.tensor([rollout.policy_version for group in batch.groups for rollout in group], dtype=torch.int64)
+    return (version - versions)[samples.index].repeat_interleave(samples.lengths)
+
+
 def verify_metrics(grader: Grader) -> dict[str, float]:
     """The verifier's counts since the last step, as `verify/` metrics."""
     return {f"verify/{name}": value for name, value in grader.metrics().items()}
@@ -67,6 +74,7 @@ def samples_of(batch: StepBatch, signal: Signal, count: int) -> list[dict[str, A
         responses = [
             {
                 "text": rollout.text,
+                "tokens": len(rollout.token_ids),
                 "reward": float(graded.rewards[i, j]),
                 "correct": graded.grades[i][j].correct,
                 "layer": graded.grades[i][j].layer,

@@ -53,3 +53,23 @@ def gap_metrics(
             "than the limit allows."
         )
     return {"gap/checked_mean_exp": mean_exp}
+
+
+def gap_by_lag(old_logp: torch.Tensor, rollout_logp: torch.Tensor, lags: torch.Tensor) -> dict[str, float]:
+    """`gap/lag_<k>_mean`: mean abs(old_logp - rollout_logp) of the tokens whose sampling weights were k steps old, and
+    `rollout/lag_<k>_tokens`: their share of the tokens. Empty if no weights were older than the actor's.
+
+    Args:
+        old_logp, rollout_logp: fp32 [T], the actor's and the engine's.
+        lags: int64 [T], steps between the weights that sampled each token and those that training starts from.
+    """
+    if not lags.any():
+        return {}
+    gap = (old_logp - rollout_logp).abs()
+    metrics: dict[str, float] = {}
+    for lag in lags.unique().tolist():
+        finite = gap[(lags == lag) & torch.isfinite(gap)]
+        metrics |= {f"rollout/lag_{lag}_tokens": float((lags == lag).double().mean())}
+        if len(finite):
+            metrics |= {f"gap/lag_{lag}_mean": float(finite.double().mean())}
+    return metrics

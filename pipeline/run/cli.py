@@ -66,11 +66,17 @@ def _main(words: list[str]) -> int:
         print(describe(jobs, words))
         if compared:
             print(arms.describe(settings, compared))
+        actor = next((job.settings for job in jobs if job.stage.name == "rl"), settings)
+        seconds = None
         if settings.plan.rehearse:
             from pipeline.run.rehearsal import rehearsal
 
-            actor = next(job.settings for job in jobs if job.stage.name == "rl")
-            print("\n" + rehearsal(actor, settings.plan.ranks))
+            text, seconds = rehearsal(actor, settings.plan.ranks)
+            print("\n" + text)
+        if settings.plan.lengths is not None:
+            from pipeline.run.foresight import foresee
+
+            print("\n" + foresee(actor, settings.plan, seconds))
         return 0
     if len({job.stage.name for job in jobs}) > 1 and settings.cluster.nnodes > 1:
         raise UsageError(

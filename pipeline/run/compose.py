@@ -49,7 +49,7 @@ RECORDED = "the recorded settings of the run"
 """Origin of settings that an earlier command gave to the run."""
 TOP = ("name", "runs_dir", "seed", "force", "dry_run")
 PATHS = ("data.path", "data.sft_path", "data.eval", "data.eval_folder", "model.path", "evaluate.checkpoint",
-         "export.checkpoint", "bench.peer_python", "bench.compare", "report.peer_python")  # fmt: skip
+         "export.checkpoint", "bench.peer_python", "bench.compare", "report.peer_python", "plan.lengths")  # fmt: skip
 """Settings that hold files or folders; on the command line they are relative to the folder it was typed in."""
 
 
@@ -330,7 +330,8 @@ def _absolute(key: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     path = typed(value).absolute()
-    is_path = path.exists() or not key.endswith(".checkpoint")  # `evaluate.checkpoint=before` is a word, not a path
+    # `evaluate.checkpoint=before` is a word and `plan.lengths=tiny` a run's name, not paths
+    is_path = path.exists() or not key.endswith((".checkpoint", ".lengths"))
     return str(path) if is_path and not (ROOT / value).exists() else value
 
 

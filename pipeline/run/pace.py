@@ -67,21 +67,46 @@ def _seconds(rank: dict[str, Any], name: str) -> float:
     return phase["seconds"] + phase["exchange_seconds"] if phase else 0.0
 
 
+def decode_rates(settings: Settings) -> tuple[float, float]:
+    """a and b of a decode step of vLLM, whose n sequences take a + b n seconds: reading the weights once, and each sequence's
+    KV cache at half its greatest length."""
+    speed, rollout = settings.cluster.speed, settings.rollout
+    bandwidth = speed.memory_gb_s * 1e9 * speed.efficiency
+    held = _cache_bytes(settings) * (rollout.max_prompt_tokens + rollout.max_new_tokens / 2)
+    return _weight_bytes(settings) / bandwidth, held / bandwidth
+
+
+def _weight_bytes(settings: Settings) -> float:
+    """Of one rank of an engine."""
+    return count(settings.model).total * _element(settings) / _engine_ranks(settings)
+
+
+def _cache_bytes(settings: Settings) -> float:
+    """Keys and values of one token on one rank of an engine."""
+    model = settings.model
+    return 2 * model.num_layers * model.num_query_groups * model.head_dim * _element(settings) / _engine_ranks(settings)
+
+
+def _element(settings: Settings) -> int:
+    return 2 if settings.model.dtype == "bf16" else 4
+
+
+def _engine_ranks(settings: Settings) -> int:
+    return settings.layout.rollout_tp or settings.layout.tp
+
+
 def _generation(settings: Settings, world: int, responses: int, length: int) -> float:
     if chosen_engine(settings) == "native":
         return float("nan")
-    model, rollout, speed = settings.model, settings.rollout, settings.cluster.speed
-    tp = settings.layout.rollout_tp or settings.layout.tp
+    rollout, speed, tp = settings.rollout, settings.cluster.speed, _engine_ranks(settings)
     ranks = rollout.server_ranks if rollout.mode == "standalone" else world
-    element = 2 if model.dtype == "bf16" else 4
-    weights = count(model).total * element / tp
-    token = 2 * model.num_layers * model.num_query_groups * model.head_dim * element / tp  # keys and values, bytes
-    room = rollout.gpu_memory_share * settings.cluster.device_memory_gib * GIB - weights
+    room = rollout.gpu_memory_share * settings.cluster.device_memory_gib * GIB - _weight_bytes(settings)
     each = -(-responses // max(1, ranks // tp))
-    at_once = max(1, min(each, rollout.max_concurrent, int(room / (token * length))))
-    held = token * (rollout.max_prompt_tokens + rollout.max_new_tokens / 2) * at_once
-    reading = (weights + held) / (speed.memory_gb_s * 1e9)
-    arithmetic = 2 * visited(settings.model) * at_once / tp / (speed.tflops * 1e12)
-    prompts = 2 * visited(settings.model) * rollout.max_prompt_tokens * each / tp / (speed.tflops * 1e12)
+    at_once = max(1, min(each, rollout.max_concurrent, int(room / (_cache_bytes(settings) * length))))
+    base, sequence = decode_rates(settings)
+    arithmetic = 2 * visited(settings.model) * at_once / tp / (speed.tflops * 1e12 * speed.efficiency)
+    prompts = (
+        2 * visited(settings.model) * rollout.max_prompt_tokens * each / tp / (speed.tflops * 1e12 * speed.efficiency)
+    )
     rounds = -(-each // at_once)
-    return (rounds * rollout.max_new_tokens * max(reading, arithmetic) + prompts) / speed.efficiency
+    return rounds * rollout.max_new_tokens * max(base + sequence * at_once, arithmetic) + prompts

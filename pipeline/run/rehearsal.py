@@ -70,16 +70,15 @@ def _one(config: Path, rank: int) -> dict[str, Any]:
     return json.loads(result.read_text("utf-8"))
 
 
-def rehearsal(settings: Settings, chosen: list[int]) -> str:
-    """Rehearses and describes: memory, collectives and waits of each rank, then the seconds of a step."""
+def rehearsal(settings: Settings, chosen: list[int]) -> tuple[str, Pace]:
+    """Rehearses and describes memory, collectives and waits of each rank, then the seconds of a step. Returns both."""
     found = rehearse(settings, ranks_of(settings, chosen))
     memory = memory_of(settings)
     lines = []
     for rank in found:
         lines += [*_memory_lines(settings, rank, memory), "", *_traffic_lines(rank), ""]
-    return "\n".join(
-        [*lines, *_pace_lines(settings, pace(settings, found, world_size(settings), data_parallel(settings)))]
-    )
+    seconds = pace(settings, found, world_size(settings), data_parallel(settings))
+    return "\n".join([*lines, *_pace_lines(settings, seconds)]), seconds
 
 
 def _memory_lines(settings: Settings, rank: dict[str, Any], memory: Memory) -> list[str]:

@@ -17,6 +17,8 @@ LOSSES = (*ELASTIC, *STATIC, *NEIGHBOURS)
 """Losses of `pipeline.objectives.losses`, listed here so that a misspelling is found before torch is imported."""
 SEQUENCE = ("gspo",)
 """Losses that mix the tokens of a sequence, so the fused policy head cannot form their gradient."""
+IS_CAPS = {"tis": 2.0, "icepop": 5.0, "token_mis": 2.0, "sequence_mis": 2.0}
+"""C of each form of the importance weight if `is_cap` is not set."""
 
 
 class Algo(Section):
@@ -66,12 +68,16 @@ class Algo(Section):
     """A token's KL estimate is clamped to +- this, with gradient 0 beyond (verl: 10); none turns it off."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus; negative values are a penalty."""
+    is_form: Literal["tis", "icepop", "token_mis", "sequence_mis"] = "tis"
+    """Importance weight of a token whose ratio exp(old_logp - rollout_logp) is too large: truncated (tis), or 0, so that the
+    token is masked (docs/objective.md)."""
     is_cap: float | None = Field(None, gt=0)
-    """C of the truncated importance weight min(exp(old_logp - rollout_logp), C). none: 2 where `is_weight` is on, or is auto
-    and turns it on."""
+    """C, the largest ratio that keeps its weight. none: 2, and 5 for icepop."""
+    is_floor: float = Field(0.5, ge=0)
+    """icepop: smallest ratio that is not masked."""
     is_weight: Literal["auto", "on", "off"] = "auto"
-    """Importance weight. auto: on (with C = is_cap or 2) if `is_cap` is set, if another engine than the actor samples, or
-    if `rl.async_depth` > 0."""
+    """Importance weight. auto: on if `is_cap` or `is_form` is set, if another engine than the actor samples, or if
+    `rl.async_depth` > 0."""
     cispo_eps_high: float = Field(5.0, gt=0)
     """CISPO: upper limit of the detached importance weight is 1 + this."""
     gspo_eps_low: float = Field(3e-4, gt=0, lt=1)
@@ -117,6 +123,9 @@ class Algo(Section):
             )
         if self.scale_min > self.scale_max:
             raise ValueError(f"algo.scale_min={self.scale_min} is above algo.scale_max={self.scale_max}")
+        cap = IS_CAPS[self.is_form] if self.is_cap is None else self.is_cap
+        if self.is_form == "icepop" and self.is_floor >= cap:
+            raise ValueError(f"algo.is_floor={self.is_floor:g} is not below algo.is_cap={cap:g}")
         if self.reward_min >= self.reward_max:
             raise ValueError(f"algo.reward_min={self.reward_min} is not below algo.reward_max={self.reward_max}")
         return self

@@ -139,6 +139,10 @@ STAGE_RULES = (
         "Give rehearse=true", neutral=([],), typed_only=True,
     ),
     Rule(
+        lambda s: s.stage == "plan" and s.plan.lengths is None, ("plan.engines", "plan.decode_ms", "plan.actor_s"),
+        "nothing is simulated", "Give plan.lengths", neutral=([], None), typed_only=True,
+    ),
+    Rule(
         lambda s: s.stage in ("all", "plan", "compare"), ("evaluate.checkpoint",),
         "stage={s.stage} evaluates before and after training", "Use stage=evaluate", neutral=("auto",), typed_only=True,
     ),
@@ -216,8 +220,16 @@ RUN_RULES = (
         "Use algo.normalize=std",
     ),
     Rule(
-        lambda s: s.algo.is_weight == "off", ("algo.is_cap",), "algo.is_weight=off", "Use algo.is_weight=on",
-        neutral=(None,),
+        lambda s: s.algo.is_weight == "off", ("algo.is_cap", "algo.is_form", "algo.is_floor"), "algo.is_weight=off",
+        "Use algo.is_weight=on", neutral=(None, "tis"),
+    ),
+    Rule(
+        lambda s: s.algo.is_form != "icepop", ("algo.is_floor",), "algo.is_form={s.algo.is_form} has no lower limit",
+        "Use algo.is_form=icepop",
+    ),
+    Rule(
+        lambda s: s.rl.old_logprobs == "engine", ("algo.is_cap", "algo.is_form", "algo.is_floor"),
+        "rl.old_logprobs=engine makes every importance weight 1", "Use rl.old_logprobs=actor", neutral=(None, "tis"),
     ),
     # Data
     Rule(

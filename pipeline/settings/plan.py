@@ -1,6 +1,6 @@
 """What a plan works out beyond the instant estimate."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.settings.base import Section
 
@@ -12,3 +12,17 @@ class Plan(Section):
     """Run one step of some ranks' real code on tensors without numbers, and print its memory, time and collectives."""
     ranks: list[int] = Field([], max_length=64)
     """Ranks to rehearse; empty: the first rank of each pipeline stage."""
+    lengths: str | None = None
+    """Simulate who waits for whom, on the response lengths of a run (its name), a samples.jsonl, or a file with one a line."""
+    engines: int = Field(1, ge=1)
+    """Simulation: engines that sample, each decoding up to `rollout.max_concurrent` sequences."""
+    decode_ms: list[float] = Field([], max_length=2)
+    """Simulation: a,b where a decode step of n sequences takes a + b n milliseconds; empty: from the run or the rehearsal."""
+    actor_s: float | None = Field(None, gt=0)
+    """Simulation: seconds from a batch to new weights; none: from the run or the rehearsal."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Plan":
+        if self.decode_ms and (len(self.decode_ms) != 2 or min(self.decode_ms) < 0 or not any(self.decode_ms)):
+            raise ValueError("plan.decode_ms takes two numbers, a,b: neither negative and not both 0")
+        return self

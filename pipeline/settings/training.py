@@ -97,7 +97,8 @@ class Rl(Section):
     """How sequences are placed in a micro-batch: padded rows of similar length, or packed end to end (THD)."""
     old_logprobs: Literal["auto", "actor", "engine"] = "auto"
     """Log-probs that ratios start from. actor: a forward pass before each update; engine: the rollout engine's own; auto:
-    actor, but no pass if an update is one optimizer step (minibatches x epochs = 1), where every ratio is 1."""
+    actor, but no pass if an update is one optimizer step (minibatches x epochs = 1), where every ratio is 1, unless
+    `algo.is_form=sequence_mis` needs it."""
     async_depth: int = Field(0, ge=0, le=1)
     """1: the next batch is generated while this one is trained (one step off-policy)."""
     save_every: int = Field(20, ge=1)

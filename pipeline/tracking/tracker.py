@@ -143,7 +143,7 @@ class Tracker:
     def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rollouts of this step to `samples.jsonl`; `step` is added to each row.
 
-        Rows are `{"prompt_id", "problem", "gold", "responses": [{"text", "reward", "advantage", "finish_reason",
+        Rows are `{"prompt_id", "problem", "gold", "responses": [{"text", "tokens", "reward", "advantage", "finish_reason",
         "extracted"}]}`.
         """
         if self.enabled:

@@ -34,7 +34,10 @@ ROOT = Path(__file__).resolve().parents[2]
 REAL_RUN = Path(__file__).with_name("real_run")
 ROWS = list(read_jsonl(REAL_RUN / "metrics.jsonl"))
 REAL = {name for row in ROWS for name in row} - {"step"}
-WRITERS = ("stages/rl.py", "pipeline/rl", "pipeline/tracking", "megatron_patches/training", "megatron_patches/engines")
+WRITERS = (
+    "stages/rl.py", "pipeline/rl", "pipeline/rollout/gap.py", "pipeline/tracking", "megatron_patches/training",
+    "megatron_patches/engines",
+)  # fmt: skip
 """Code that names metrics, apart from the objective and the verifier's pool."""
 PANELS = [panel for group in GROUPS for panel in group.panels]
 
@@ -47,7 +50,7 @@ def objective_names() -> set[str]:
         eps_high=0.2 * ones[:, 0], ref_logp=-ones, rollout_logp=-ones, entropy=ones,
         pass_rate=torch.linspace(0, 1, 5).double(), denominator=10.0,
     )  # fmt: skip
-    algo = Algo(kl_coef=0.1, entropy_coef=0.01, is_cap=2.0, dual_clip=3.0)
+    algo = Algo(kl_coef=0.1, entropy_coef=0.01, is_form="icepop", dual_clip=3.0)
     tokens = prepare(inputs, algo).tokens(inputs.logp, ones)
     family = 0.2 * torch.ones(len(FAMILY), 2, 5, 2)
     sums = policy_loss(tokens, algo)[1] + counterfactual_metrics(tokens, algo, family)

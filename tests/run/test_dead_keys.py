@@ -96,6 +96,9 @@ DEAD = [
     (["rl.counterfactual=true", "rl.minibatches=1", "rl.epochs=1"], "rl.counterfactual=true", "every ratio is 1"),
     (["algo.kl=k1"], "algo.kl=k1", "algo.kl_coef=0 means no KL term"),
     (["algo.is_weight=off", "algo.is_cap=2"], "algo.is_cap=2", "algo.is_weight=off"),
+    (["algo.is_weight=off", "algo.is_form=icepop"], "algo.is_form=icepop", "algo.is_weight=off"),
+    (["algo.is_form=token_mis", "algo.is_floor=0.2"], "algo.is_floor=0.2", "algo.is_form=token_mis has no lower limit"),
+    (["rl.old_logprobs=engine", "algo.is_form=icepop"], "algo.is_form=icepop", "makes every importance weight 1"),
     (["algo.import_path=mine.py:loss", "algo.loss=grpo"], "algo.loss=grpo", "algo.import_path="),
     # Training
     (["sft.enabled=false", "sft.batch_size=8"], "sft.batch_size=8", "sft.enabled=false"),
@@ -214,6 +217,7 @@ NEUTRAL = [
     ["algo=grpo", "algo.alpha=0", "algo.beta=0"],
     ["algo.k=none", "algo.beta=0"],
     ["algo.is_weight=off", "algo.is_cap=none"],
+    ["algo.is_form=icepop", "algo.is_floor=0.2"],
     ["algo.alpha=0", "algo.beta=0", "algo.scale_min=2"],  # above 1 it scales even an inelastic region
     ["algo.import_path=mine.py:loss", "algo.alpha=0", "algo.h=sqrt", "algo.gspo_eps_low=0.1"],  # a loss may read anything
     ["cluster.nnodes=1", "cluster.master_addr=node0", "cluster.node_rank=0"],  # a job script that counts its nodes

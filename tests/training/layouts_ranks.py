@@ -25,7 +25,7 @@ LLAMA_ROPE = {
     "original_max_position_embeddings": 24,
 }  # fmt: skip
 """Numbers other than Llama 3.1's, over a length at which some wavelengths are stretched, some blended, some left alone."""
-GSPO = Algo(loss="gspo", aggregate="seq-mean-token-mean", gspo_eps_low=0.1, gspo_eps_high=0.1)
+GSPO = Algo(loss="gspo", aggregate="seq-mean-token-mean", gspo_eps_low=0.1, gspo_eps_high=0.1, is_form="sequence_mis")
 
 
 def reference(model, experience, algo: Algo):

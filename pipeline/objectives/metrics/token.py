@@ -66,8 +66,15 @@ def token_metrics(x: Tokens, config: Any, weighted_loss: Tensor) -> MetricSums:
         # With kl_coef = 0 a reference log-prob may be NaN at a kept token: it must not spoil the sum.
         d = torch.where(keep, x.logp - x.ref_logp, 0.0).nan_to_num(0.0).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
         policy |= {"policy/kl_ref_k1": d, "policy/kl_ref_k3": torch.expm1(-d) + d}
-    if x.importance is not None:
+    if x.importance is not None and x.gap is not None:
+        # A kept token's gap is no NaN, but it may be infinite.
+        sampled = torch.where(keep, x.gap, 0.0).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
         policy["gap/is_weight"] = torch.where(keep, x.importance, 0.0)
+        policy["gap/ratio_mean"] = torch.where(keep, sampled, 0.0)
+        if config.is_form != "tis":
+            policy["gap/masked"] = keep & (x.importance == 0)
+        out.lowest("gap/ratio_min", sampled, keep)
+        out.highest("gap/ratio_max", sampled, keep)
 
     # The counts that divide the rows below; dropped tokens are in neither. Sequences that the update leaves out (`left_out`)
     # are added to the first count only: nothing of them is clipped, and their ratios are not known.

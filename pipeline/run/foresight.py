@@ -1,0 +1,180 @@
+"""`stage=plan plan.lengths=...`: how long engines and actor would wait for each other, in figures.
+
+Lengths come from a run's samples.jsonl or from a file. Rates come from the settings, from what that run measured, or from a
+rehearsal's model, in this order.
+"""
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pipeline.common.errors import InputError, UsageError
+from pipeline.common.files import read_jsonl
+from pipeline.run.door import ROOT
+from pipeline.run.pace import Pace, decode_rates
+from pipeline.run.plan import world_size
+from pipeline.run.simulation import MODES, STEPS, Work, simulate
+from pipeline.settings import Plan, Settings
+from pipeline.settings.engine import chosen_engine
+
+LEAST_STEPS = 4
+"""Measured steps that a fit of two rates needs at least."""
+FITTED = ("length/max", "speed/generated_tokens", "seconds/generate")
+"""Metrics that a fit needs."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run measured. Seconds."""
+
+    decode_base: float
+    decode_each: float
+    actor: float
+    sync: float
+
+
+def foresee(settings: Settings, plan: Plan, rehearsed: Pace | None) -> str:
+    """The text for the plan of `settings`, those of the rl stage. `rehearsed`: of rehearse=true.
+
+    Raises:
+        UsageError: nothing says how fast the engines or the actor are.
+        InputError: the lengths, or a run's measurements, cannot be read.
+    """
+    assert plan.lengths is not None
+    run = ROOT / settings.runs_dir / plan.lengths
+    folder = run if run.is_dir() else None
+    lengths = lengths_of(folder / "samples.jsonl" if folder else ROOT / plan.lengths)
+    base, each, actor, sync, source = _rates(settings, plan, rehearsed, folder)
+    work = Work(
+        lengths=lengths, responses=settings.rl.prompts_per_step * settings.rl.group_size, engines=plan.engines,
+        slots=settings.rollout.max_concurrent, decode_base=base, decode_each=each, actor=actor, sync=sync,
+    )  # fmt: skip
+    lines = [
+        f"Waiting, simulated over {STEPS} steps of {work.responses} responses on {work.engines} engines of up to {work.slots}"
+        " sequences",
+        f"  lengths of {plan.lengths}: median {statistics.median(lengths):.0f}, mean {statistics.fmean(lengths):.0f},"
+        f" longest {max(lengths)}",
+        f"  a decode step of n sequences takes {1000 * base:.3g} + {1000 * each:.3g} n ms, the actor {actor:.3g} s a step, a"
+        f" sync {sync:.3g} s ({source})",
+        f"  {'mode':<16}{'s a step':>10}{'engines idle':>15}{'actor idle':>13}",
+    ]
+    for mode in MODES:
+        found = simulate(work, mode)
+        lines.append(f"  {mode:<16}{found.seconds:10.3g}{found.engines_idle:15.0%}{found.actor_idle:13.0%}")
+    lines += [
+        "  Engines have devices of their own here (rollout.mode=standalone); others share the actor's and work step by step.",
+        "  The mode partial is not built yet: its line says what it would be worth.",
+    ]
+    return "\n".join(lines)
+
+
+def lengths_of(path: Path) -> list[int]:
+    """Response lengths in tokens, empty responses left out: of a samples.jsonl, or of a file with one length a line.
+
+    Raises InputError if the file has none, or cannot be read.
+    """
+    try:
+        if path.suffix == ".jsonl":
+            rows = (response for row in read_jsonl(path) for response in row.get("responses", []))
+            found = [int(response["tokens"]) for response in rows if "tokens" in response]
+        else:
+            found = [int(line) for line in path.read_text("utf-8").split()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"plan.lengths: {path} cannot be read as response lengths: {error}") from error
+    found = [length for length in found if length > 0]
+    if not found:
+        raise InputError(
+            f"plan.lengths: {path} holds no response lengths. Name a run whose samples.jsonl has `tokens` (stage=rl writes them"
+            " if rl.sample_rollouts is above 0), or a file with one length a line."
+        )
+    return found
+
+
+def _rates(
+    settings: Settings, plan: Plan, rehearsed: Pace | None, folder: Path | None
+) -> tuple[float, float, float, float, str]:
+    """a and b of a decode step, seconds of actor and sync, and where they are from."""
+    decode = (plan.decode_ms[0] / 1000, plan.decode_ms[1] / 1000) if plan.decode_ms else None
+    actor, sync = plan.actor_s, 0.0
+    sources = ["given"] if decode or actor else []
+    if folder is not None and not (decode and actor):
+        measured = measure(folder)
+        decode = decode or (measured.decode_base, measured.decode_each)
+        actor, sync = actor or measured.actor, measured.sync
+        sources.append(f"measured in {folder.name}")
+    if rehearsed is not None and not (decode and actor):
+        if decode is None and chosen_engine(settings) == "vllm":
+            decode = decode_rates(settings)
+        actor, sync = actor or rehearsed.logprobs + rehearsed.update, rehearsed.sync
+        sources.append("by the rehearsal")
+    if decode is None or actor is None:
+        missing = "plan.decode_ms=[a,b]" if decode is None else "plan.actor_s"
+        raise UsageError(
+            f"plan.lengths={plan.lengths}: give {missing}, or name a run that has measured it. rehearse=true works out the"
+            " actor's seconds, and the engines' if they are vLLM."
+        )
+    return *decode, actor, sync, ", ".join(sources)
+
+
+def measure(folder: Path) -> Measured:
+    """Fits seconds/generate = a length/max + b tokens of an engine to a run's steps, and takes the medians of the rest.
+
+    The fit holds where an engine decodes its whole share at once: it makes as many decode steps as its longest response has
+    tokens. The first step is left out, because it loads kernels.
+
+    Raises:
+        InputError: the run's files are missing, or its steps do not show the rates.
+    """
+    cure = "Give plan.decode_ms=[a,b] and plan.actor_s, or name another run."
+    try:
+        settings = Settings.model_validate(yaml.safe_load((folder / "config.yaml").read_text("utf-8")))
+        rows = [row for row in list(read_jsonl(folder / "metrics.jsonl"))[1:] if _is_usable(row)]
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"plan.lengths: the run {folder} cannot be read: {error}. {cure}") from error
+    engines = _engines_of(settings)
+    share = settings.rl.prompts_per_step * settings.rl.group_size / engines
+    if settings.rl.async_depth or share > settings.rollout.max_concurrent:
+        why = (
+            "it sampled a step ahead" if settings.rl.async_depth else "its engines did not decode a whole batch at once"
+        )
+        raise InputError(
+            f"plan.lengths: the run {folder} does not show the rates of its engines, because {why}. {cure}"
+        )
+    if len(rows) < LEAST_STEPS:
+        raise InputError(
+            f"plan.lengths: the run {folder} has {len(rows)} usable steps, and a fit needs {LEAST_STEPS}. {cure}"
+        )
+    steps, tokens, seconds = ([row[name] for row in rows] for name in FITTED)
+    base, each = _fit(steps, [count / engines for count in tokens], seconds)
+    other = ("generate", "sync", "evaluate", "save")
+    rest = [row["seconds/step"] - sum(row.get(f"seconds/{name}", 0.0) for name in other) for row in rows]
+    sync = statistics.median(row.get("seconds/sync", 0.0) for row in rows)
+    return Measured(base, each, statistics.median(rest), sync)
+
+
+def _is_usable(row: dict[str, Any]) -> bool:
+    """Whether a step has what the fit needs, from one round of sampling."""
+    return all(row.get(name) is not None for name in FITTED) and row.get("rollout/rounds", 1) == 1
+
+
+def _engines_of(settings: Settings) -> int:
+    layout = settings.layout
+    if chosen_engine(settings) == "native":
+        return world_size(settings) // layout.tp
+    ranks = settings.rollout.server_ranks if settings.rollout.mode == "standalone" else world_size(settings)
+    return ranks // (layout.rollout_tp or layout.tp)
+
+
+def _fit(steps: list[float], tokens: list[float], seconds: list[float]) -> tuple[float, float]:
+    """Least squares of seconds = a steps + b tokens, neither below 0."""
+    columns: Any = np.array([steps, tokens]).T
+    both = np.linalg.lstsq(columns, np.array(seconds), rcond=None)[0]
+    if both.min() >= 0:
+        return float(both[0]), float(both[1])
+    kept = int(both.argmax())
+    alone = float(columns[:, kept] @ np.array(seconds) / (columns[:, kept] @ columns[:, kept]))
+    return (alone, 0.0) if kept == 0 else (0.0, alone)
