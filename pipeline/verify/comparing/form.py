@@ -323,8 +323,11 @@ def _of_closed_form(tree: Tree) -> set[str]:
             found.add("power")
         quotients = [part for part in tree[1] if part[0] == "mul" and evaluate.exact(part) is not None]
         found |= set().union(*(_of_closed_form(part) for part in [*above, *below, *quotients]))
-        if any(sum(evaluate.exact(part) is not None for part in side) > 1 for side in (above, below)):
+        numbers = [[value for part in side if (value := evaluate.exact(part)) is not None] for side in (above, below)]
+        if any(len(side) > 1 for side in numbers):
             found.add("product")
+        if len(numbers[0]) == len(numbers[1]) == 1 and (numbers[0][0] / numbers[1][0]).denominator == 1:
+            found.add("quotient")
         if sum(part[0] == "add" for part in above) > 1:
             found.add("product")
     elif kind in ("pow", "root"):

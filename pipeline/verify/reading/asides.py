@@ -56,6 +56,11 @@ _QUOTING = re.compile(
     re.I,
 )
 """In the sentence of a box: it quotes another answer."""
+_DENIED = re.compile(
+    r"(?:\b(?:not|never)\s+(?:equal\s+to\s+|be\s+)?|\w(?:n't|n’t)\s+(?:be\s+)?|≠\s*|\\neq?\s*)[$*(]*(?:\\[(\[])?\s*$",
+    re.I,
+)
+"""Before a box: `the answer is not`."""
 _WITHDRAWN = re.compile(
     r"(?:^|[.!?\n])\s*(?:(?:but|oh|no|wait|oops|hmm+|sorry|actually|hold\s+on)\b[\s,.!…-]*)*"
     r"(?:(?:that|this|it|the\s+above|my\s+(?:\w+\s+)?(?:answer|result)|the\s+answer\s+above)\s*)?(?:\b(?:is|was)|'s|’s)\s+"
@@ -70,7 +75,7 @@ _SHOULD_BE = re.compile(
 _DANGLING = re.compile(
     r"(?:[=+*/<>&(\[{,;:-]|\b(?:the|a|an|and|or|but|so|of|to|for|from|in|on|at|by|with|into|between|which|that|those|these"
     r"|this|who|whose|where|when|while|because|since|as|if|than|then|thus|hence|therefore|we|it|they|he|she|our|its|their"
-    r"|is|are|was|were|be|been|has|have|had|get|gets|will|would|can|could|must|should|may|need|needs|not|now|next|also"
+    r"|is|are|was|were|be|been|has|have|had|get|gets|will|would|can|could|must|should|may|need|needs|not|now|next|also|us|however|although|though|whether|per|about"
     r"|each|every|any|some|another|multiply|divide|subtract|compute|calculate|determine|find|count|namely|let|plus|minus"
     r"|times|the\s+(?:first|second|third|following|remaining|other|same|number|sum|total)))$",
     re.I,
@@ -83,8 +88,17 @@ _NEW_CLAUSE = re.compile(
 """After a number, a clause that ends in a word without a full stop."""
 _PLAN = re.compile(
     r"\b(?:we|I)(?:'ll|\s+(?:still|then|now|also|first|next|only|just|will|are|am))*\s+(?:need|have|want|ought|going|left|remains?)\s+to\s+"
-    r"(?!be\b|pay\b|buy\b|get\b)|\b(?:let\s+us|let's)\s+\w+|\bnot\s+yet\b|\bso\s+far\b|\b(?:are|is)\s+(?:given|told)\s+that\b|^given\b|\bthe\s+(?:problem|question)\s+(?:says|states|tells|asks|gives)\b|\bhaven't\b[^.]*\byet\b",
+    r"(?!be\b|pay\b|buy\b|get\b)|\b(?:let\s+us|let's)\s+\w+|\bnot\s+yet\b|\bso\s+far\b|\b(?:are|is)\s+(?:given|told)\s+that\b|^given\b|\bthe\s+(?:problem|question)\s+(?:says|states|tells|asks|gives)\b|\bhaven't\b[^.]*\byet\b"
+    r"|\bwhether\b|\b(?:cannot|can't|can’t|could\s+not|couldn't|unable\s+to)\s+(?:determine|decide|say|tell|know|conclude|prove)\b"
+    r"|\b(?:not|never)\s+(?:\w+\s+)?(?:sure|certain|clear|known)\b|\b(?:unsure|uncertain|unclear|unknown)\b|\b(?:don't|don’t|not)\s+know\b",
     re.I,
+)
+"""A last sentence that says what is still to be done, or is not known."""
+_TURNS_TO_ITS_PROBLEM = re.compile(
+    r"^\s*now\b|\b(?:our|the\s+(?:actual|given|real|original|present))\s+(?:problem|question|task)\b", re.I | re.M
+)
+_EXAMPLE = re.compile(
+    r"(?:^|\n)[\s#*>]*(?:(?:worked|sample|practice)\s+)?(?:example|sample|practice)\b[^\S\n]*\d*[^\S\n]*\**[:.)]", re.I
 )
 _WORD = re.compile(r"[A-Za-z]{2}")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
@@ -126,20 +140,32 @@ def may_ask_more(text: str) -> bool:
 
 
 def is_echo(text: str, start: int, end: int) -> bool:
-    """Whether the answer announced at `start` to `end` is between two questions, and so belongs to an echoed example."""
-    return _OTHER_QUESTION.search(text, end) is not None and _OTHER_QUESTION.search(text[:start]) is not None
+    """Whether the answer announced at `start` to `end` belongs to an echoed example: it is between two questions, or
+    between the heading of an example and the words that turn to the problem."""
+    if _OTHER_QUESTION.search(text, end) is not None:
+        return _OTHER_QUESTION.search(text[:start]) is not None
+    return _TURNS_TO_ITS_PROBLEM.search(text, end) is not None and _EXAMPLE.search(text[:start]) is not None
 
 
 def own_boxes(text: str, boxes: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
-    """The boxes without empty ones, and without those at the end that quote another answer, as far as one is left."""
+    """The boxes without empty ones, and without those at the end that are denied or quote another answer, as far as one is
+    left."""
     boxes = [box for box in boxes if box[2].strip()] or boxes
     while len(boxes) > 1:
+        if is_denied(text, boxes[-1][0]):
+            boxes = boxes[:-1]
+            continue
         sentence = text[max(boxes[-2][1], boxes[-1][0] - 240) : boxes[-1][0]]
         ends = [stop.end() for stop in SENTENCE_END.finditer(sentence)]
         if not _QUOTING.search(sentence[ends[-1] :] if ends else sentence):
             break
         boxes = boxes[:-1]
     return boxes
+
+
+def is_denied(text: str, at: int) -> bool:
+    """Whether what begins at `at` is said not to be the answer."""
+    return _DENIED.search(text, max(0, at - 40), at) is not None
 
 
 def is_withdrawn(tail: str) -> bool:

@@ -11,6 +11,7 @@ from pipeline.verify.reading.asides import (
     CORRECTION,
     in_its_place,
     is_aside,
+    is_denied,
     is_echo,
     is_plan,
     is_unfinished,
@@ -116,6 +117,8 @@ def extract(response: str, plain_response: bool = True, hedge_distance: int = HE
     boxes = own_boxes(text, boxes) if len(boxes) > 1 else boxes
     marker = _last_marker(text, boxes[-1][1] if boxes else None)
     if boxes:
+        if is_denied(text, boxes[-1][0]):
+            return Extraction(boxes[-1][2].strip() or None, hedged=True)
         if marker is not None and _replaces(text, boxes[-1][1], marker):
             stated = _from_marker(text, marker)
             if stated.answer is not None and looks_like_answer(stated):

@@ -15,6 +15,8 @@ ANNOUNCING = (
     "risposta",
     "resposta",
     "jawaban",
+    "cevap",
+    "svar",
 )
 """One of these, in lower case, is in every text that announces an answer in ASCII."""
 ANNOUNCING_ABROAD = (
@@ -37,6 +39,11 @@ ANNOUNCING_ABROAD = (
     "đáp án",
     "đáp số",
     "คำตอบ",
+    "lösung",
+    "trả lời",
+    "الجواب",
+    "الإجابة",
+    "उत्तर",
 )
 NOUNS = r"\b(?:respuesta|antwort|risposta|resposta|jawaban(?:nya)?|cevap|svar)(?:\s+(?:final|finale|akhir))?\b"
 NOUNS_ABROAD = (
