@@ -19,6 +19,8 @@ from pipeline.verify.reading.relations import stated_value
 from pipeline.verify.types import Conventions, Form, Grade
 
 _DECIMAL = re.compile(r"\.\d|\d\.")
+_DECIMAL_COMMA = re.compile(r"-?0,")
+"""`0,333`, which may also be a decimal."""
 _IN_BASE = re.compile(r"([0-9A-F]+)\s*_\s*\{?\s*\d+\s*\}?")
 """`2516_8`, of which a problem that asks for base 8 needs the digits alone."""
 _SHORT = 12
@@ -134,7 +136,7 @@ def answers_equal(
     if "base" in problem and (base := _IN_BASE.fullmatch(wanted)) and given == base[1]:
         return Grade(True, found.answer, "equal", "string")
     left, right = parse_number(given), parse_number(wanted)
-    if left is not None and right is not None and "," not in given + wanted:
+    if left is not None and right is not None and "," not in wanted and not _DECIMAL_COMMA.match(given):
         digits = _digits(given, wanted, conventions)
         same = numbers_equal(left, right, digits, DIGITS_OF_A_PAIR)
         return Grade(same, found.answer, "equal" if same else "different", "number")

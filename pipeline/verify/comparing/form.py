@@ -91,7 +91,16 @@ def _same_number(item: Node, gold: Node) -> bool:
         gold = gold.value
     if not isinstance(gold, Scalar) or not isinstance(item, Scalar):
         return True
-    return gold.number is None or (item.number is not None and item.number.value == gold.number.value)
+    if gold.number is None:
+        return item.number is None or not _is_irrational_text(gold.text)
+    return item.number is not None and item.number.value == gold.number.value
+
+
+def _is_irrational_text(text: str) -> bool:
+    try:
+        return _is_irrational(syntax.parse(text))
+    except (SyntaxError, RecursionError):
+        return False
 
 
 def _left_undone(given: Node, gold: Node) -> str:
@@ -255,6 +264,8 @@ def _of_rational(tree: Tree, value: Fraction) -> set[str]:
 
 
 def _of_product(tree: Tree, value: Fraction, large: bool) -> set[str]:
+    if _ONE in tree[1] and sum(part[0] == "num" for part in tree[1]) > 1:  # `17 \cdot 1`
+        return {"product"}
     above, below = _factors(tree)
     if len(above) > 1 or len(below) > 1:
         if _is_scientific(above, below) or (

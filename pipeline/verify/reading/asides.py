@@ -33,13 +33,21 @@ _ABOUT = (
 )  # fmt: skip
 """One of these, or of the others, is wherever `_ABOUT_OTHERS` matches."""
 _SUPPOSED = re.compile(
-    r"\b(?:suppose|assume|assuming|imagine|pretend|if)\b(?:\s+(?:that|for\s+a\s+moment))?[^.,;:\n]{0,30}$", re.I
+    r"\b(?:suppose|assume|assuming|imagine|pretend|if)\b(?:\s+(?:that|for\s+a\s+moment))?[^.,;:\n]{0,30}$"
+    r"|(?:\b(?:whether|unsure|doubt|deny|refuse)|(?:\bnot|n't|n’t|\bnever)\s+(?:sure|certain|know|say|claim|think|believe)\b)"
+    r"(?:(?!\bbut\b)[^.,;:\n]){0,30}$"
+    r"|\bfor\s+(?:example|instance)\b[^.;:\n]{0,50}$",
+    re.I,
 )
-"""Before an announcement: it is a hypothesis."""
-_SUPPOSING = ("suppos", "assum", "imagine", "pretend", "if")
+"""Before an announcement: it is a hypothesis, a doubt or an example."""
+_SUPPOSING = (
+    "suppos", "assum", "imagine", "pretend", "if", "whether", "unsure", "doubt", "deny", "refuse", "not", "n't", "n’t", "never",
+    "example", "instance",
+)  # fmt: skip
 """One of these is wherever `_SUPPOSED` matches."""
 _ABBREVIATION = re.compile(r"\b(?:P\.?S|e\.g|i\.e)$")
 _CONCLUSION = re.compile(r"\b(?:so|hence|thus|therefore|consequently)\b", re.I)
+_RESOLVED = re.compile(_CONCLUSION.pattern + r"|\b(?:but|after)\b", re.I)
 _OTHER_QUESTION = re.compile(
     r"(?:^|\n)[\s#*>]*(?:(?:next|new|another|sample|practice|example)\s+)?(?:question|problem|exercise|example|q)\b[^\S\n]*\d*[^\S\n]*\**[:.)]",
     re.I,
@@ -57,7 +65,7 @@ _QUOTING = re.compile(
 )
 """In the sentence of a box: it quotes another answer."""
 _DENIED = re.compile(
-    r"(?:\b(?:not|never)\s+(?:equal\s+to\s+|be\s+)?|\w(?:n't|n’t)\s+(?:be\s+)?|≠\s*|\\neq?\s*)[$*(]*(?:\\[(\[])?\s*$",
+    r"(?:\b(?:not|cannot|never)\s+(?:equal\s+to\s+|be\s+)?|\w(?:n't|n’t)\s+(?:be\s+)?|≠\s*|\\neq?\s*)[$*(]*(?:\\[(\[])?\s*$",
     re.I,
 )
 """Before a box: `the answer is not`."""
@@ -89,16 +97,22 @@ _NEW_CLAUSE = re.compile(
 _PLAN = re.compile(
     r"\b(?:we|I)(?:'ll|\s+(?:still|then|now|also|first|next|only|just|will|are|am))*\s+(?:need|have|want|ought|going|left|remains?)\s+to\s+"
     r"(?!be\b|pay\b|buy\b|get\b)|\b(?:let\s+us|let's)\s+\w+|\bnot\s+yet\b|\bso\s+far\b|\b(?:are|is)\s+(?:given|told)\s+that\b|^given\b|\bthe\s+(?:problem|question)\s+(?:says|states|tells|asks|gives)\b|\bhaven't\b[^.]*\byet\b"
-    r"|\bwhether\b|\b(?:cannot|can't|can’t|could\s+not|couldn't|unable\s+to)\s+(?:determine|decide|say|tell|know|conclude|prove)\b"
+    r"|^(?:suppose|assume|imagine|let's\s+say|for\s+(?:example|instance))\b",
+    re.I,
+)
+"""A last sentence that says what is still to be done, what is given, or what is supposed."""
+_DOUBT = re.compile(
+    r"\bwhether\b|\b(?:cannot|can't|can’t|could\s+not|couldn't|unable\s+to)\s+(?:determine|decide|say|tell|know|conclude|prove)\b"
     r"|\b(?:not|never)\s+(?:\w+\s+)?(?:sure|certain|clear|known)\b|\b(?:unsure|uncertain|unclear|unknown)\b|\b(?:don't|don’t|not)\s+know\b",
     re.I,
 )
-"""A last sentence that says what is still to be done, or is not known."""
+"""A last sentence that says what is not known."""
 _TURNS_TO_ITS_PROBLEM = re.compile(
     r"^\s*now\b|\b(?:our|the\s+(?:actual|given|real|original|present))\s+(?:problem|question|task)\b", re.I | re.M
 )
 _EXAMPLE = re.compile(
-    r"(?:^|\n)[\s#*>]*(?:(?:worked|sample|practice)\s+)?(?:example|sample|practice)\b[^\S\n]*\d*[^\S\n]*\**[:.)]", re.I
+    r"(?:^|\n)[\s#*>]*(?:worked\s+)?(?:example|sample|practice)\b(?:[^\S\n]+(?:problem|question|exercise))?[^\S\n]*\d*[^\S\n]*\**[:.)]",
+    re.I,
 )
 _WORD = re.compile(r"[A-Za-z]{2}")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
@@ -191,6 +205,8 @@ def is_unfinished(text: str) -> bool:
 
 
 def is_plan(sentence: str) -> bool:
-    """Whether a last sentence says what is still to be done, and concludes nothing after that."""
-    plan = _PLAN.search(sentence)
-    return plan is not None and _CONCLUSION.search(sentence, plan.end()) is None
+    """Whether a last sentence says what is still to be done or is not known, and concludes nothing after that."""
+    plan, doubt = _PLAN.search(sentence), _DOUBT.search(sentence)
+    return (plan is not None and _CONCLUSION.search(sentence, plan.end()) is None) or (
+        doubt is not None and _RESOLVED.search(sentence, doubt.end()) is None
+    )

@@ -450,8 +450,7 @@ def _scalar(text: str, percent: bool = False, unit: str = "") -> Node:
     if len(parts) > 1 and all(part.strip() for part in parts):
         return Ratio([part.strip() for part in parts])
     if text.startswith("\\angle") and (angle := _NAMED_ANGLE.fullmatch(text)):
-        first, vertex, last = angle[1]
-        return Word(min(first, last) + vertex + max(first, last))
+        return Word(min(angle[1], angle[1][::-1]))
     number = parse_number(text)
     if number is None and (_are_letters(text) or (not text.isascii() and NO_SOLUTION.fullmatch(text))):
         return _word(text)

@@ -31,7 +31,7 @@ _PREFIXED = {
     "\\Omega", "cal", "F", "C", "T", "H")
 } - set(_NAMES)  # fmt: skip
 """`kJ`, `mA`: units only where a space or `\\text` sets them off, because they could be products of variables."""
-_KNOWN = set(_SPELLINGS) | _PREFIXED
+_KNOWN = set(_SPELLINGS) | _PREFIXED | {"pounds"}
 _SINGLE = {"m", "g", "s", "h", "l", "L"}
 _SHORT_FOR_MORE = {"dollar", "cent", "euro", "yuan", "yen", "rupee", "pounds", "degree", "C", "F"}
 """Units that may be written alone where the gold says more."""
@@ -50,6 +50,12 @@ _QUALIFIERS = {
     "between",
     "not",
     "to",
+    "maybe",
+    "perhaps",
+    "possibly",
+    "wrong",
+    "incorrect",
+    "false",
 }
 """Words that say that the number before them is not the answer itself."""
 _FOREIGN_QUALIFIERS = re.compile(
@@ -198,7 +204,7 @@ def _foreign(text: str) -> tuple[str, str] | None:
 
 
 def _is_unit(words: str) -> bool:
-    return _QUALIFIERS.isdisjoint(words.lower().split())
+    return _QUALIFIERS.isdisjoint(re.findall(r"[a-z]+", words.lower()))
 
 
 def _plain_words(text: str) -> re.Match[str] | None:
@@ -245,7 +251,7 @@ def is_known(unit: str) -> bool:
 def conflict(a: str, b: str) -> bool:
     """Whether both are known units and not the same ones (100 cm is not 100 m, nor 5 m 5 m/s). `$5` may be short for `$5 per
     hour`, and 20 degrees for 20 degrees Celsius."""
-    if a == b or not a or not b:
+    if a == b or not a or not b or {a, b} == {"lb", "pounds"}:  # `30 pounds` may be money
         return False
     left, right = set(a.split("*")), set(b.split("*"))
     bases = {part.partition("^")[0] for part in left | right}
