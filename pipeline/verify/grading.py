@@ -72,7 +72,7 @@ def grade_pair(
         verdict = answers_equal(found, wanted, wanted_key, several, conventions, ask, problem)
         if verdict.correct and form == "evaluated" and is_copied_ordinal(found.answer, gold, problem):
             verdict = Grade(False, found.answer, "not evaluated: an ordinal of the problem", "form")
-        if verdict.correct and verdict.layer != "string":
+        if verdict.correct and verdict.layer != "string" and not (form == "equal" and _is_numeral(found)):
             own = {wanted_key, key(clean(gold))} if len(gold) <= LONGEST_ANSWER else {wanted_key}
             verdict = _without_objection(verdict, found, wanted, own, problem, form)
         if verdict.correct or grade.layer != "form":
@@ -82,6 +82,12 @@ def grade_pair(
     if wanteds and len(gold) > _SHORT and squeeze(found.answer) == squeeze(gold):
         return Grade(True, found.answer, "equal", "string")
     return grade
+
+
+def _is_numeral(found: Extraction) -> bool:
+    """Whether the answer is a numeral, which has no symbols that could cancel and states one value."""
+    assert found.answer is not None
+    return parse_number(clean(found.answer, found.prose)) is not None
 
 
 def _without_objection(grade: Grade, found: Extraction, wanted: str, own: set[str], problem: str, form: Form) -> Grade:
