@@ -19,6 +19,8 @@ from pipeline.verify.reading.relations import stated_value
 from pipeline.verify.types import Conventions, Form, Grade
 
 _DECIMAL = re.compile(r"\.\d|\d\.")
+_DECIMAL_COMMA = re.compile(r"-?0,")
+"""`0,333`, which may also be a decimal."""
 _IN_BASE = re.compile(r"([0-9A-F]+)\s*_\s*\{?\s*\d+\s*\}?")
 """`2516_8`, of which a problem that asks for base 8 needs the digits alone."""
 _SHORT = 12
@@ -70,7 +72,7 @@ def grade_pair(
         verdict = answers_equal(found, wanted, wanted_key, several, conventions, ask, problem)
         if verdict.correct and form == "evaluated" and is_copied_ordinal(found.answer, gold, problem):
             verdict = Grade(False, found.answer, "not evaluated: an ordinal of the problem", "form")
-        if verdict.correct and verdict.layer != "string":
+        if verdict.correct and verdict.layer != "string" and not (form == "equal" and _is_numeral(found)):
             own = {wanted_key, key(clean(gold))} if len(gold) <= LONGEST_ANSWER else {wanted_key}
             verdict = _without_objection(verdict, found, wanted, own, problem, form)
         if verdict.correct or grade.layer != "form":
@@ -80,6 +82,12 @@ def grade_pair(
     if wanteds and len(gold) > _SHORT and squeeze(found.answer) == squeeze(gold):
         return Grade(True, found.answer, "equal", "string")
     return grade
+
+
+def _is_numeral(found: Extraction) -> bool:
+    """Whether the answer is a numeral, which has no symbols that could cancel and states one value."""
+    assert found.answer is not None
+    return parse_number(clean(found.answer, found.prose)) is not None
 
 
 def _without_objection(grade: Grade, found: Extraction, wanted: str, own: set[str], problem: str, form: Form) -> Grade:
@@ -134,7 +142,7 @@ def answers_equal(
     if "base" in problem and (base := _IN_BASE.fullmatch(wanted)) and given == base[1]:
         return Grade(True, found.answer, "equal", "string")
     left, right = parse_number(given), parse_number(wanted)
-    if left is not None and right is not None and "," not in given + wanted:
+    if left is not None and right is not None and "," not in wanted and not _DECIMAL_COMMA.match(given):
         digits = _digits(given, wanted, conventions)
         same = numbers_equal(left, right, digits, DIGITS_OF_A_PAIR)
         return Grade(same, found.answer, "equal" if same else "different", "number")

@@ -98,9 +98,35 @@ PAIRS: dict[str, tuple[Pairs, Pairs]] = {
             (r"\infty", r"-\infty"), ("A", r"\text{the A}"), (r"\text{exists}", "DNE"),
         ],
     ),
+    "units that say different things": (
+        [
+            (r"25^\circ", r"25^\circ\text{C}"), ("25^\\circ C", r"25\text{ degrees Celsius}"),
+            (r"\$12", r"\$12\text{ per hour}"),
+            ("30 pounds", "£30"), ("12 m/s", r"12\frac{m}{s}"),
+        ],
+        [
+            (r"20^\circ C", r"20^\circ F"), (r"5\text{ m}", r"5\text{ m/s}"), (r"3\text{ kg}", r"3\text{ kg/m}^3"),
+            ("£30", r"\$30"),
+            (r"12 \text{ (or 13)}", "12"), (r"\text{12 is wrong}", "12"),
+        ],
+    ),
+    "angles by name": (
+        [(r"\angle CBA", r"\angle ABC"), (r"\angle ABC", "ABC")],
+        [(r"\angle ACB", r"\angle ABC"), (r"\angle A", r"\angle B")],
+    ),
+    "relations joined by and, or": (
+        [(r"x<1\text{ or }x>3", r"x>3\text{ or }x<1")],
+        [(r"x>1\text{ and }x<3", r"x>1\text{ or }x<3")],
+    ),
+    "numbers with commas": (
+        [("1,234.50", "1234.5"), ("-12,345", "-12345"), ("0,5", "0.5"), ("1,234,567", "1234567")],
+        [("1,234", "1.234"), ("1,234", "1,235"), ("0,5", "5"), ("12,345", "12346")],
+    ),
 }  # fmt: skip
 
 UNDONE: Pairs = [
+    (r"\frac{\sqrt{12}}{2}\cdot 2", r"2\sqrt3"), (r"\frac13\pi(3)^2(4)", r"12\pi"), (r"17\cdot 1", "17"),
+    (r"\frac{9\sqrt2}{3}", r"3\sqrt2"),
     (r"\frac{1+i}{1-i}", "i"), (r"\frac{2}{1+i}", "1-i"), (r"\sqrt{50}+\sqrt8", r"7\sqrt2"),
     (r"\sqrt{12}+\sqrt{27}", r"5\sqrt3"),
     (r"\sqrt3\cdot\sqrt5", r"\sqrt{15}"), (r"\pi\cdot3^2", r"9\pi"), (r"\{1,2\}\cup\{2,3\}", r"\{1,2,3\}"),
@@ -149,12 +175,34 @@ RESPONSES: dict[str, tuple[Pairs, Pairs]] = {
         ],
         [("\\boxed{12}\n\n#### 3. Check\n" + "We see that it is fine. " * 5, "3"), ("#### Step 2\nNow we add", "2")],
     ),
+    "denied and doubted answers": (
+        [
+            (r"\boxed{8}, not \boxed{7}", "8"), ("It is not known at first, but after solving we get $x = 5$.", "5"),
+            ("I am not sure about the sign, but the answer is 5.", "5"),
+            ("Assuming that each hour lasts two, the phone will last for 6*2=12 hours.", "12"),
+        ],
+        [
+            (r"The answer is not $\boxed{7}$.", "7"), (r"It cannot be $\boxed{12}$.", "12"), ("The answer is 12? No.", "12"),
+            ("I am not sure whether the answer is 12.", "12"), ("We cannot determine whether it is 7.", "7"),
+            ("Assume the answer is 9.", "9"), ("For instance, if n=2 the answer is 6.", "6"),
+            ("So 7 is a candidate, however", "7"),
+        ],
+    ),
+    "worked examples": (
+        [("Example 3. Solution. We add 2 and 6. Answer: 8", "8")],
+        [
+            ("Example: Q: 2+6? Answer: 8\nNow for our problem, we begin.", "8"),
+            ("Sample problem: 4*5. Answer: 20.\n\nThe actual problem asks for more. Let us begin by drawing it.", "20"),
+        ],
+    ),
+    "escaped money": ([(r"Hence, she paid \$18 in total.", "18")], [(r"Hence, she paid \$18 in total.", "81")]),
     "other languages": (
         [
+            ("Die Lösung lautet 1'000'000.", "1000000"), ("الجواب هو 15", "15"), ("因此，他一共走了35千米。", "35"),
             ("故选：B", "B"), ("故选D。", "D"), ("【答案】B", "B"), ("答案选C", "C"), ("所以正确选项是 B。", "B"),
             ("Vậy đáp số là 17.", "17"), ("คำตอบคือ 17", "17"), ("Jawabannya adalah 15.", "15"),
         ],
-        [("故选：B", "C"), ("答案选C或D", "C"), ("คำตอบคือ 17", "71")],
+        [("故选：B", "C"), ("答案选C或D", "C"), ("คำตอบคือ 17", "71"), ("答えは12ではありません。", "12")],
     ),
 }  # fmt: skip
 
@@ -178,6 +226,10 @@ WITH_PROBLEM: dict[str, tuple[Triples, Triples]] = {
             ("x+y=4", "5", "Find $x+y$."),
             ("2x+3=11", "4", "If $2x+3=11$, find $x$."),
         ],
+    ),
+    "absolute values of the problem": (
+        [("-2<x<2", "-2<x<2", "Solve |x|<2."), ("|x|<2", "-2<x<2", "Where does the series converge?")],
+        [("|x|<2", "-2<x<2", "Solve |x|<2."), ("|x|<2", "-2<x<2", "Solve $|x|<2$.")],
     ),
     "digits in a base that is asked for": (
         [("2516", "2516_8", "Write 1358 in base 8.")],

@@ -141,6 +141,8 @@ class Comparison:
         for group, other in ((a, b), (b, a)):
             if group.kind == "tuple" and other.kind == "list" and other.joined and _are_relations(other):
                 return realsets.equal(group, other, self._texts) is True  # `x > 0 and x < 5`
+        if {a.joined, b.joined} == {"and", "or"} and _are_relations(a) and _are_relations(b):
+            return realsets.equal(a, b, self._texts) is True
         left, right = a.items, b.items
         if "set" not in (a.kind, b.kind) and len(left) == len(right):
             if all(isinstance(item, Named) for item in [*left, *right]):

@@ -36,7 +36,9 @@ _MATH = re.compile(
     r"|\\begin\{(?P<name>align|equation|gather|eqnarray|multline|displaymath)\*?\}(?P<e>.+?)\\end\{(?P=name)\*?\}",
     re.S,
 )
-_PLAIN = re.compile(r"(?:\d|[-+(]\s?\d|[A-Za-z]\s?[-+*/^=<>(]|\(\s?[A-Za-z]\s?[-+*/^])[\w\s.+*/^()=<>!%,×·÷√-]*")
+_PLAIN = re.compile(
+    r"(?:\d|\|\s?[\dA-Za-z]|[-+(]\s?\d|[A-Za-z]\s?[-+*/^=<>(]|\(\s?[A-Za-z]\s?[-+*/^])[\w\s.+*/^()=<>!%,|×·÷√-]*"
+)
 """A formula in plain text: `37*48`, `2x + 3 = 11`."""
 _RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\equiv", r"\in"}
 _ASKS_FOR_A_FORM = re.compile(
@@ -44,6 +46,7 @@ _ASKS_FOR_A_FORM = re.compile(
     r"|in base|base[- ]",
     re.I,
 )
+_ABSOLUTE = re.compile(r"\|[^|]+\|")
 _FACTOR = re.compile(r"\bfactor(?:ed|ing|ise|ize|isation|ization)?\b(?!s|ial)", re.I)
 _EXPAND = re.compile(r"\bexpand|\bmultiply out|\bas a polynomial\b|\bstandard form\b", re.I)
 
@@ -169,7 +172,11 @@ def same_form(a: str, b: str) -> bool:
 @lru_cache(maxsize=4096)
 def form(cleaned: str) -> Any:
     """A hashable value that is the same for answers of the same form."""
-    return _of_node(readings(cleaned)[0])
+    node = readings(cleaned)[0]
+    found = _of_node(node)
+    if isinstance(node, (Interval, Union)) and _ABSOLUTE.search(cleaned):  # `|x| < 2`, which is read as `-2 < x < 2`
+        return ("absolute value", found)
+    return found
 
 
 def _of_node(node: Node) -> Any:

@@ -91,7 +91,16 @@ def _same_number(item: Node, gold: Node) -> bool:
         gold = gold.value
     if not isinstance(gold, Scalar) or not isinstance(item, Scalar):
         return True
-    return gold.number is None or (item.number is not None and item.number.value == gold.number.value)
+    if gold.number is None:
+        return item.number is None or not _is_irrational_text(gold.text)
+    return item.number is not None and item.number.value == gold.number.value
+
+
+def _is_irrational_text(text: str) -> bool:
+    try:
+        return _is_irrational(syntax.parse(text))
+    except (SyntaxError, RecursionError):
+        return False
 
 
 def _left_undone(given: Node, gold: Node) -> str:
@@ -255,6 +264,8 @@ def _of_rational(tree: Tree, value: Fraction) -> set[str]:
 
 
 def _of_product(tree: Tree, value: Fraction, large: bool) -> set[str]:
+    if _ONE in tree[1] and sum(part[0] == "num" for part in tree[1]) > 1:  # `17 \cdot 1`
+        return {"product"}
     above, below = _factors(tree)
     if len(above) > 1 or len(below) > 1:
         if _is_scientific(above, below) or (
@@ -323,8 +334,11 @@ def _of_closed_form(tree: Tree) -> set[str]:
             found.add("power")
         quotients = [part for part in tree[1] if part[0] == "mul" and evaluate.exact(part) is not None]
         found |= set().union(*(_of_closed_form(part) for part in [*above, *below, *quotients]))
-        if any(sum(evaluate.exact(part) is not None for part in side) > 1 for side in (above, below)):
+        numbers = [[value for part in side if (value := evaluate.exact(part)) is not None] for side in (above, below)]
+        if any(len(side) > 1 for side in numbers):
             found.add("product")
+        if len(numbers[0]) == len(numbers[1]) == 1 and (numbers[0][0] / numbers[1][0]).denominator == 1:
+            found.add("quotient")
         if sum(part[0] == "add" for part in above) > 1:
             found.add("product")
     elif kind in ("pow", "root"):

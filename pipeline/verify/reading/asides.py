@@ -33,13 +33,21 @@ _ABOUT = (
 )  # fmt: skip
 """One of these, or of the others, is wherever `_ABOUT_OTHERS` matches."""
 _SUPPOSED = re.compile(
-    r"\b(?:suppose|assume|assuming|imagine|pretend|if)\b(?:\s+(?:that|for\s+a\s+moment))?[^.,;:\n]{0,30}$", re.I
+    r"\b(?:suppose|assume|assuming|imagine|pretend|if)\b(?:\s+(?:that|for\s+a\s+moment))?[^.,;:\n]{0,30}$"
+    r"|(?:\b(?:whether|unsure|doubt|deny|refuse)|(?:\bnot|n't|n’t|\bnever)\s+(?:sure|certain|know|say|claim|think|believe)\b)"
+    r"(?:(?!\bbut\b)[^.,;:\n]){0,30}$"
+    r"|\bfor\s+(?:example|instance)\b[^.;:\n]{0,50}$",
+    re.I,
 )
-"""Before an announcement: it is a hypothesis."""
-_SUPPOSING = ("suppos", "assum", "imagine", "pretend", "if")
+"""Before an announcement: it is a hypothesis, a doubt or an example."""
+_SUPPOSING = (
+    "suppos", "assum", "imagine", "pretend", "if", "whether", "unsure", "doubt", "deny", "refuse", "not", "n't", "n’t", "never",
+    "example", "instance",
+)  # fmt: skip
 """One of these is wherever `_SUPPOSED` matches."""
 _ABBREVIATION = re.compile(r"\b(?:P\.?S|e\.g|i\.e)$")
 _CONCLUSION = re.compile(r"\b(?:so|hence|thus|therefore|consequently)\b", re.I)
+_RESOLVED = re.compile(_CONCLUSION.pattern + r"|\b(?:but|after)\b", re.I)
 _OTHER_QUESTION = re.compile(
     r"(?:^|\n)[\s#*>]*(?:(?:next|new|another|sample|practice|example)\s+)?(?:question|problem|exercise|example|q)\b[^\S\n]*\d*[^\S\n]*\**[:.)]",
     re.I,
@@ -56,6 +64,11 @@ _QUOTING = re.compile(
     re.I,
 )
 """In the sentence of a box: it quotes another answer."""
+_DENIED = re.compile(
+    r"(?:\b(?:not|cannot|never)\s+(?:equal\s+to\s+|be\s+)?|\w(?:n't|n’t)\s+(?:be\s+)?|≠\s*|\\neq?\s*)[$*(]*(?:\\[(\[])?\s*$",
+    re.I,
+)
+"""Before a box: `the answer is not`."""
 _WITHDRAWN = re.compile(
     r"(?:^|[.!?\n])\s*(?:(?:but|oh|no|wait|oops|hmm+|sorry|actually|hold\s+on)\b[\s,.!…-]*)*"
     r"(?:(?:that|this|it|the\s+above|my\s+(?:\w+\s+)?(?:answer|result)|the\s+answer\s+above)\s*)?(?:\b(?:is|was)|'s|’s)\s+"
@@ -70,7 +83,7 @@ _SHOULD_BE = re.compile(
 _DANGLING = re.compile(
     r"(?:[=+*/<>&(\[{,;:-]|\b(?:the|a|an|and|or|but|so|of|to|for|from|in|on|at|by|with|into|between|which|that|those|these"
     r"|this|who|whose|where|when|while|because|since|as|if|than|then|thus|hence|therefore|we|it|they|he|she|our|its|their"
-    r"|is|are|was|were|be|been|has|have|had|get|gets|will|would|can|could|must|should|may|need|needs|not|now|next|also"
+    r"|is|are|was|were|be|been|has|have|had|get|gets|will|would|can|could|must|should|may|need|needs|not|now|next|also|us|however|although|though|whether|per|about"
     r"|each|every|any|some|another|multiply|divide|subtract|compute|calculate|determine|find|count|namely|let|plus|minus"
     r"|times|the\s+(?:first|second|third|following|remaining|other|same|number|sum|total)))$",
     re.I,
@@ -83,7 +96,22 @@ _NEW_CLAUSE = re.compile(
 """After a number, a clause that ends in a word without a full stop."""
 _PLAN = re.compile(
     r"\b(?:we|I)(?:'ll|\s+(?:still|then|now|also|first|next|only|just|will|are|am))*\s+(?:need|have|want|ought|going|left|remains?)\s+to\s+"
-    r"(?!be\b|pay\b|buy\b|get\b)|\b(?:let\s+us|let's)\s+\w+|\bnot\s+yet\b|\bso\s+far\b|\b(?:are|is)\s+(?:given|told)\s+that\b|^given\b|\bthe\s+(?:problem|question)\s+(?:says|states|tells|asks|gives)\b|\bhaven't\b[^.]*\byet\b",
+    r"(?!be\b|pay\b|buy\b|get\b)|\b(?:let\s+us|let's)\s+\w+|\bnot\s+yet\b|\bso\s+far\b|\b(?:are|is)\s+(?:given|told)\s+that\b|^given\b|\bthe\s+(?:problem|question)\s+(?:says|states|tells|asks|gives)\b|\bhaven't\b[^.]*\byet\b"
+    r"|^(?:suppose|assume|imagine|let's\s+say|for\s+(?:example|instance))\b",
+    re.I,
+)
+"""A last sentence that says what is still to be done, what is given, or what is supposed."""
+_DOUBT = re.compile(
+    r"\bwhether\b|\b(?:cannot|can't|can’t|could\s+not|couldn't|unable\s+to)\s+(?:determine|decide|say|tell|know|conclude|prove)\b"
+    r"|\b(?:not|never)\s+(?:\w+\s+)?(?:sure|certain|clear|known)\b|\b(?:unsure|uncertain|unclear|unknown)\b|\b(?:don't|don’t|not)\s+know\b",
+    re.I,
+)
+"""A last sentence that says what is not known."""
+_TURNS_TO_ITS_PROBLEM = re.compile(
+    r"^\s*now\b|\b(?:our|the\s+(?:actual|given|real|original|present))\s+(?:problem|question|task)\b", re.I | re.M
+)
+_EXAMPLE = re.compile(
+    r"(?:^|\n)[\s#*>]*(?:worked\s+)?(?:example|sample|practice)\b(?:[^\S\n]+(?:problem|question|exercise))?[^\S\n]*\d*[^\S\n]*\**[:.)]",
     re.I,
 )
 _WORD = re.compile(r"[A-Za-z]{2}")
@@ -126,20 +154,32 @@ def may_ask_more(text: str) -> bool:
 
 
 def is_echo(text: str, start: int, end: int) -> bool:
-    """Whether the answer announced at `start` to `end` is between two questions, and so belongs to an echoed example."""
-    return _OTHER_QUESTION.search(text, end) is not None and _OTHER_QUESTION.search(text[:start]) is not None
+    """Whether the answer announced at `start` to `end` belongs to an echoed example: it is between two questions, or
+    between the heading of an example and the words that turn to the problem."""
+    if _OTHER_QUESTION.search(text, end) is not None:
+        return _OTHER_QUESTION.search(text[:start]) is not None
+    return _TURNS_TO_ITS_PROBLEM.search(text, end) is not None and _EXAMPLE.search(text[:start]) is not None
 
 
 def own_boxes(text: str, boxes: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
-    """The boxes without empty ones, and without those at the end that quote another answer, as far as one is left."""
+    """The boxes without empty ones, and without those at the end that are denied or quote another answer, as far as one is
+    left."""
     boxes = [box for box in boxes if box[2].strip()] or boxes
     while len(boxes) > 1:
+        if is_denied(text, boxes[-1][0]):
+            boxes = boxes[:-1]
+            continue
         sentence = text[max(boxes[-2][1], boxes[-1][0] - 240) : boxes[-1][0]]
         ends = [stop.end() for stop in SENTENCE_END.finditer(sentence)]
         if not _QUOTING.search(sentence[ends[-1] :] if ends else sentence):
             break
         boxes = boxes[:-1]
     return boxes
+
+
+def is_denied(text: str, at: int) -> bool:
+    """Whether what begins at `at` is said not to be the answer."""
+    return _DENIED.search(text, max(0, at - 40), at) is not None
 
 
 def is_withdrawn(tail: str) -> bool:
@@ -165,6 +205,8 @@ def is_unfinished(text: str) -> bool:
 
 
 def is_plan(sentence: str) -> bool:
-    """Whether a last sentence says what is still to be done, and concludes nothing after that."""
-    plan = _PLAN.search(sentence)
-    return plan is not None and _CONCLUSION.search(sentence, plan.end()) is None
+    """Whether a last sentence says what is still to be done or is not known, and concludes nothing after that."""
+    plan, doubt = _PLAN.search(sentence), _DOUBT.search(sentence)
+    return (plan is not None and _CONCLUSION.search(sentence, plan.end()) is None) or (
+        doubt is not None and _RESOLVED.search(sentence, doubt.end()) is None
+    )

@@ -11,6 +11,7 @@ from pipeline.verify.reading.asides import (
     CORRECTION,
     in_its_place,
     is_aside,
+    is_denied,
     is_echo,
     is_plan,
     is_unfinished,
@@ -116,6 +117,8 @@ def extract(response: str, plain_response: bool = True, hedge_distance: int = HE
     boxes = own_boxes(text, boxes) if len(boxes) > 1 else boxes
     marker = _last_marker(text, boxes[-1][1] if boxes else None)
     if boxes:
+        if is_denied(text, boxes[-1][0]):
+            return Extraction(boxes[-1][2].strip() or None, hedged=True)
         if marker is not None and _replaces(text, boxes[-1][1], marker):
             stated = _from_marker(text, marker)
             if stated.answer is not None and looks_like_answer(stated):
@@ -237,6 +240,8 @@ def _from_marker(text: str, marker: re.Match[str]) -> Extraction:
     rest = text[marker.end() : marker.end() + LONGEST_SENTENCE]
     rest = (_HOPE.sub("", rest) if "ope " in rest else rest).lstrip(" *:\n\t_")
     sentence = first_sentence(rest)
+    if "?" in (sentence[-1:], rest[len(sentence) : len(sentence) + 1]):  # `So is the answer 12?`
+        return NOTHING
     found = in_sentence(sentence)
     if found.answer is None:
         return found
@@ -275,10 +280,18 @@ def _unmarked(text: str) -> Extraction:
     sentences = [part.strip() for part in SENTENCE_END.split(last) if part and part.strip(" *$")]
     if not sentences or not last.strip(" $.*\\()[]"):
         return NOTHING
-    about_answers = "answer" in sentences[-1].lower() and is_aside(sentences[-1], 0, len(sentences[-1]))
-    if is_plan(sentences[-1]) or about_answers:
+    if is_plan(sentences[-1]) or _speaks_of_another(sentences[-1]):
         return NOTHING
     return stated_after_cue(sentences[-1]) or _set_apart(last, sentences[-1])
+
+
+def _speaks_of_another(sentence: str) -> bool:
+    """Whether `sentence` is about an answer that is not the response's own."""
+    if "answer" not in sentence.lower():
+        return False
+    return is_aside(sentence, 0, len(sentence)) or any(
+        is_aside(sentence, found.start(), found.end()) for found in _MARKER.finditer(sentence)
+    )
 
 
 def _set_apart(line: str, sentence: str) -> Extraction:

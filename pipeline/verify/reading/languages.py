@@ -15,6 +15,8 @@ ANNOUNCING = (
     "risposta",
     "resposta",
     "jawaban",
+    "cevap",
+    "svar",
 )
 """One of these, in lower case, is in every text that announces an answer in ASCII."""
 ANNOUNCING_ABROAD = (
@@ -37,6 +39,11 @@ ANNOUNCING_ABROAD = (
     "đáp án",
     "đáp số",
     "คำตอบ",
+    "lösung",
+    "trả lời",
+    "الجواب",
+    "الإجابة",
+    "उत्तर",
 )
 NOUNS = r"\b(?:respuesta|antwort|risposta|resposta|jawaban(?:nya)?|cevap|svar)(?:\s+(?:final|finale|akhir))?\b"
 NOUNS_ABROAD = (
@@ -46,12 +53,14 @@ NOUNS_ABROAD = (
 CHOSEN = r"【答案】|正[确確][选選]项[是为:：]*|答案[应應]?[选選][\s:：]*|故选[\s:：]*|应选[\s:：]*"
 """Before the letter of a choice, without a verb."""
 VERBS = "es|est|ist|lautet|adalah"
-VERBS_ABROAD = "è|é|это"
+VERBS_ABROAD = "è|é|это|هو|هي"
 VERBS_WITHOUT_SPACES = "คือ|là|为|為|是|は|는|은"
 CUES_ABROAD = (
-    r"(?:等于|等於|总共有|共有|是|为|為|有|得|共|は|は、|는|은|\b(?:равно|равен|равна|es|est|ist|sind|beträgt)\b)"
+    r"(?:等于|等於|总共有|共有|是|为|為|有|得|共|了|は|は、|는|은|\b(?:равно|равен|равна|es|est|ist|sind|beträgt)\b)"
 )
 """Before the value that a last sentence states."""
-DENIED_ABROAD = re.compile(r"不是|并非|ではない|じゃない|아니|아닙|(?<!\w)не\s+\S|不[会會能可]")
+DENIED_ABROAD = re.compile(
+    r"不是|并非|ではない|ではなく|ではありません|じゃない|じゃありません|아니|아닙|(?<!\w)не\s+\S|不[会會能可]"
+)
 WORDS_ABROAD = re.compile(r"[^\W\d_a-zA-Zα-ωΑ-Ω]{2}")
 """Each match is about a word of a sentence in another script."""

@@ -27,8 +27,10 @@ _OPTION = re.compile(r"(?:the\s+)?(?:option|choice)\s+(\(?[A-Z]\)?)(?![A-Za-z])"
 _GLOSS = re.compile(r"([$€£]?[-+]?\d[\d,./]*(?:\s?\\?%)?)\s*\([A-Za-z][A-Za-z\s-]*\)")
 """`12 (twelve)`."""
 _DENIED = re.compile(r"(?:\b(?:not|never|cannot|no|ne|nicht|pas|не)|n't|n’t)\s+$|[不非没沒未]\s*$", re.I)
-_VALUE = re.compile(r"[$€£¥]?\s?[-+−]?(?:\d|\.\d|\\frac|\\sqrt|\\pi|\()")
-_LEADING_NUMBER = re.compile(r"[$€£¥]?\s?([-+−]?\d[\d,]*+(?:\.\d++)?+(?:\s?/\s?\d++)?+(?:\s?(?:\\?%|percent))?+)")
+_VALUE = re.compile(r"(?:\\?[$€£¥])?\s?[-+−]?(?:\d|\.\d|\\frac|\\sqrt|\\pi|\()")
+_LEADING_NUMBER = re.compile(
+    r"(?:\\?[$€£¥])?\s?([-+−]?\d[\d,]*+(?:\.\d++)?+(?:\s?/\s?\d++)?+(?:\s?(?:\\?%|percent))?+)"
+)
 _UNIT_LIKE = re.compile(
     r"\s?[€$£¥²³°]|\s?(?![或至到或])[^\W\d_a-zA-Z]|,?\s?(?!and\b|or\b)[A-Za-z]{2,}|\s?[mgslLh](?:[²³/]|\b)"
 )

@@ -52,6 +52,8 @@ _ANGLE = re.compile(
     r"(-?)(\d+)\s*\\degree\s*(\d+(?:\.\d+)?)\s*(?:\^\s*\{?\s*)?'\s*\}?(?:\s*(\d+(?:\.\d+)?)\s*(?:\^\s*\{?\s*)?(?:''|\")\s*\}?)?"
 )
 """Degrees, minutes and seconds."""
+_NAMED_ANGLE = re.compile(r"\\angle\s*\{?\s*([A-Z]{3})\s*\}?")
+"""`\\angle ABC` is `\\angle CBA`, and not `\\angle ACB`."""
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _GLOSS = re.compile(r"(.*\S)\s*\(\s*(or|i\.?e\.?,?|that is,?|=|\\approx|about|approximately)?\s*(.*\S)\s*\)", re.S)
 """`12 (or 24/2)`, `6 (six)`."""
@@ -447,6 +449,8 @@ def _scalar(text: str, percent: bool = False, unit: str = "") -> Node:
     parts = split_top(text, ":") if ":" in text else [text]
     if len(parts) > 1 and all(part.strip() for part in parts):
         return Ratio([part.strip() for part in parts])
+    if text.startswith("\\angle") and (angle := _NAMED_ANGLE.fullmatch(text)):
+        return Word(min(angle[1], angle[1][::-1]))
     number = parse_number(text)
     if number is None and (_are_letters(text) or (not text.isascii() and NO_SOLUTION.fullmatch(text))):
         return _word(text)

@@ -16,7 +16,8 @@ _SPELLINGS = {
     "yen": "yen 円 日元", "rupee": "rupee rupees rs", "degree": "degree degrees deg 度", "radian": "radian radians rad",
     "mph": "mph", "kmh": "kmh kph", "acre": "acre acres", "unit": "unit units", "am": "am a.m", "pm": "pm p.m",
     "N": "N newton newtons", "J": "J joule joules", "W": "W watt watts", "V": "V volt volts", "A": "A amp amps ampere amperes",
-    "K": "K kelvin kelvins", "C": "C coulomb coulombs", "F": "F farad farads", "T": "T tesla", "Pa": "Pa pascal pascals",
+    "K": "K kelvin kelvins", "C": "C coulomb coulombs celsius", "F": "F farad farads fahrenheit",
+    "T": "T tesla", "Pa": "Pa pascal pascals",
     "Hz": "Hz hertz", "ohm": "ohm ohms \\Omega", "H": "H henry henries",
     "mol": "mol mole moles", "eV": "eV", "cal": "cal calorie calories",
     "kWh": "kWh", "rpm": "rpm", "dB": "dB", "atm": "atm", "m^2": "平方米 平方公尺", "cm^2": "平方厘米 平方公分",
@@ -30,8 +31,10 @@ _PREFIXED = {
     "\\Omega", "cal", "F", "C", "T", "H")
 } - set(_NAMES)  # fmt: skip
 """`kJ`, `mA`: units only where a space or `\\text` sets them off, because they could be products of variables."""
-_KNOWN = set(_SPELLINGS) | _PREFIXED
+_KNOWN = set(_SPELLINGS) | _PREFIXED | {"pounds"}
 _SINGLE = {"m", "g", "s", "h", "l", "L"}
+_SHORT_FOR_MORE = {"dollar", "cent", "euro", "yuan", "yen", "rupee", "pounds", "degree", "C", "F"}
+"""Units that may be written alone where the gold says more."""
 _LOOSE = {"square", "sq", "cubic", "cu", "per", "of", "a", "an", "the", "units", "unit", "sq."}
 _QUALIFIERS = {
     "or",
@@ -47,6 +50,12 @@ _QUALIFIERS = {
     "between",
     "not",
     "to",
+    "maybe",
+    "perhaps",
+    "possibly",
+    "wrong",
+    "incorrect",
+    "false",
 }
 """Words that say that the number before them is not the answer itself."""
 _FOREIGN_QUALIFIERS = re.compile(
@@ -71,7 +80,7 @@ _UNITS_BELOW = re.compile(r"/\s*\(([^()]*)\)")
 _POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 _CURRENCY = re.compile(r"(?:\\(dollar|euro|pounds|yen|rupee)|(?:US|USD|Rs\.?))(?![A-Za-z])\s*")
 _TEXT_UNIT = re.compile(r"\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*(?:\{\s*-?\d\s*\}|\d))?\s*$")
-_DEGREE = re.compile(r"\s*\\degree\s*(?:C|F)?\s*$")
+_DEGREE = re.compile(r"\s*\\degree\s*(C|F)?\s*$")
 _ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 """In `\\cos 60^\\circ` the degrees belong to the argument."""
 _PERCENT = re.compile(r"\s*\\%\s*$")
@@ -98,7 +107,7 @@ def strip_units(text: str) -> tuple[str, bool, str]:
         if match := _PERCENT.search(text):
             percent = True
         elif (match := _DEGREE.search(text)) and not _ANGLE_OF.search(text):
-            unit = unit or "degree"
+            unit = unit or (f"{match.group(1)}*degree" if match.group(1) else "degree")
         elif (match := _TEXT_UNIT.search(text)) and match.start() > 0 and _is_unit(match.group(1)):
             unit = _canonical(match.group(1)) + unit
         elif match := _CURRENCY_END.search(text):
@@ -195,7 +204,7 @@ def _foreign(text: str) -> tuple[str, str] | None:
 
 
 def _is_unit(words: str) -> bool:
-    return _QUALIFIERS.isdisjoint(words.lower().split())
+    return _QUALIFIERS.isdisjoint(re.findall(r"[a-z]+", words.lower()))
 
 
 def _plain_words(text: str) -> re.Match[str] | None:
@@ -240,11 +249,13 @@ def is_known(unit: str) -> bool:
 
 
 def conflict(a: str, b: str) -> bool:
-    """Whether both are known units and not the same ones (100 cm is not 100 m). `$5` may be short for `$5 per hour`."""
-    if a == b or not a or not b:
+    """Whether both are known units and not the same ones (100 cm is not 100 m, nor 5 m 5 m/s). `$5` may be short for `$5 per
+    hour`, and 20 degrees for 20 degrees Celsius."""
+    if a == b or not a or not b or {a, b} == {"lb", "pounds"}:  # `30 pounds` may be money
         return False
     left, right = set(a.split("*")), set(b.split("*"))
     bases = {part.partition("^")[0] for part in left | right}
     if not bases <= _KNOWN or "unit" in bases:
         return False
-    return not (left <= right or right <= left)
+    shorter = min(left, right, key=len)
+    return not (shorter <= _SHORT_FOR_MORE and shorter <= left & right)
