@@ -144,7 +144,7 @@ def shape_of(config: dict[str, Any], where: str, ignored: Collection[str] = ()) 
     defaults = DEFAULTS[kind]
     shape: dict[str, Any] = {"family": FAMILIES[kind]}
     for theirs, ours in SIZES.items():
-        shape[ours] = _whole(config, theirs, where)
+        shape[ours] = _whole(config, theirs, where, least=1)
     heads = shape["num_attention_heads"]
     shape["num_query_groups"] = _whole(config, "num_key_value_heads", where, defaults["num_key_value_heads"]) or heads
     shape["head_dim"] = _whole(config, "head_dim", where, defaults.get("head_dim", 0)) or shape["hidden_size"] // heads
@@ -249,10 +249,14 @@ def _experts(config: dict[str, Any], where: str) -> dict[str, Any]:
             f"{where}: num_experts is {counts['num_experts']} and num_local_experts {counts['num_local_experts']}"
         )
     defaults = DEFAULTS["qwen3_moe"]
+    count = _whole(config, next(iter(counts), "num_experts"), where, defaults["num_experts"], least=1)
+    per_token = _whole(config, "num_experts_per_tok", where, defaults["num_experts_per_tok"], least=1)
+    if per_token > count:
+        raise InputError(f"{where}: num_experts_per_tok is {per_token}, and there are {count} experts")
     return {
-        "count": _whole(config, next(iter(counts), "num_experts"), where, defaults["num_experts"]),
-        "per_token": _whole(config, "num_experts_per_tok", where, defaults["num_experts_per_tok"]),
-        "ffn_hidden_size": _whole(config, "moe_intermediate_size", where, defaults["moe_intermediate_size"]),
+        "count": count,
+        "per_token": per_token,
+        "ffn_hidden_size": _whole(config, "moe_intermediate_size", where, defaults["moe_intermediate_size"], least=1),
         "normalize_top_k": bool(config.get("norm_topk_prob", defaults["norm_topk_prob"])),
     }
 
@@ -278,14 +282,15 @@ def _window(config: dict[str, Any], kind: str, layers: int, where: str) -> int |
     return None if width is None else _whole({"sliding_window": width}, "sliding_window", where)
 
 
-def _whole(config: dict[str, Any], key: str, where: str, default: Any = ...) -> int:
+def _whole(config: dict[str, Any], key: str, where: str, default: Any = ..., least: int = 0) -> int:
+    """The number at `key`; 0 for null, unless it must be at least 1."""
     value = config.get(key, default)
-    if value is ...:
+    if value is ... or (value is None and least):
         raise InputError(f"{where} has no {key}; it does not describe a model of this type. Download the model again")
     if value is None:
         return 0
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InputError(f"{where}: {key} is {_short(value)}, which is not a whole number")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{where}: {key} is {_short(value)}, which is not a whole number{' above 0' if least else ''}")
     return value
 
 

@@ -86,6 +86,11 @@ VARIANTS = [
     *_all("hidden_size", "llama", hidden_size=32),
     *_all("nothing", "qwen2 llama", vocab_size=77, label="another vocabulary"),
     *_written("num_hidden_layers", "llama qwen2", num_hidden_layers=1, label="fewer than the weights"),
+    *_written("hidden_size", "llama", hidden_size=None, label="null"),
+    *_written("vocab_size", "qwen3", vocab_size=None, label="null"),
+    *_written("num_attention_heads", "qwen2", num_attention_heads=0),
+    *_written("moe_intermediate_size", "qwen3_moe", moe_intermediate_size=None, label="null"),
+    *_written("num_experts_per_tok", "qwen3_moe", num_experts_per_tok=8, label="more than there are"),
     # Experts.
     *_all("norm_topk_prob", "qwen3_moe", norm_topk_prob=False),
     *_all("num_experts_per_tok", "qwen3_moe", num_experts_per_tok=3),
