@@ -25,7 +25,7 @@ def build_engine(settings: Settings, policy: Policy, tokenizer, folder: str) -> 
     if settings.rollout.mode == "standalone":
         from megatron_patches.engines.standalone import StandaloneVllmEngine
 
-        return StandaloneVllmEngine(policy, settings.rollout, tokenizer, folder, settings.cluster.collective_minutes)
+        return StandaloneVllmEngine(policy, settings.rollout, tokenizer, folder, settings.cluster)
     from megatron_patches.engines.vllm import VllmEngine
 
     return VllmEngine(policy, settings.rollout, tokenizer, folder)

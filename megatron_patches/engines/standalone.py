@@ -1,9 +1,11 @@
 """The standalone vLLM rollout engine: vLLM servers on other machines, commanded from the trainer."""
 
 import atexit
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -17,24 +19,28 @@ from pipeline.rollout.gathering import Gathering, Response
 from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
 from pipeline.rollout.requests import check_requests, row_budget, shares_of
 from pipeline.rollout.vllm.core import Request, Timer
-from pipeline.rollout.vllm.link import Link, ServerError, parse_address
+from pipeline.rollout.vllm.link import Link, ServerError, ServerLostError, parse_address
+from pipeline.settings import Cluster
 from pipeline.settings import Rollout as RolloutSettings
+
+T = TypeVar("T")
 
 
 class StandaloneVllmEngine:
     """Commands `rollout.server_ranks` server ranks, in engines of `layout.rollout_tp`.
 
-    Rank 0 of the world is connected to them. The other ranks help to gather the weights, and receive the rollouts.
+    Rank 0 of the world is connected to them. The other ranks help to gather the weights, and receive the rollouts. A call in
+    which a server is lost is made again with those that come instead, `rollout.server_restarts` times.
     """
 
     independent = True
 
-    def __init__(self, policy: Policy, rollout: RolloutSettings, tokenizer: Any, folder: str, timeout_minutes: float):
+    def __init__(self, policy: Policy, rollout: RolloutSettings, tokenizer: Any, folder: str, cluster: Cluster):
         """Waits for the servers.
 
         Raises:
             UsageError: the address is not host:port, or the server ranks cannot be split into engines.
-            InputError: not all servers came within `timeout_minutes`.
+            InputError: not all servers came within `cluster.timeout_minutes`.
             ServerError: a server failed to build its engine.
         """
         model, layout = policy.model, policy.layout
@@ -49,17 +55,25 @@ class StandaloneVllmEngine:
                 f"ranks; set a multiple of {size}"
             )
         self.engines = rollout.server_ranks // size
-        self.group = dist.new_group(backend="gloo")
-        """Broadcasts the rollouts to the other ranks. Its own group, because the actor uses others at the same time."""
+        self.group = dist.new_group(backend="gloo", timeout=timedelta(minutes=cluster.collective_minutes))
+        """Broadcasts rollouts and results to the other ranks. Its own group, because the actor uses others at the same time."""
         self.sender = BucketSender(policy.chunks, model, int(rollout.sync_bucket_mib * MIB))
         self.check = SyncCheck(model, rollout, self._score, self._checksums)
+        self.options = options_of(model, rollout, folder, size, tokenizer is not None)
+        self.restarts = rollout.server_restarts
+        self.last_sync: Callable[[], dict[str, float]] | None = None
+        """Brings servers that have just started to the weights of the others."""
         self.link: Link | None = None
+        """Of rank 0."""
+        self.is_linked = False
         if dist.get_rank() == 0:
+            self.is_linked = True
             self.link = Link.open(
-                rollout.server_address, 0, rollout.server_ranks + 1, parallel.device(), timeout_minutes
-            )
+                rollout.server_address, 0, rollout.server_ranks + 1, parallel.device(), cluster.collective_minutes,
+                patience_minutes=cluster.timeout_minutes,
+            )  # fmt: skip
             atexit.register(self.close)
-        self._do("build", options_of(model, rollout, folder, size, tokenizer is not None))
+        self._build()
 
     def generate(
         self,
@@ -72,9 +86,19 @@ class StandaloneVllmEngine:
     ) -> list[list[Rollout]]:
         """Samples as `RolloutEngine.generate` says; only rank 0 calls `on_finish` and `on_progress`.
 
-        Raises ServerError if a server fails or is lost.
+        Raises ServerError on every rank if a server fails, or is lost once too often.
         """
         check_requests(self.rollout, prompts, sampling, self.limit)
+        return self._surviving(lambda: self._generate(prompts, group_size, sampling, on_finish, on_progress))
+
+    def _generate(
+        self,
+        prompts: list[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        on_finish: Callable[[Rollout], None] | None,
+        on_progress: Callable[[GenerationProgress], None] | None,
+    ) -> list[list[Rollout]]:
         here = self.link is not None
         gathering = Gathering(
             prompts,
@@ -103,23 +127,28 @@ class StandaloneVllmEngine:
     def _from_main(self, mine: Any) -> list[Any]:
         """Broadcasts rank 0's `mine`; returns a list of it alone."""
         box = [mine]
-        dist.broadcast_object_list(box, src=0, group=self.group)
+        if dist.get_world_size() > 1:
+            dist.broadcast_object_list(box, src=0, group=self.group)
         return box
 
     def sync(self, actor: Policy, policy_version: int) -> dict[str, float]:
-        """Sends the weights and checks them. Returns and raises as `VllmEngine.sync`; also ServerError if a server is
-        lost."""
+        """Sends the weights and checks them. Returns and raises as `VllmEngine.sync`, and raises as `generate`."""
+        self.last_sync = lambda: self._sync(actor, policy_version)
+        return self._surviving(self.last_sync)
+
+    def _sync(self, actor: Policy, policy_version: int) -> dict[str, float]:
         timer = Timer()
-        with self._losing():
-            if self.link is not None:
-                self.link.tell(("sync",))
-            for name, first, tensor in self.sender:
-                if self.link is not None:
-                    self.link.tell((name, first, tuple(tensor.shape), tensor.dtype))
-                    self.link.weights(tensor.contiguous())
-            if self.link is not None:
-                self.link.tell(None)
-                self._wait()
+        pieces = iter(self.sender)
+
+        def send(link: Link) -> list[Any]:
+            link.tell(("sync",))
+            for name, first, tensor in pieces:
+                link.tell((name, first, tuple(tensor.shape), tensor.dtype))
+                link.weights(tensor.contiguous())
+            link.tell(None)
+            return self._wait()
+
+        self._on_main(send, pieces)
         self.policy_version = policy_version
         metrics = {"seconds/sync": timer.lap(), "sync/gib": self.sender.sent_bytes / 2**30}
         metrics |= self.check.compare(actor, policy_version)
@@ -130,28 +159,68 @@ class StandaloneVllmEngine:
 
     def close(self) -> None:
         """Stops the servers. Calling it again does nothing."""
-        link, self.link = self.link, None
-        if link is not None:
+        linked, self.is_linked = self.is_linked, False
+        if self.link is not None and linked:
             with suppress(ServerError):
-                link.tell(("stop",))
+                self.link.tell(("stop",))
+
+    def _surviving(self, call: Callable[[], T]) -> T:
+        """Makes `call`, again if a server is lost in it and others come. A collective.
+
+        The same requests have the same random streams, so that the repeated call samples what the first would have. A call
+        from another thread samples ahead while the actor learns: its weights are gone, so that it cannot be repeated.
+        """
+        lost = False
+        while True:
+            try:
+                if lost:
+                    self._build()
+                    if self.last_sync is not None and call is not self.last_sync:
+                        self.last_sync()
+                return call()
+            except ServerLostError as error:
+                if not self.restarts or threading.current_thread() is not threading.main_thread():
+                    raise ServerLostError(
+                        f"{error}, then this stage, which continues from its last checkpoint"
+                    ) from error
+                lost, self.restarts = True, self.restarts - 1
+                if self.link is not None:
+                    print(f"WARNING: {error}; this run waits for them, and then repeats the call", flush=True)
+
+    def _build(self) -> None:
+        """Has the servers build their engines, after connecting to them if they are new."""
+        if self.link is not None and not self.is_linked:
+            self.link.connect()
+            self.is_linked = True
+        self._do("build", self.options)
 
     def _do(self, *command: Any, receive: Callable[[Any], None] | None = None) -> list[Any]:
-        """Sends a command and waits. Returns the servers' results on rank 0, and an empty list on others."""
-        if self.link is None:
-            return []
-        with self._losing():
-            self.link.tell(command)
+        """Sends a command and waits. Returns the servers' results on every rank."""
+
+        def talk(link: Link) -> list[Any]:
+            link.tell(command)
             return self._wait(receive)
 
-    @contextmanager
-    def _losing(self) -> Iterator[None]:
-        """Drops the link if a server is lost, so that `close` does not wait for servers that may not listen any
-        more."""
-        try:
-            yield
-        except ServerError:
-            self.link = None
-            raise
+        return self._on_main(talk)
+
+    def _on_main(self, talk: Callable[[Link], list[Any]], pieces: Iterable[Any] = ()) -> list[Any]:
+        """Has rank 0 talk with the servers; every rank returns its results, or raises its ServerError.
+
+        Every rank goes through `pieces` to the end, rank 0 also after a loss: to gather one is a collective.
+        """
+        outcome: Any = None
+        if self.link is not None:
+            try:
+                outcome = talk(self.link)
+            except ServerError as error:
+                self.is_linked = False  # so that `close` does not speak to servers that may not listen any more
+                outcome = error
+        for _ in pieces:
+            pass
+        outcome = self._from_main(outcome)[0]
+        if isinstance(outcome, ServerError):
+            raise outcome
+        return outcome
 
     def _wait(self, receive: Callable[[Any], None] | None = None) -> list[Any]:
         """Waits until every server rank is done. Returns their results by rank; other answers go to `receive`."""
@@ -164,14 +233,8 @@ class StandaloneVllmEngine:
                 receive(content)
         return [results[rank] for rank in sorted(results)]
 
-    def _everywhere(self, results: list[Any]) -> list[Any]:
-        """Broadcasts rank 0's results."""
-        box: list[Any] = [results]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
-
     def _score(self, sequences: list[list[int]]) -> list[list[list[float]]]:
-        return self._everywhere(self._do("score", sequences))
+        return self._do("score", sequences)
 
     def _checksums(self) -> list[Any]:
-        return self._everywhere(self._do("checksums"))
+        return self._do("checksums")

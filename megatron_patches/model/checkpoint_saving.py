@@ -98,8 +98,10 @@ class _Save:
         if optimizer is not None:
             start_moments(optimizer)
         gc.freeze()  # upstream collects garbage in it, over all objects of the process: most of a small save's time
-        state = sharded_state(chunks, optimizer, is_loading=False)
-        gc.unfreeze()
+        try:
+            state = sharded_state(chunks, optimizer, is_loading=False)
+        finally:
+            gc.unfreeze()
         _refuse_nonfinite(state, self.final)
         if dist.get_rank() == 0:
             shutil.rmtree(self.temporary, ignore_errors=True)

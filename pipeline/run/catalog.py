@@ -157,6 +157,7 @@ IRRELEVANT = frozenset(
         "rl.keep_samples", "rl.export_every", "rl.async_save", "sft.max_skipped",
         "verify.workers", "verify.memory_gib", "verify.cache_size", "verify.judge", "verify.judge_concurrent",
         "rollout.max_concurrent", "rollout.kv_memory_gib", "rollout.gpu_memory_share", "rollout.sync_bucket_mib",
+        "rollout.server_restarts",
     }
 )  # fmt: skip
 """Settings in the sections above that no result depends on. `verify.judge_model` says who judges; its server may move."""

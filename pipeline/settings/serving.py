@@ -26,6 +26,9 @@ class Rollout(Section):
     """standalone: host:port at which the trainer's first rank awaits the servers."""
     server_ranks: int = Field(1, ge=1)
     """standalone: server processes (GPUs) in all."""
+    server_restarts: int = Field(3, ge=0)
+    """standalone: lost servers after which a run waits `cluster.timeout_minutes` for new ones and repeats the call; 0: it
+    ends at once."""
     max_prompt_tokens: int = Field(1024, ge=1)
     """Longest prompt in tokens; preprocess drops problems with longer ones."""
     max_new_tokens: int = Field(3072, ge=1)

@@ -1,8 +1,8 @@
 """The trainer of test_standalone.py, with a standalone engine.
 
 argv: its address, the number of server ranks, the engine's TP, and optionally the process of server rank 1, which it
-    kills: `between` two calls, while a call `samples`, or during a `sync`. On several ranks the actor has tensor
-    parallelism.
+    kills: `between` two calls, while a call `samples`, or during a `sync`; the test starts servers again. On several ranks
+    the actor has tensor parallelism.
 """
 
 import os
@@ -27,39 +27,59 @@ from pipeline.rollout.vllm.link import ServerError  # isort: skip
 from pipeline.settings import Layout  # isort: skip
 
 
-def check_loss(engine: StandaloneVllmEngine, call: Callable, address: str, victim: int, when: str) -> None:
-    """Checks that a killed server ends the call with an error that names its rank and the command to start it again."""
+def check_loss(
+    engine: StandaloneVllmEngine, policy: Policy, prompts: list, address: str, victim: int, when: str
+) -> None:
+    """Checks that the call in which a server is killed returns what it would have without that, from servers that come
+    instead; and that the next loss, one too many, ends with an error that names the rank and the command."""
+
+    def generate(on_finish: Callable | None = None) -> list:
+        groups = engine.generate(prompts, 20, PLAIN, on_finish=on_finish)
+        return [[(r.token_ids, r.policy_version) for r in group] for group in groups]
 
     def kill(rollout: Rollout | None = None) -> None:
-        os.kill(victim, signal.SIGKILL)
+        if not killed:
+            killed.append(victim)
+            os.kill(victim, signal.SIGKILL)
         while rollout is None and Path(f"/proc/{victim}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
             os.sched_yield()  # until it is dead and its connections are closed
 
-    def pieces() -> Iterator[tuple]:
-        for number, piece in enumerate(sender):
-            if number == 3:
-                kill()
-            yield piece
+    class Sender:
+        """Kills in the middle of a sync."""
 
-    sender = engine.sender
+        sent_bytes = engine.sender.sent_bytes
+
+        def __iter__(self) -> Iterator[tuple]:
+            for number, piece in enumerate(sender):
+                if number == 3 and not killed:
+                    kill()
+                yield piece
+
+    killed: list[int] = []
+    sender, expected = engine.sender, generate()
     if when == "between":
         kill()
     if when == "sync":
-        engine.sender = pieces()
-    with pytest.raises(ServerError, match=rf"{address} was lost: rank 1 of 2 .*torchrun .*server {address} 2\)"):
-        call(kill if when == "samples" else None)
-    assert engine.link is None
+        engine.sender = Sender()
+        engine.sync(policy, 1)
+    assert generate(kill if when == "samples" else None) == expected
+    assert killed == [victim]
+    assert engine.restarts == 0
+    assert engine.link is not None
+    engine.link._hang_up()
+    with pytest.raises(ServerError, match=rf"{address} was lost: rank .* of 2 .*torchrun .*server {address} 2\), then"):
+        generate()
 
 
 def main() -> None:
     address, ranks, engine_tp = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     model = tiny_model("qwen2", hidden_size=128, head_dim=32)
     layout = Layout(tp=int(os.environ["WORLD_SIZE"]), rollout_tp=engine_tp)
-    servers = {"mode": "standalone", "server_address": address, "server_ranks": ranks}
+    servers = {"mode": "standalone", "server_address": address, "server_ranks": ranks, "server_restarts": 1}
     settings = settings_of(model, layout, sync_bucket_mib=0.05, **servers)
     parallel.initialize(layout, seed=0)
     policy = Policy(settings.model, settings.layout, settings.rl, settings.rollout.temperature)
-    engine = StandaloneVllmEngine(policy, settings.rollout, None, folder_of(model), settings.cluster.timeout_minutes)
+    engine = StandaloneVllmEngine(policy, settings.rollout, None, folder_of(model), settings.cluster)
     prompts = prompts_of(6, model.vocab_size)
     for update in range(2):
         hf = hf_model(model, seed=update)
@@ -74,15 +94,7 @@ def main() -> None:
         assert metrics["gap/sync_max"] < 1e-5, metrics
         assert largest_gap(hf, groups) < 1e-5
     if sys.argv[4:]:
-        victim, when = int(sys.argv[4]), sys.argv[5]
-
-        def call(on_finish: Callable | None) -> None:
-            if when == "sync":
-                engine.sync(policy, 2)
-            else:
-                engine.generate(prompts, 20, PLAIN, on_finish=on_finish)
-
-        check_loss(engine, call, address, victim, when)
+        check_loss(engine, policy, prompts, address, int(sys.argv[4]), sys.argv[5])
     engine.close()
     parallel.finish()
 

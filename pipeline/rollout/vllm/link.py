@@ -10,6 +10,8 @@ import pickle
 import queue
 import socket
 import threading
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from pipeline.common.errors import InputError, UserError
 from pipeline.common.unpickling import ForeignClass, loads
 
 TRAINER = 0
+NOTICE_SECONDS = 60.0
+"""How often a waiting trainer says which servers it waits for."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 MESSAGES = (
     "pipeline.rollout.gathering.Response",
@@ -37,53 +41,111 @@ MESSAGES = (
 
 
 class ServerError(UserError):
-    """A vLLM server failed or was lost."""
+    """A vLLM server reported an error, or was lost."""
+
+
+class ServerLostError(ServerError):
+    """A vLLM server was lost: killed, or its machine or the network failed. One that is started again can replace it."""
 
 
 @dataclass
 class Link:
     """One end of the link."""
 
+    address: str
     rank: int
     size: int
-    control: Any
-    """ProcessGroupGloo."""
-    data: Any
-    """ProcessGroupNCCL, or the control group if there is no GPU."""
     device: torch.device
     store: Any
-    """Referenced here because the groups need it."""
-    address: str
+    """Outlives a lost server, so that the next one can join."""
+    timeout: timedelta
+    """Of each wait on the connected link."""
+    patience: timedelta
+    """How long `connect` waits for the others."""
+    control: Any = None
+    """ProcessGroupGloo."""
+    data: Any = None
+    """ProcessGroupNCCL, or the control group if there is no GPU."""
+    turn: int = 0
+    """How often the trainer has connected."""
 
     @classmethod
-    def open(cls, address: str, rank: int, size: int, device: torch.device, timeout_minutes: float) -> "Link":
+    def open(
+        cls,
+        address: str,
+        rank: int,
+        size: int,
+        device: torch.device,
+        timeout_minutes: float,
+        patience_minutes: float | None = None,
+    ) -> "Link":
         """Connects to the others at `address`, where the trainer listens. All may start in any order.
 
-        Raises InputError if not all have come within `timeout_minutes`.
+        Raises InputError if not all have come within `patience_minutes`, by default `timeout_minutes`.
         """
         host, port = parse_address(address)
         timeout = timedelta(minutes=timeout_minutes)
-        try:
+        patience = timeout if patience_minutes is None else timedelta(minutes=patience_minutes)
+        with _explained(address, size, patience):
             listener = socket.create_server((host, port)).detach() if rank == TRAINER and host in LOCAL else None
             store = dist.TCPStore(
-                host, port, size, rank == TRAINER, timeout, wait_for_workers=False, master_listen_fd=listener
+                host, port, size, rank == TRAINER, patience, wait_for_workers=False, master_listen_fd=listener
             )
-            control: Any = _gloo(dist.PrefixStore("control", store), rank, size, timeout, host in LOCAL)
-            data = control
-            if device.type == "cuda":
+        link = cls(address, rank, size, device, store, timeout, patience)
+        link.connect()
+        return link
+
+    def connect(self) -> None:
+        """Waits for the other ranks and connects to them. The trainer calls it again after a loss.
+
+        Raises InputError as `open`.
+        """
+        with _explained(self.address, self.size, self.patience):
+            self.turn = self._invite() if self.rank == TRAINER else self._join()
+            groups = dist.PrefixStore(f"turn{self.turn}", self.store)
+            local = parse_address(self.address)[0] in LOCAL
+            self.control = _gloo(dist.PrefixStore("control", groups), self.rank, self.size, self.timeout, local)
+            self.data = self.control
+            if self.device.type == "cuda":
                 options = dist.ProcessGroupNCCL.Options()
-                options._timeout = timeout
-                data = dist.ProcessGroupNCCL(dist.PrefixStore("data", store), rank, size, options)
-        except (RuntimeError, dist.DistError) as error:
-            raise InputError(
-                f"trainer and vLLM servers did not connect at rollout.server_address={address} within "
-                f"{timeout_minutes:g} minutes ({_short(error)}). {size - 1} server ranks are expected "
-                f"(rollout.server_ranks); start them: {_command(address, size)}"
-            ) from error
-        return cls(rank, size, control, data, device, store, address)
+                options._timeout = self.timeout
+                self.data = dist.ProcessGroupNCCL(dist.PrefixStore("data", groups), self.rank, self.size, options)
+
+    def _join(self) -> int:
+        """Reports this server rank, and waits until the trainer has read that. Returns the trainer's turn.
+
+        The ticket is new for each process: what a dead one left in the store invites nobody.
+        """
+        ticket = uuid.uuid4().hex
+        self.store.set(f"came{self.rank}", ticket)
+        self.store.wait([f"turn-of-{ticket}"], self.patience)
+        return int(self.store.get(f"turn-of-{ticket}"))
+
+    def _invite(self) -> int:
+        """Waits until every server rank has reported, and tells each the turn."""
+        names = {f"came{rank}": rank - 1 for rank in range(1, self.size)}
+        end = time.monotonic() + self.patience.total_seconds()
+        while True:
+            left = end - time.monotonic()
+            try:
+                self.store.wait(list(names), timedelta(seconds=max(0.01, min(NOTICE_SECONDS, left))))
+                break
+            except dist.DistError:
+                if left <= NOTICE_SECONDS:
+                    raise
+                missing = ", ".join(str(server) for name, server in names.items() if not self.store.check([name]))
+                print(
+                    f"waiting for the vLLM server's rank {missing} of {self.size - 1} at {self.address}, "
+                    f"{(left - NOTICE_SECONDS) / 60:.0f} more minutes: {_command(self.address, self.size)}",
+                    flush=True,
+                )
+        for name in names:
+            self.store.set(f"turn-of-{self.store.get(name).decode()}", str(self.turn + 1))
+            self.store.delete_key(name)
+        return self.turn + 1
 
     def tell(self, message: Any = None) -> Any:
-        """Sends the trainer's message, and returns it on every rank. Raises ServerError if a server is lost."""
+        """Sends the trainer's message, and returns it on every rank. Raises ServerLostError if a server is lost."""
         with self._servers_alive():
             return _message(self._spread(_numbers(message) if self.rank == TRAINER else None))
 
@@ -111,8 +173,8 @@ class Link:
     def hear(self) -> Iterator[tuple[int, Any, Any]]:
         """Yields the servers' answers to a command (rank, kind and content), until every rank is `done`.
 
-        Raises ServerError if a rank sends `error` or is lost. One thread waits for each rank, because gloo reports a
-        dead sender only to a receive from that rank.
+        Raises ServerError if a rank sends `error`, and ServerLostError if one is lost. One thread waits for each rank, because
+        gloo reports a dead sender only to a receive from that rank.
         """
         heard: queue.SimpleQueue = queue.SimpleQueue()
 
@@ -138,7 +200,7 @@ class Link:
                 for thread in threads:
                     thread.join()  # a thread that wakes while Python exits would abort the process
                 if kind == "gone":
-                    raise ServerError(self._gone([rank], content)) from content
+                    raise ServerLostError(self._gone([rank], content)) from content
                 raise ServerError(f"the vLLM server's rank {rank - 1} failed:\n{content}")
             waiting -= kind == "done"
             if kind != "done":
@@ -162,13 +224,15 @@ class Link:
 
     @contextmanager
     def _servers_alive(self) -> Iterator[None]:
-        """Turns a broken connection, on the trainer, into a ServerError that names the server's rank."""
+        """Turns a broken connection, on the trainer, into a ServerLostError that names the server's rank, and hangs up."""
         try:
             yield
         except RuntimeError as error:
             if self.rank != TRAINER:
                 raise
-            raise ServerError(self._gone([r for r in range(1, self.size) if self._broken(r)], error)) from error
+            lost = ServerLostError(self._gone([r for r in range(1, self.size) if self._broken(r)], error))
+            self._hang_up()
+            raise lost from error
 
     def _broken(self, rank: int) -> bool:
         try:
@@ -182,9 +246,21 @@ class Link:
         return (
             f"the vLLM server at rollout.server_address={self.address} was lost: rank {who} of {self.size - 1} "
             f"({_short(error)}). The server's output says why (killed, out of memory, machine lost). Start "
-            f"the servers again ({_command(self.address, self.size)}), then this stage, which continues from its last "
-            "checkpoint"
+            f"the servers again ({_command(self.address, self.size)})"
         )
+
+
+@contextmanager
+def _explained(address: str, size: int, patience: timedelta) -> Iterator[None]:
+    """Turns an error of connecting into an InputError that says what to start."""
+    try:
+        yield
+    except (RuntimeError, dist.DistError) as error:
+        raise InputError(
+            f"trainer and vLLM servers did not connect at rollout.server_address={address} within "
+            f"{patience / timedelta(minutes=1):g} minutes ({_short(error)}). {size - 1} server ranks are expected "
+            f"(rollout.server_ranks); start them: {_command(address, size)}"
+        ) from error
 
 
 def _command(address: str, size: int) -> str:

@@ -1,7 +1,8 @@
 """A vLLM server for standalone rollouts: `torchrun --nproc-per-node=N -m pipeline.rollout.vllm.server HOST:PORT N`.
 
 HOST:PORT is the trainer's `rollout.server_address`, N its `rollout.server_ranks`. Everything else (model folder, engine
-size, limits) comes from the trainer. The model folder must have the same path here. The server ends with the trainer.
+size, limits) comes from the trainer. The model folder must have the same path here. The server ends with the trainer, and
+with an error if the trainer or another server is lost; with torchrun's --max-restarts it then starts again and joins.
 """
 
 import os
