@@ -38,17 +38,19 @@ def sharded_state(chunks: list, optimizer: Any, is_loading: bool) -> dict[str, A
     modules = [unwrap_model(chunk) for chunk in chunks]
     names = ["model"] if len(modules) == 1 else [f"model{i}" for i in range(len(modules))]
     state: dict[str, Any] = {
-        name: _without_extra(module.sharded_state_dict(metadata=metadata))
-        for name, module in zip(names, modules, strict=True)
+        name: module.sharded_state_dict(metadata=metadata) for name, module in zip(names, modules, strict=True)
     }
+    if is_loading:
+        state = {name: _without_extra(module) for name, module in state.items()}
     if optimizer is not None:
         state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=is_loading, metadata=metadata)
     return state
 
 
 def _without_extra(state: dict[str, Any]) -> dict[str, Any]:
-    """`state` without the `_extra_state` of modules, which holds FP8 scales and is empty here. Local norms have none, so a
-    checkpoint of local layers would lack what Transformer Engine's expect."""
+    """`state` without the `_extra_state` of modules, which holds FP8 scales and is empty here. It is written, because other
+    programs ask for it, and not read: local norms have none, so a checkpoint of local layers lacks some that Transformer
+    Engine's ask for."""
     return {key: value for key, value in state.items() if not key.endswith(EXTRA_STATE)}
 
 
