@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.objectives.sequences import Sequences
-from pipeline.settings.algo import IS_CAPS
+from pipeline.settings.algo import importance_cap
 
 
 def importance_on(config: Any, sampled_elsewhere: bool = False) -> bool:
@@ -45,7 +45,7 @@ def importance_weight(gap: Tensor, config: Any, sequences: Sequences | None = No
         sequences: of these tokens; needed for sequence_mis.
     """
     gap = gap.detach()
-    cap = IS_CAPS[config.is_form] if config.is_cap is None else float(config.is_cap)
+    cap = importance_cap(config.is_form, config.is_cap)
     if config.is_form == "icepop":
         return icepop(gap, config.is_floor, cap)
     if config.is_form == "token_mis":

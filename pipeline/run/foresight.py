@@ -15,8 +15,9 @@ import yaml
 from pipeline.common.errors import InputError, UsageError
 from pipeline.common.files import read_jsonl
 from pipeline.run.door import ROOT
-from pipeline.run.pace import Pace, decode_rates
+from pipeline.run.pace import Pace, decode_rates, sampling_ranks
 from pipeline.run.plan import world_size
+from pipeline.run.shapes import engine_tp
 from pipeline.run.simulation import MODES, STEPS, Work, simulate
 from pipeline.settings import Plan, Settings
 from pipeline.settings.engine import chosen_engine
@@ -162,11 +163,10 @@ def _is_usable(row: dict[str, Any]) -> bool:
 
 
 def _engines_of(settings: Settings) -> int:
-    layout = settings.layout
+    world, layout = world_size(settings), settings.layout
     if chosen_engine(settings) == "native":
-        return world_size(settings) // layout.tp
-    ranks = settings.rollout.server_ranks if settings.rollout.mode == "standalone" else world_size(settings)
-    return ranks // (layout.rollout_tp or layout.tp)
+        return world // layout.tp
+    return sampling_ranks(settings, world) // engine_tp(layout)
 
 
 def _fit(steps: list[float], tokens: list[float], seconds: list[float]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.run.memory import GIB
-from pipeline.run.shapes import count, visited
+from pipeline.run.shapes import count, engine_tp, visited
 from pipeline.settings import Settings
 from pipeline.settings.engine import chosen_engine
 
@@ -78,35 +78,35 @@ def decode_rates(settings: Settings) -> tuple[float, float]:
 
 def _weight_bytes(settings: Settings) -> float:
     """Of one rank of an engine."""
-    return count(settings.model).total * _element(settings) / _engine_ranks(settings)
+    return count(settings.model).total * _element(settings) / engine_tp(settings.layout)
 
 
 def _cache_bytes(settings: Settings) -> float:
     """Keys and values of one token on one rank of an engine."""
     model = settings.model
-    return 2 * model.num_layers * model.num_query_groups * model.head_dim * _element(settings) / _engine_ranks(settings)
+    return (
+        2 * model.num_layers * model.num_query_groups * model.head_dim * _element(settings) / engine_tp(settings.layout)
+    )
 
 
 def _element(settings: Settings) -> int:
     return 2 if settings.model.dtype == "bf16" else 4
 
 
-def _engine_ranks(settings: Settings) -> int:
-    return settings.layout.rollout_tp or settings.layout.tp
+def sampling_ranks(settings: Settings, world: int) -> int:
+    """Ranks that vLLM's engines have in all, where the actor has `world`."""
+    return settings.rollout.server_ranks if settings.rollout.mode == "standalone" else world
 
 
 def _generation(settings: Settings, world: int, responses: int, length: int) -> float:
     if chosen_engine(settings) == "native":
         return float("nan")
-    rollout, speed, tp = settings.rollout, settings.cluster.speed, _engine_ranks(settings)
-    ranks = rollout.server_ranks if rollout.mode == "standalone" else world
+    rollout, speed, tp = settings.rollout, settings.cluster.speed, engine_tp(settings.layout)
     room = rollout.gpu_memory_share * settings.cluster.device_memory_gib * GIB - _weight_bytes(settings)
-    each = -(-responses // max(1, ranks // tp))
+    each = -(-responses // max(1, sampling_ranks(settings, world) // tp))
     at_once = max(1, min(each, rollout.max_concurrent, int(room / (_cache_bytes(settings) * length))))
     base, sequence = decode_rates(settings)
-    arithmetic = 2 * visited(settings.model) * at_once / tp / (speed.tflops * 1e12 * speed.efficiency)
-    prompts = (
-        2 * visited(settings.model) * rollout.max_prompt_tokens * each / tp / (speed.tflops * 1e12 * speed.efficiency)
-    )
+    token = 2 * visited(settings.model) / tp / (speed.tflops * 1e12 * speed.efficiency)  # seconds of arithmetic
+    prompts = token * rollout.max_prompt_tokens * each
     rounds = -(-each // at_once)
-    return rounds * rollout.max_new_tokens * max(base + sequence * at_once, arithmetic) + prompts
+    return rounds * rollout.max_new_tokens * max(base + sequence * at_once, token * at_once) + prompts

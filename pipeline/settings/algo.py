@@ -21,6 +21,11 @@ IS_CAPS = {"tis": 2.0, "icepop": 5.0, "token_mis": 2.0, "sequence_mis": 2.0}
 """C of each form of the importance weight if `is_cap` is not set."""
 
 
+def importance_cap(is_form: str, is_cap: float | None) -> float:
+    """C of the importance weight."""
+    return IS_CAPS[is_form] if is_cap is None else float(is_cap)
+
+
 class Algo(Section):
     """An algorithm preset: `configs/algo/<name>.yaml`. `pipeline.objectives` takes this object as its `config`."""
 
@@ -123,7 +128,7 @@ class Algo(Section):
             )
         if self.scale_min > self.scale_max:
             raise ValueError(f"algo.scale_min={self.scale_min} is above algo.scale_max={self.scale_max}")
-        cap = IS_CAPS[self.is_form] if self.is_cap is None else self.is_cap
+        cap = importance_cap(self.is_form, self.is_cap)
         if self.is_form == "icepop" and self.is_floor >= cap:
             raise ValueError(f"algo.is_floor={self.is_floor:g} is not below algo.is_cap={cap:g}")
         if self.reward_min >= self.reward_max:

@@ -165,16 +165,16 @@ def own_boxes(text: str, boxes: list[tuple[int, int, str]]) -> list[tuple[int, i
     """The boxes without empty ones, and without those at the end that are denied or quote another answer, as far as one is
     left."""
     boxes = [box for box in boxes if box[2].strip()] or boxes
-    while len(boxes) > 1:
-        if is_denied(text, boxes[-1][0]):
-            boxes = boxes[:-1]
-            continue
-        sentence = text[max(boxes[-2][1], boxes[-1][0] - 240) : boxes[-1][0]]
-        ends = [stop.end() for stop in SENTENCE_END.finditer(sentence)]
-        if not _QUOTING.search(sentence[ends[-1] :] if ends else sentence):
-            break
+    while len(boxes) > 1 and (is_denied(text, boxes[-1][0]) or _is_quoted(text, boxes[-2][1], boxes[-1][0])):
         boxes = boxes[:-1]
     return boxes
+
+
+def _is_quoted(text: str, start: int, at: int) -> bool:
+    """Whether the sentence of the box that begins at `at`, which does not begin before `start`, quotes another answer."""
+    sentence = text[max(start, at - 240) : at]
+    ends = [stop.end() for stop in SENTENCE_END.finditer(sentence)]
+    return _QUOTING.search(sentence[ends[-1] :] if ends else sentence) is not None
 
 
 def is_denied(text: str, at: int) -> bool:
