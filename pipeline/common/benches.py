@@ -45,7 +45,7 @@ BENCHES = {
     ),
     "step_peer": BenchEntry(
         "a whole RL step beside TRL's with bench.peer_python",
-        reads=(*_PEER, "layout.*", "rl.*", "rollout.*"),
+        reads=(*_PEER, "bench.model", "bench.solved", "layout.*", "rl.*", "rollout.*"),
         needs_ranks=True,
     ),
 }

@@ -213,6 +213,11 @@ class Bench(Section):
     vocab: int = Field(151_936, ge=1)
     """policy_head: vocabulary V."""
 
+    model: Literal["small", "smollm2-135m"] = "small"
+    """step_peer: the shape, with random weights: small (4.3 million parameters) or that preset's."""
+    solved: float = Field(0.0, ge=0.0, le=1.0)
+    """step_peer: share of the groups whose responses all have the same reward."""
+
     @field_validator("what")
     @classmethod
     def _check_what(cls, what: str) -> str:

@@ -117,11 +117,11 @@ def _peer(python: str, folder: str, prompts: list[Prompt], cores: list[int]) -> 
     return Peer(python, PEER, work | {"cores": cores}, threads=len(cores))
 
 
-def random_prompts(count: int) -> list[Prompt]:
+def random_prompts(count: int, vocab_size: int = SHAPE.vocab_size) -> list[Prompt]:
     """Of 12 to 24 tokens; the same at every call."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(12, 25, (count,), generator=generator).tolist()
-    ids = [torch.randint(0, SHAPE.vocab_size, (n,), generator=generator).tolist() for n in lengths]
+    ids = [torch.randint(0, vocab_size, (n,), generator=generator).tolist() for n in lengths]
     return [Prompt(id=str(i), token_ids=some, gold="") for i, some in enumerate(ids)]
 
 
@@ -172,17 +172,18 @@ def _growth(engine: NativeEngine, threads: int, sequences: int, repeats: int) ->
     }
 
 
-def transformers_model() -> Any:
-    """Random weights in transformers, the same on every rank."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+def transformers_model(shape: Model = SHAPE) -> Any:
+    """A Qwen2 or Llama with random fp32 weights in transformers, the same on every rank."""
+    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-    config = Qwen2Config(
-        vocab_size=SHAPE.vocab_size, hidden_size=SHAPE.hidden_size, intermediate_size=SHAPE.ffn_hidden_size,
-        num_hidden_layers=SHAPE.num_layers, num_attention_heads=SHAPE.num_attention_heads,
-        num_key_value_heads=SHAPE.num_query_groups, max_position_embeddings=SHAPE.max_position_embeddings,
-        tie_word_embeddings=True, rms_norm_eps=SHAPE.norm_eps,
+    config = (Qwen2Config if shape.family == "qwen2" else LlamaConfig)(
+        vocab_size=shape.vocab_size, hidden_size=shape.hidden_size, intermediate_size=shape.ffn_hidden_size,
+        num_hidden_layers=shape.num_layers, num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_query_groups, max_position_embeddings=shape.max_position_embeddings,
+        tie_word_embeddings=shape.tie_word_embeddings, rms_norm_eps=shape.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope.theta},
     )  # fmt: skip
-    return Qwen2ForCausalLM(config).eval()
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
 @torch.no_grad()

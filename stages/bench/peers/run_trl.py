@@ -1,7 +1,10 @@
 """The RL step of `step_peer_bench` on TRL's GRPOTrainer, run by an interpreter that has it: one step for every line on
 its standard input.
 
-python run_trl.py '{"model": folder, "prompts": [[1, 2], ...], "group": 8, "tokens": 64, "steps": 9, "lr": 1e-3}'
+python run_trl.py '{"model": folder, "prompts": [[1, 2], ...], "group": 8, "tokens": 64, "steps": 9, "lr": 1e-3,
+                   "solved": 0}'
+
+The first `solved` prompts give every response the same reward.
 """
 
 import itertools
@@ -41,11 +44,17 @@ def main() -> None:
             clock, processor = self.start
             print("SECONDS", time.perf_counter() - clock, time.process_time() - processor, flush=True)
 
-    def even(completions, **kwargs):
-        """The share of even numbers."""
-        return [sum(int(word) % 2 == 0 for word in text.split()) / max(len(text.split()), 1) for text in completions]
-
     rows = [{"prompt": " ".join(map(str, ids))} for ids in work["prompts"]]
+    solved = {row["prompt"] for row in rows[: work["solved"]]}
+
+    def even(prompts, completions, **kwargs):
+        """The share of even numbers; 1 for a solved prompt."""
+        pairs = [(prompt, text.split()) for prompt, text in zip(prompts, completions, strict=True)]
+        return [
+            1.0 if prompt in solved else sum(int(word) % 2 == 0 for word in words) / max(len(words), 1)
+            for prompt, words in pairs
+        ]
+
     sequences = len(rows) * work["group"]
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
@@ -64,6 +73,7 @@ def main() -> None:
             num_iterations=1,
             loss_type="grpo",
             scale_rewards="group",
+            shuffle_dataset=False,  # each step has every prompt once
             gradient_checkpointing=False,
             max_steps=work["steps"],
             save_strategy="no",
