@@ -1,12 +1,13 @@
-"""The batch of a step: responses are sampled in groups and graded. With `rl.async_depth=1` they are sampled a step
+"""The batch of a step: responses are sampled in groups and graded. With `rl.async_depth=k` they are sampled k rounds
 ahead.
 
-Then batch n+1 is sampled from the weights that batch n starts from, so it is one step off-policy when it is used. Each
-rollout carries the version of its weights, and the truncated importance weight corrects the difference. An engine with
+Then the rounds for steps n+1 to n+k wait in a queue while step n is trained, and a round is up to k steps off-policy when it is
+used. Each rollout carries the version of its weights, and the importance weight corrects the difference. An engine with
 its own devices (`RolloutEngine.independent`) samples in a thread while the actor trains. An engine on the actor's
 devices samples first, and only the grading overlaps with training.
 """
 
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +72,8 @@ class Collector:
         self.rounds = 0
         """Rounds of generation for the newest batch."""
         self._was_short = False
-        self._ahead: Groups | Future[Groups] | None = None
+        self._ahead: deque[Groups | Future[Groups]] = deque()
+        """Rounds that were sampled ahead or are being sampled, in the order of their use."""
         self._thread = ThreadPoolExecutor(1, "rollout") if engine.independent and rl.async_depth else None
 
     def next(self) -> StepBatch:
@@ -116,40 +118,40 @@ class Collector:
                 )
         return merge(kept)
 
-    def look_ahead(self) -> None:
-        """Starts the next batch from the engine's current weights; responses are graded as they end.
+    def look_ahead(self, steps_left: int) -> None:
+        """Fills the queue up to `rl.async_depth` rounds, at most one for each of the `steps_left` steps after this one, from
+        the engine's current weights; responses are graded as they end.
 
         Sampling runs in a thread, or at once in this call if the engine needs the actor's devices.
         """
-        assert self._ahead is None, "the next batch is already sampled or being sampled"
-        prompts = self.sampler.next()
-        if self._thread is not None:
-            self._ahead = self._thread.submit(self._sample, prompts)
-            return
-        with self.tracker.phase("generate"):
-            self._ahead = self._sample(prompts)
+        while len(self._ahead) < min(self.rl.async_depth, steps_left):
+            prompts = self.sampler.next()
+            if self._thread is not None:
+                self._ahead.append(self._thread.submit(self._sample, prompts))
+                continue
+            with self.tracker.phase("generate"):
+                self._ahead.append(self._sample(prompts))
 
     def wait(self) -> None:
         """Waits until sampling ends, so that the engine's weights may change."""
-        if isinstance(self._ahead, Future):
+        if self._thread is not None and self._ahead:
             with self.tracker.phase("generate"):
-                self._ahead = result_of(self._ahead)
+                self._ahead = deque(_ended(groups) for groups in self._ahead)
 
     def metrics(self, batch: StepBatch) -> dict[str, float]:
         """Returns rounds and groups of the newest batch."""
         return {"rollout/rounds": float(self.rounds), "rollout/groups": float(len(batch))}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the sampler's state and the batch that was sampled ahead; a resumed run trains on the same batch."""
+        """Returns the sampler's state and the rounds that were sampled ahead; a resumed run trains on the same ones."""
         self.wait()
-        ahead = None if self._ahead is None else pack_groups(self._ahead)  # type: ignore[arg-type]
-        return {"sampler": self.sampler.state_dict(), "ahead": ahead}
+        return {"sampler": self.sampler.state_dict(), "ahead": [pack_groups(_ended(groups)) for groups in self._ahead]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores both. Raises InputError if the training prompts are not those of the checkpoint."""
         self.sampler.load_state_dict(state["sampler"])
-        if state["ahead"] is not None:
-            self._ahead = unpack_groups(state["ahead"], {prompt.id: prompt for prompt in self.sampler.prompts})
+        prompts = {prompt.id: prompt for prompt in self.sampler.prompts}
+        self._ahead = deque(unpack_groups(packed, prompts) for packed in state["ahead"])
 
     def close(self) -> None:
         """Ends the thread once its sampling is done. Calling it again does nothing."""
@@ -163,14 +165,15 @@ class Collector:
         self.close()
 
     def _round(self) -> StepBatch:
-        if self._ahead is None:
-            with self.tracker.phase("generate"):
-                groups = self._sample(self.sampler.next())
-        else:
-            self.wait()
-            groups, self._ahead = self._ahead, None  # type: ignore[assignment]
+        with self.tracker.phase("generate"):
+            groups = _ended(self._ahead.popleft()) if self._ahead else self._sample(self.sampler.next())
         with self.tracker.phase("grade"):
             return StepBatch(groups, self.grader.grade(groups))
 
     def _sample(self, prompts: list[Prompt]) -> Groups:
         return self.engine.generate(prompts, self.rl.group_size, self.sampling, on_finish=self.grader.early)
+
+
+def _ended(groups: Groups | Future[Groups]) -> Groups:
+    """The groups, after waiting for them if they are still being sampled."""
+    return result_of(groups) if isinstance(groups, Future) else groups

@@ -73,5 +73,5 @@ class Gathering:
         made = self.made
         if self.exchange is not None:
             parts = self.exchange(pack(made))
-            made = {key: one for part in parts for key, one in unpack(part, self.prompts, self.policy_version)}
+            made = {key: one for part in parts for key, one in unpack(part, self.prompts)}
         return [[made[i, sample] for sample in range(self.group_size)] for i in range(len(self.prompts))]

@@ -1,7 +1,7 @@
 """The interface of all rollout engines."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -53,11 +53,19 @@ class Rollout:
     raw_logps: list[float]
     """The same under the raw policy at temperature 1. At temperature 1, top_p 1, top_k 0 the two are equal."""
     finish_reason: str
-    """`stop` or `length`."""
+    """`stop` or `length`; `unfinished`: a later round continues it (`rollout.partial_tokens`)."""
     policy_version: int
-    """Number of optimizer rollout steps that the sampling weights had seen."""
+    """Number of RL steps that the weights had seen which sampled the newest tokens."""
     text: str = ""
     """The decoded response, special tokens left out."""
+    earlier: list[tuple[int, int]] = field(default_factory=list)
+    """(version, tokens) of the beginning that older weights sampled, oldest first; empty if one version sampled all."""
+
+    @property
+    def token_versions(self) -> list[int]:
+        """The version of the weights that sampled each token."""
+        versions = [version for version, tokens in self.earlier for _ in range(tokens)]
+        return versions + [self.policy_version] * (len(self.token_ids) - len(versions))
 
 
 Groups = list[list[Rollout]]

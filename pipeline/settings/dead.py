@@ -289,6 +289,10 @@ RUN_RULES = (
         "Use algo.dynamic_sampling=true",
     ),
     Rule(
+        lambda s: s.rl.async_depth >= s.rl.steps, ("rl.async_depth",),
+        "no batch of rl.steps={s.rl.steps} can be that old", "Give a smaller one",
+    ),
+    Rule(
         lambda s: s.rl.eval_every > s.rl.steps, ("rl.eval_every",), "it is above rl.steps={s.rl.steps}, so no step evaluates",
         "Give a smaller one",
     ),

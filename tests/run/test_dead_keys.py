@@ -106,6 +106,7 @@ DEAD = [
     (["rl.optimizer.decay=constant", "rl.optimizer.min_lr=1e-6"], "rl.optimizer.min_lr=1e-06", "decay=constant"),
     (["rl.dynamic_sampling_rounds=2"], "rl.dynamic_sampling_rounds=2", "algo.dynamic_sampling=false"),
     (["rl.eval_every=50", "rl.steps=10"], "rl.eval_every=50", "above rl.steps=10"),
+    (["rl.async_depth=3", "rl.steps=3"], "rl.async_depth=3", "no batch of rl.steps=3 can be that old"),
     (["verify.overlong_buffer=0.5"], "verify.overlong_buffer=0.5", "verify.rewards does not have overlong"),
     (["verify.judge_model=m"], "verify.judge_model=m", "verify.judge names no server"),
     (["verify.judge_timeout_s=3"], "verify.judge_timeout_s=3", "verify.judge names no server"),
