@@ -79,7 +79,16 @@ def main(run: StageRun) -> dict:
     with (
         Grader(settings.verify, settings.rollout.max_new_tokens) as grader,
         tracker_of(run, settings) as tracker,
-        Collector(rl, sampler, engine, grader, sampling, tracker, settings.algo.dynamic_sampling) as collector,
+        Collector(
+            rl,
+            sampler,
+            engine,
+            grader,
+            sampling,
+            tracker,
+            settings.algo.dynamic_sampling,
+            settings.rollout.partial_tokens,
+        ) as collector,
     ):
         watch = CollapseWatch(settings.model.vocab_size, settings.algo.reward_min)
         tracker.resume(done)

@@ -4,13 +4,14 @@ ahead.
 Then the rounds for steps n+1 to n+k wait in a queue while step n is trained, and a round is up to k steps off-policy when it is
 used. Each rollout carries the version of its weights, and the importance weight corrects the difference. An engine with
 its own devices (`RolloutEngine.independent`) samples in a thread while the actor trains. An engine on the actor's
-devices samples first, and only the grading overlaps with training.
+devices samples first, and only the grading overlaps with training. With `rollout.partial_tokens` a batch holds the first
+groups that are whole instead (`pipeline.rl.partial`).
 """
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -18,8 +19,9 @@ from pipeline.common.errors import InputError
 from pipeline.common.waiting import result_of
 from pipeline.objectives import mixed_groups
 from pipeline.rl.grading import Graded, Grader
+from pipeline.rl.partial import UnderWay
 from pipeline.rl.prompt_sampler import PromptSampler
-from pipeline.rollout.interface import Groups, Prompt, RolloutEngine, Sampling
+from pipeline.rollout.interface import ContinuingEngine, Groups, Prompt, RolloutEngine, Sampling
 from pipeline.rollout.packing import pack_groups, unpack_groups
 from pipeline.settings import Rl
 from pipeline.tracking import Tracker
@@ -65,8 +67,10 @@ class Collector:
         sampling: Sampling,
         tracker: Tracker,
         dynamic_sampling: bool = False,
+        partial_tokens: int = 0,
     ):
-        """`dynamic_sampling`: batches hold only groups of mixed reward (`algo.dynamic_sampling`)."""
+        """`dynamic_sampling`: batches hold only groups of mixed reward (`algo.dynamic_sampling`). `partial_tokens`: as
+        `rollout.partial_tokens`; above 0 the engine is a `ContinuingEngine`, and nothing is sampled ahead."""
         self.rl, self.sampler, self.engine, self.grader = rl, sampler, engine, grader
         self.sampling, self.tracker, self.dynamic_sampling = sampling, tracker, dynamic_sampling
         self.rounds = 0
@@ -74,7 +78,13 @@ class Collector:
         self._was_short = False
         self._ahead: deque[Groups | Future[Groups]] = deque()
         """Rounds that were sampled ahead or are being sampled, in the order of their use."""
-        self._thread = ThreadPoolExecutor(1, "rollout") if engine.independent and rl.async_depth else None
+        self._depth = 0 if partial_tokens else rl.async_depth
+        self._thread = ThreadPoolExecutor(1, "rollout") if engine.independent and self._depth else None
+        self.under_way: UnderWay | None = None
+        """The groups that rounds of `partial_tokens` tokens are sampled for; None: every response is sampled at once."""
+        if partial_tokens:
+            continuing = cast(ContinuingEngine, engine)
+            self.under_way = UnderWay(continuing, sampler, rl.group_size, sampling, partial_tokens)
 
     def next(self) -> StepBatch:
         """Returns the next batch. With `algo.dynamic_sampling` it holds only groups of mixed reward, sampled in rounds
@@ -124,7 +134,7 @@ class Collector:
 
         Sampling runs in a thread, or at once in this call if the engine needs the actor's devices.
         """
-        while len(self._ahead) < min(self.rl.async_depth, steps_left):
+        while len(self._ahead) < min(self._depth, steps_left):
             prompts = self.sampler.next()
             if self._thread is not None:
                 self._ahead.append(self._thread.submit(self._sample, prompts))
@@ -139,19 +149,24 @@ class Collector:
                 self._ahead = deque(_ended(groups) for groups in self._ahead)
 
     def metrics(self, batch: StepBatch) -> dict[str, float]:
-        """Returns rounds and groups of the newest batch."""
-        return {"rollout/rounds": float(self.rounds), "rollout/groups": float(len(batch))}
+        """Returns rounds and groups of the newest batch, and what is carried over the update."""
+        metrics = {"rollout/rounds": float(self.rounds), "rollout/groups": float(len(batch))}
+        return metrics | (self.under_way.metrics() if self.under_way is not None else {})
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the sampler's state and the rounds that were sampled ahead; a resumed run trains on the same ones."""
+        """Returns the sampler's state, the rounds that were sampled ahead, and the groups under way; a resumed run trains on
+        the same ones."""
         self.wait()
-        return {"sampler": self.sampler.state_dict(), "ahead": [pack_groups(_ended(groups)) for groups in self._ahead]}
+        state = {"sampler": self.sampler.state_dict(), "ahead": [pack_groups(_ended(groups)) for groups in self._ahead]}
+        return state | ({"under_way": self.under_way.state_dict()} if self.under_way is not None else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores both. Raises InputError if the training prompts are not those of the checkpoint."""
+        """Restores them. Raises InputError if the training prompts are not those of the checkpoint."""
         self.sampler.load_state_dict(state["sampler"])
         prompts = {prompt.id: prompt for prompt in self.sampler.prompts}
         self._ahead = deque(unpack_groups(packed, prompts) for packed in state["ahead"])
+        if self.under_way is not None:
+            self.under_way.load_state_dict(state["under_way"])
 
     def close(self) -> None:
         """Ends the thread once its sampling is done. Calling it again does nothing."""
@@ -166,7 +181,10 @@ class Collector:
 
     def _round(self) -> StepBatch:
         with self.tracker.phase("generate"):
-            groups = _ended(self._ahead.popleft()) if self._ahead else self._sample(self.sampler.next())
+            if self.under_way is not None:
+                groups = self.under_way.next(self.grader.early)
+            else:
+                groups = _ended(self._ahead.popleft()) if self._ahead else self._sample(self.sampler.next())
         with self.tracker.phase("grade"):
             return StepBatch(groups, self.grader.grade(groups))
 

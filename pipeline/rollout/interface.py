@@ -62,6 +62,10 @@ class Rollout:
     """(version, tokens) of the beginning that older weights sampled, oldest first; empty if one version sampled all."""
 
     @property
+    def is_finished(self) -> bool:
+        return self.finish_reason != "unfinished"
+
+    @property
     def token_versions(self) -> list[int]:
         """The version of the weights that sampled each token."""
         versions = [version for version, tokens in self.earlier for _ in range(tokens)]
@@ -70,6 +74,19 @@ class Rollout:
 
 Groups = list[list[Rollout]]
 """The rollouts of each prompt, in the order of the prompts."""
+
+
+def begin(prompts: list[Prompt], group_size: int) -> Groups:
+    """Groups of responses that have no token yet."""
+    return [
+        [
+            Rollout(
+                prompt=prompt, sample=i, token_ids=[], logps=[], raw_logps=[], finish_reason="unfinished", policy_version=0
+            )
+            for i in range(group_size)
+        ]
+        for prompt in prompts
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,4 +143,22 @@ class RolloutEngine(Protocol):
 
     def sleep(self) -> None:
         """Frees the memory that only generation needs (KV cache, and for vLLM the weights) until the next `sync`."""
+        ...
+
+
+class ContinuingEngine(RolloutEngine, Protocol):
+    """An engine that can sample a response in parts, as `rollout.partial_tokens` needs. Today the native one."""
+
+    def advance(
+        self,
+        groups: Groups,
+        sampling: Sampling,
+        new_tokens: int,
+        *,
+        on_finish: Callable[[Rollout], None] | None = None,
+        on_progress: Callable[[GenerationProgress], None] | None = None,
+    ) -> Groups:
+        """Samples at most `new_tokens` more tokens of each unfinished response (`begin` makes new ones) from the engine's
+        weights. Returns the groups with all responses, those that were finished as they are. `on_finish` is called with those
+        that end."""
         ...

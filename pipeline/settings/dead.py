@@ -315,6 +315,19 @@ RUN_RULES = (
     ),
     # Rollouts
     Rule(
+        lambda s: not _native(s), ("rollout.partial_tokens",), "only the native engine continues responses, and {engine}",
+        "Use rollout.engine=native", neutral=(0,),
+    ),
+    Rule(
+        lambda s: s.rollout.partial_tokens >= s.rollout.max_new_tokens, ("rollout.partial_tokens",),
+        "a round of that many tokens ends every response of rollout.max_new_tokens={s.rollout.max_new_tokens}",
+        "Give a smaller one",
+    ),
+    Rule(
+        lambda s: s.rollout.partial_tokens > 0, ("rl.async_depth",),
+        "with rollout.partial_tokens a second batch is always under way", "Use rollout.partial_tokens=0", neutral=(0,),
+    ),
+    Rule(
         _native,
         ("rollout.mode", "rollout.server_*", "rollout.gpu_memory_share", "rollout.sync_bucket_mib", "layout.rollout_tp"),
         "only vLLM reads it, and {engine}", "Use rollout.engine=vllm",

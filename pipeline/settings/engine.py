@@ -35,7 +35,8 @@ def chosen_engine(settings: Settings) -> Engine:
 
 def sampled_elsewhere(settings: Settings) -> bool:
     """Whether training sees tokens of another engine than the actor, or of older weights."""
-    return chosen_engine(settings) != "native" or settings.rl.async_depth > 0
+    is_stale = settings.rl.async_depth > 0 or settings.rollout.partial_tokens > 0
+    return is_stale or chosen_engine(settings) != "native"
 
 
 def why_chosen(settings: Settings) -> str:

@@ -1,4 +1,5 @@
-"""A killed run continues with what was in flight: rounds that were sampled ahead. It ends as if nothing had happened.
+"""A killed run continues with what was in flight: rounds that were sampled ahead, or responses that are not whole yet. It ends
+as if nothing had happened.
 
 Two ranks at TP 2, native engine. The run is killed with SIGKILL at a random step, at whatever moment that is.
 """
@@ -9,7 +10,7 @@ import pytest
 from house import kill_all, rows, steps_done, until
 from safetensors.torch import load_file
 
-IN_FLIGHT = {"ahead": ["rl.async_depth=2"]}
+IN_FLIGHT = {"ahead": ["rl.async_depth=2"], "partial": ["rollout.partial_tokens=6"]}
 
 
 @pytest.mark.parametrize("kind", IN_FLIGHT)
@@ -19,8 +20,9 @@ def test_what_is_in_flight_survives_a_kill(house, kind):
     result = house.run("rl", *words, name=straight.name)
     assert result.code == 0, result.err
     written = rows(straight / "metrics.jsonl")
-    assert max(row["rollout/version_lag_max"] for row in written) == 2
-    assert any("rollout/lag_2_tokens" in row for row in written)
+    assert max(row["rollout/version_lag_max"] for row in written) >= (2 if kind == "ahead" else 1)
+    assert any("rollout/lag_1_tokens" in row for row in written)
+    assert kind == "ahead" or sum(row["rollout/carried_tokens"] for row in written) > 0
 
     process = house.start("rl", *words, name=broken.name)
     last = random.Random(kind).randint(2, 3)
