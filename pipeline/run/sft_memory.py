@@ -48,7 +48,7 @@ def estimate(settings: Settings, ranks: int, on_gpu: bool) -> SftMemory:
     alone = settings.model_copy(
         update={
             "layout": Layout(micro_batch_tokens=tokens),
-            "rl": settings.rl.model_copy(update={"recompute": sft.gradient_checkpointing}),
+            "rl": settings.rl.model_copy(update={"recompute": "full" if sft.gradient_checkpointing else "none", "recompute_layers": 1}),
         }
     )
     live = min(LIVE, total) if stage == 3 else 0
