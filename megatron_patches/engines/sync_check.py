@@ -47,9 +47,7 @@ class SyncCheck:
         """The actor's log-probs of the sequences that `compare` scores. A collective."""
         return self._actor(actor, self.sequences or self._random(policy_version))
 
-    def compare(
-        self, actor: Policy, policy_version: int, expected: torch.Tensor | None = None
-    ) -> dict[str, float]:
+    def compare(self, actor: Policy, policy_version: int, expected: torch.Tensor | None = None) -> dict[str, float]:
         """Returns gap metrics (nats) between the engines and `expected`, which is asked of the actor if it is not given. A
         collective. Raises GapError, naming the worst tensor, above `rollout.gap_limit`."""
         sequences = self.sequences or self._random(policy_version)
