@@ -12,7 +12,10 @@ def of_layers(model: Model, rl: Rl) -> dict[str, Any]:
     """Fields of `TransformerConfig`."""
     options: dict[str, Any] = {"bias_activation_fusion": rl.fused_swiglu}
     if rl.recompute == "selective":
-        options |= {"recompute_granularity": "selective", "recompute_modules": recomputed_modules(model, rl)}
+        options |= {
+            "recompute_granularity": "selective",
+            "recompute_modules": recomputed_modules(model, rl.recompute_modules),
+        }
     elif rl.recompute == "full":
         options |= {
             "recompute_granularity": "full",

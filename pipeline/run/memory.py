@@ -168,7 +168,7 @@ def activations(settings: Settings, tokens: int) -> int:
     layer = tokens * (4 * stream + _attention(settings)) + mlp
     if rl.recompute == "full":
         return _recomputed(settings, tokens * stream, layer) + gradients
-    if rl.recompute == "selective" and {"mlp", "moe"} & {*recomputed_modules(model, rl)}:
+    if rl.recompute == "selective" and {"mlp", "moe"} & {*recomputed_modules(model, rl.recompute_modules)}:
         return layers * layout.pp * (layer - mlp) + mlp + gradients
     return layers * layout.pp * layer + gradients
 

@@ -321,7 +321,7 @@ def _kept(settings: Settings) -> str:
     """What becomes of activations, in words."""
     rl = settings.rl
     if rl.recompute == "selective":
-        return f"kept, except {', '.join(recomputed_modules(settings.model, rl))} (recomputed)"
+        return f"kept, except {', '.join(recomputed_modules(settings.model, rl.recompute_modules))} (recomputed)"
     return "recomputed" if rl.recompute == "full" else "kept"
 
 

@@ -49,8 +49,6 @@ def estimate(settings: Settings, ranks: int, on_gpu: bool) -> SftMemory:
         update={
             "layout": Layout(micro_batch_tokens=tokens),
             "rl": Rl(recompute="full" if sft.gradient_checkpointing else "none", rows=settings.rl.rows),
-                update={"recompute": "full" if sft.gradient_checkpointing else "none", "recompute_layers": 1}
-            ),
         }
     )
     live = min(LIVE, total) if stage == 3 else 0
