@@ -48,7 +48,7 @@ class StandaloneVllmEngine:
         self.limit = row_budget(rollout, model.max_position_embeddings)
         self.policy_version = 0
         parse_address(rollout.server_address)
-        size = layout.rollout_tp or layout.tp
+        size = layout.engine_tp
         if rollout.server_ranks % size:
             raise UsageError(
                 f"rollout.server_ranks={rollout.server_ranks} cannot be split into engines of layout.rollout_tp={size} "

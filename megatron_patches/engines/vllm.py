@@ -36,7 +36,7 @@ class VllmEngine:
             UsageError: the engine's size does not divide the world, or the model's attention heads.
         """
         model, layout, world = policy.model, policy.layout, dist.get_world_size()
-        size = layout.rollout_tp or layout.tp
+        size = layout.engine_tp
         if world % size:
             raise UsageError(
                 f"layout.rollout_tp={size} does not divide the {world} ranks of this run; set a divisor of {world}"

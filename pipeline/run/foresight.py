@@ -17,7 +17,6 @@ from pipeline.common.files import read_jsonl
 from pipeline.run.door import ROOT
 from pipeline.run.pace import Pace, decode_rates, sampling_ranks
 from pipeline.run.plan import world_size
-from pipeline.run.shapes import engine_tp
 from pipeline.run.simulation import MODES, STEPS, Work, simulate
 from pipeline.settings import Plan, Settings
 from pipeline.settings.engine import chosen_engine
@@ -166,7 +165,7 @@ def _engines_of(settings: Settings) -> int:
     world, layout = world_size(settings), settings.layout
     if chosen_engine(settings) == "native":
         return world // layout.tp
-    return sampling_ranks(settings, world) // engine_tp(layout)
+    return sampling_ranks(settings, world) // layout.engine_tp
 
 
 def _fit(steps: list[float], tokens: list[float], seconds: list[float]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ to replace a trial run.
 
 from dataclasses import dataclass
 
-from pipeline.run.shapes import count, engine_tp, on_rank
+from pipeline.run.shapes import count, on_rank
 from pipeline.settings import Settings
 from pipeline.settings.levers import recomputed_modules
 
@@ -108,7 +108,7 @@ def _generation(settings: Settings, engine: str, on_gpu: bool) -> int:
         return 0
     if on_gpu:
         return int(rollout.gpu_memory_share * settings.cluster.device_memory_gib * GIB)
-    own = settings.layout.model_copy(update={"tp": engine_tp(settings.layout), "pp": 1, "ep": 1})
+    own = settings.layout.model_copy(update={"tp": settings.layout.engine_tp, "pp": 1, "ep": 1})
     return cache + sum(on_rank(settings.model, own)) * (2 if settings.model.dtype == "bf16" else 4)
 
 

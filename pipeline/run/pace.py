@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.run.memory import GIB
-from pipeline.run.shapes import count, engine_tp, visited
+from pipeline.run.shapes import count, visited
 from pipeline.settings import Settings
 from pipeline.settings.engine import chosen_engine
 
@@ -78,14 +78,14 @@ def decode_rates(settings: Settings) -> tuple[float, float]:
 
 def _weight_bytes(settings: Settings) -> float:
     """Of one rank of an engine."""
-    return count(settings.model).total * _element(settings) / engine_tp(settings.layout)
+    return count(settings.model).total * _element(settings) / settings.layout.engine_tp
 
 
 def _cache_bytes(settings: Settings) -> float:
     """Keys and values of one token on one rank of an engine."""
     model = settings.model
     return (
-        2 * model.num_layers * model.num_query_groups * model.head_dim * _element(settings) / engine_tp(settings.layout)
+        2 * model.num_layers * model.num_query_groups * model.head_dim * _element(settings) / settings.layout.engine_tp
     )
 
 
@@ -101,7 +101,7 @@ def sampling_ranks(settings: Settings, world: int) -> int:
 def _generation(settings: Settings, world: int, responses: int, length: int) -> float:
     if chosen_engine(settings) == "native":
         return float("nan")
-    rollout, speed, tp = settings.rollout, settings.cluster.speed, engine_tp(settings.layout)
+    rollout, speed, tp = settings.rollout, settings.cluster.speed, settings.layout.engine_tp
     room = rollout.gpu_memory_share * settings.cluster.device_memory_gib * GIB - _weight_bytes(settings)
     each = -(-responses // max(1, sampling_ranks(settings, world) // tp))
     at_once = max(1, min(each, rollout.max_concurrent, int(room / (_cache_bytes(settings) * length))))

@@ -15,7 +15,7 @@ from pipeline.run.launch import command
 from pipeline.run.machines import device_problem, gpu_count
 from pipeline.run.memory import GIB, Memory, estimate, host
 from pipeline.run.sft_memory import SftMemory
-from pipeline.run.shapes import count, engine_tp
+from pipeline.run.shapes import count
 from pipeline.settings import Settings
 from pipeline.settings.engine import chosen_engine, is_installed, uses_gpus, why_chosen
 from pipeline.settings.levers import recomputed_modules
@@ -108,7 +108,7 @@ def _world(settings: Settings) -> list[str]:
 
 def _engines(settings: Settings) -> list[str]:
     """Whether the ranks that sample with vLLM can be grouped into engines."""
-    rollout, size = settings.rollout, engine_tp(settings.layout)
+    rollout, size = settings.rollout, settings.layout.engine_tp
     key, ranks = "cluster.devices_per_node", settings.cluster.devices_per_node
     if rollout.mode == "standalone":
         key, ranks = "rollout.server_ranks", rollout.server_ranks
@@ -244,7 +244,7 @@ def _layout_lines(settings: Settings) -> list[str]:
 
 def _engine_text(settings: Settings) -> str:
     engine, layout = chosen_engine(settings), settings.layout
-    size = engine_tp(layout) if engine == "vllm" else layout.tp
+    size = layout.engine_tp if engine == "vllm" else layout.tp
     missing = "; vLLM is not installed here" if engine == "vllm" and not is_installed() else ""
     return f"{engine} engine ({why_chosen(settings)}{missing}), TP {size}"
 

@@ -76,8 +76,3 @@ def on_rank(model: Model, layout: Layout) -> tuple[int, int]:
         ends = max(counts.embedding, counts.head or counts.embedding)
     dense = layers * (counts.matrices // layout.tp + counts.norms) + ends // layout.tp + counts.final_norm
     return dense, layers * counts.experts // layout.ep
-
-
-def engine_tp(layout: Layout) -> int:
-    """Ranks of one vLLM engine."""
-    return layout.rollout_tp or layout.tp

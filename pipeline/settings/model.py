@@ -59,6 +59,11 @@ class Layout(Section):
     rollout_tp: int | None = Field(None, ge=1)
     """Tensor parallel size of the vLLM rollout engine; none: the actor's."""
 
+    @property
+    def engine_tp(self) -> int:
+        """Ranks of one vLLM engine."""
+        return self.rollout_tp or self.tp
+
 
 class Model(Section):
     """A model preset: `configs/model/<name>.yaml`."""
