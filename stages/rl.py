@@ -66,6 +66,7 @@ def main(run: StageRun) -> dict:
     actor = Actor(settings.model, settings.layout, rl, settings.rollout.temperature)
     done, state = load_actor(run, settings, actor)
     reference = load_reference(run, settings) if settings.algo.kl_coef else None
+    actor.park()  # an engine measures the free memory as it starts
     engine = build_engine(settings, actor, tokenizer, str(folder))
     engine.sync(actor, done)
     elsewhere = sampled_elsewhere(settings)
@@ -103,6 +104,7 @@ def main(run: StageRun) -> dict:
             collector.look_ahead(steps_left=rl.steps - step)
             if not engine.independent:
                 engine.sleep()  # the update needs the memory; sync wakes it
+            actor.fetch()
             if run.is_main and rl.keep_samples:
                 kept_samples.keep(run.root, step, KeptStep(batch, guarded, elsewhere), newest=rl.keep_samples)
             try:
@@ -139,7 +141,8 @@ def main(run: StageRun) -> dict:
             if ending or exporting or is_due(step, rl.save_every):
                 with tracker.phase("save"):  # counts towards the next step's row
                     if not engine.independent:
-                        engine.sleep()  # the optimizer's state is gathered on the device: the memory is needed
+                        engine.sleep()  # the state is copied to the host from the device
+                    actor.fetch()
                     save_actor(run, saver, actor, collector, step, metrics)
                     if ending or exporting:
                         saver.finish()
@@ -207,9 +210,10 @@ def update(rl: Rl, actor: Actor, experience: Experience, objective: Objective, s
     sequences each minibatch holds. Raises DivergenceError after too many skipped steps in a row."""
     done: list[MinibatchLoss] = []
     optimizer: list[dict[str, float]] = []
+    count = rl.epochs * rl.minibatches
     for epoch in range(rl.epochs):
         for chosen in minibatches(len(experience.signal), rl.minibatches, seed + epoch):
-            minibatch, optimizer_metrics = actor.update(experience, chosen, objective)
+            minibatch, optimizer_metrics = actor.update(experience, chosen, objective, followed=len(done) + 1 < count)
             actor.check_skipped(step)
             done.append(minibatch)
             optimizer.append(optimizer_metrics)

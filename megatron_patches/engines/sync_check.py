@@ -43,11 +43,15 @@ class SyncCheck:
             (r.prompt.token_ids[-LONGEST // 2 :], r.token_ids[: LONGEST // 2]) for r in chosen
         ] or self.sequences
 
-    def compare(self, actor: Policy, policy_version: int) -> dict[str, float]:
-        """Returns gap metrics (nats). A collective. Raises GapError, naming the worst tensor, above
-        `rollout.gap_limit`."""
+    def expected(self, actor: Policy, policy_version: int) -> torch.Tensor:
+        """The actor's log-probs of the sequences that `compare` scores. A collective."""
+        return self._actor(actor, self.sequences or self._random(policy_version))
+
+    def compare(self, actor: Policy, policy_version: int, expected: torch.Tensor | None = None) -> dict[str, float]:
+        """Returns gap metrics (nats) between the engines and `expected`, which is asked of the actor if it is not given. A
+        collective. Raises GapError, naming the worst tensor, above `rollout.gap_limit`."""
         sequences = self.sequences or self._random(policy_version)
-        theirs = self._actor(actor, sequences)
+        theirs = self.expected(actor, policy_version) if expected is None else expected
         engines = self.score([prompt + response for prompt, response in sequences])
         starts = [len(prompt) - 1 for prompt, _ in sequences]
         gaps = torch.stack(
@@ -58,6 +62,7 @@ class SyncCheck:
         ).abs()
         mean_exp = float(gaps.clamp(max=20).exp().mean(1).max()) if torch.isfinite(gaps).all() else float("inf")
         if mean_exp > self.rollout.gap_limit:
+            actor.fetch(weights_only=True)
             raise GapError(
                 f"engine and actor disagree after the sync of policy version {policy_version}: mean exp|log-prob gap| "
                 f"is {mean_exp:.3f}, above rollout.gap_limit={self.rollout.gap_limit}. {self._blame(actor)}"

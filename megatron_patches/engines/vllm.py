@@ -95,13 +95,16 @@ class VllmEngine:
         than `rollout.gap_limit`.
         """
         timer = Timer()
+        actor.fetch(weights_only=True)
         self.core.wake("weights")
         self.core.load(self.sender)
+        expected = self.check.expected(actor, policy_version)
+        actor.park()  # before the cache takes its memory
         self.core.wake("kv_cache")
         self.core.weights_changed()
         self.policy_version, self._synced = policy_version, True
         metrics = {"seconds/sync": timer.lap(), "sync/gib": self.sender.sent_bytes / 2**30}
-        metrics |= self.check.compare(actor, policy_version)
+        metrics |= self.check.compare(actor, policy_version, expected)
         return metrics | {"seconds/sync_check": timer.lap()}
 
     def _score(self, sequences: list[list[int]]) -> list[list[list[float]]]:

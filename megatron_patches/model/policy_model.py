@@ -15,8 +15,8 @@ from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.moe import moe_utils
 
 from megatron_patches import parallel
-from megatron_patches.model import specs
-from pipeline.settings import Layout, Model, Rope
+from megatron_patches.model import levers, specs
+from pipeline.settings import Layout, Model, Rl, Rope
 
 if not hasattr(moe_utils, "te_general_gemm"):  # patch `router-gemm`
     moe_utils.te_general_gemm = None
@@ -78,8 +78,9 @@ def torch_dtype(model: Model) -> torch.dtype:
     return torch.bfloat16 if model.dtype == "bf16" else torch.float32
 
 
-def transformer_config(model: Model, layout: Layout, recompute: bool = False, **overrides) -> TransformerConfig:
-    """Megatron's config of `model` cut by `layout`; dropout off, no fusion that needs CUDA extensions."""
+def transformer_config(model: Model, layout: Layout, rl: Rl | None = None, **overrides) -> TransformerConfig:
+    """Megatron's config of `model` cut by `layout`, with the levers of `rl`; dropout off, no fusion that needs CUDA
+    extensions unless a lever asks for it."""
     dtype = torch_dtype(model)
     options: dict[str, Any] = {
         "num_layers": model.num_layers,
@@ -124,8 +125,6 @@ def transformer_config(model: Model, layout: Layout, recompute: bool = False, **
         "batch_p2p_sync": False,
         "calculate_per_token_loss": True,
     }
-    if recompute:
-        options |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
     if model.experts.count:
         options |= {
             "num_moe_experts": model.experts.count,
@@ -138,6 +137,8 @@ def transformer_config(model: Model, layout: Layout, recompute: bool = False, **
             "expert_tensor_parallel_size": 1 if layout.ep > 1 else layout.tp,
             "moe_router_dtype": "fp32",
         }
+    if rl is not None:
+        options |= levers.of_layers(model, rl)
     return TransformerConfig(**(options | overrides))
 
 
@@ -157,12 +158,13 @@ def stretch_low_frequencies(embedding: RotaryEmbedding, rope: Rope) -> None:
         )
 
 
-def build_chunks(model: Model, layout: Layout, recompute: bool = False) -> list[PolicyModel]:
-    """This rank's model chunks, unwrapped: one, or `layout.vpp` of them. Random weights, unless loaded afterwards.
+def build_chunks(model: Model, layout: Layout, rl: Rl | None = None) -> list[PolicyModel]:
+    """This rank's model chunks, unwrapped: one, or `layout.vpp` of them. Random weights, unless loaded afterwards. `rl` is
+    that of the actor, whose levers a model that only generates or is converted does not need.
 
     Raises UsageError for `model.backend=te` where Transformer Engine cannot be used.
     """
-    config = transformer_config(model, layout, recompute)
+    config = transformer_config(model, layout, rl)
     backend = specs.chosen(model.backend)
     chunks = []
     for stage in range(layout.vpp) if layout.vpp else [None]:

@@ -8,8 +8,9 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore, _create_fake_pg
 
 from megatron_patches import parallel
-from megatron_patches.rehearsal.device import NAME, aten
+from megatron_patches.rehearsal.device import NAME, RehearsedDevice, aten
 from megatron_patches.rehearsal.ledger import Ledger
+from megatron_patches.training import optimizer
 from pipeline.settings import Model
 
 BACKEND = "rehearsal"
@@ -153,6 +154,19 @@ def even_experts(model: Model) -> None:
         return counts
 
     MoEAlltoAllTokenDispatcher.preprocess = with_counts
+
+
+def host_moments(device: RehearsedDevice) -> None:
+    """Adam's moments on the host (`rl.optimizer.cpu_offload`) are gigabytes, so they are fake there as well."""
+
+    def zeros(like: torch.Tensor) -> torch.Tensor:
+        real, device.host_is_real = device.host_is_real, False
+        try:
+            return torch.zeros(like.shape, dtype=torch.float32)
+        finally:
+            device.host_is_real = real
+
+    optimizer.host_zeros = zeros
 
 
 def bucket_holders(model: Model) -> None:

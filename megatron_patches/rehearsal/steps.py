@@ -172,7 +172,8 @@ def _mark_actor(actor: Actor, ledger: Ledger) -> None:
         for group in inner.optimizer.param_groups:
             ledger.mark(group["params"], "optimizer")
         for state in inner.optimizer.state.values():
-            ledger.mark((x for x in state.values() if isinstance(x, torch.Tensor)), "optimizer")
+            tensors = (x for x in state.values() if isinstance(x, torch.Tensor))
+            ledger.mark((x for x in tensors if x.device.type == actor.device.type), "optimizer")
 
 
 def _name_groups(ledger: Ledger) -> None:

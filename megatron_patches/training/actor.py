@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import torch
-from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.distributed import DistributedDataParallel
 
+from megatron_patches.model import levers
 from megatron_patches.model.finite import anywhere, first_nonfinite, first_on_any_rank, named_weights
 from megatron_patches.model.policy_model import Head
 from megatron_patches.training.batches import MicroBatch
@@ -15,6 +16,7 @@ from megatron_patches.training.optimizer import (
     gradients_are_usable,
     named_gradients,
 )
+from megatron_patches.training.parking import Parking, storages_of
 from megatron_patches.training.policy import Policy
 from megatron_patches.training.policy_loss import MinibatchLoss, Objective, finalize_grads
 from pipeline.common.errors import DivergenceError, UsageError
@@ -36,14 +38,7 @@ class Actor(Policy):
         optimizer = rl.optimizer
         # Buckets are filled in place from here on, so weights may still be loaded after the wrapping.
         self.chunks = [
-            DistributedDataParallel(
-                self.config,
-                DistributedDataParallelConfig(
-                    grad_reduce_in_fp32=True, use_distributed_optimizer=optimizer.distributed
-                ),
-                chunk,
-                disable_bucketing=i > 0,
-            )
+            DistributedDataParallel(self.config, levers.of_gradients(rl), chunk, disable_bucketing=i > 0)
             for i, chunk in enumerate(self.chunks)
         ]
         self.optimizer = build_optimizer(self.chunks, optimizer, self.config.params_dtype)
@@ -51,17 +46,35 @@ class Actor(Policy):
         self.scheduler = build_scheduler(self.optimizer, optimizer, total)
         self.config.grad_scale_func = self.optimizer.scale_loss
         self.config.finalize_model_grads_func = finalize_grads
+        if rl.overlap_grad_reduce:  # only the last micro-batch's gradients are sent
+            waits = [chunk.no_sync for chunk in self.chunks]
+            self.config.no_sync_func = waits if len(waits) > 1 else waits[0]
         self.skipped_in_a_row, self.max_skipped = 0, rl.max_skipped
         """Optimizer steps since the last one that changed the weights."""
         self._loss_is_finite = True
+        self._parking = Parking()
+
+    def park(self) -> None:
+        for part in self.rl.offload:
+            # Every update starts with zero gradients.
+            self._parking.leave(part, storages_of(self, part), keeps=part != "gradients")
+        if self.rl.offload and self.device.type == "cuda":
+            torch.cuda.empty_cache()  # the engine allocates by itself
+
+    def fetch(self, weights_only: bool = False) -> None:
+        for part in ["weights"] if weights_only else self.rl.offload:
+            self._parking.fetch(part)
 
     def weights_changed(self) -> None:
         """Call after loading weights from outside a checkpoint: copies them into the optimizer's fp32 master weights."""
         self.optimizer.reload_model_params()
 
-    def update(self, experience: Experience, chosen: torch.Tensor, objective: Objective) -> tuple[MinibatchLoss, dict]:
+    def update(
+        self, experience: Experience, chosen: torch.Tensor, objective: Objective, followed: bool = False
+    ) -> tuple[MinibatchLoss, dict]:
         """One optimizer step on the step's sequences `chosen` [n]: forward and backward of all micro-batches through Megatron's
-        schedule, then Adam. Every rank calls it with the same arguments.
+        schedule, then Adam. Every rank calls it with the same arguments. `followed`: another update comes before anything
+        else reads the weights, so that its forward pass may gather them (`rl.overlap_param_gather`).
 
         A step whose loss or gradient is not finite on any rank is skipped on every rank: it changes neither weights nor
         Adam's moments.
@@ -97,6 +110,9 @@ class Actor(Policy):
             succeeded, grad_norm, _ = self.optimizer.step()
         if succeeded:
             self.scheduler.step(increment=1)
+            if self.rl.overlap_param_gather and not followed:
+                for chunk in self.chunks:
+                    chunk.start_param_sync(force_sync=True)
         self.skipped_in_a_row = 0 if succeeded else self.skipped_in_a_row + 1
         return minibatch, {
             "optim/grad_norm": float(grad_norm or 0.0),

@@ -43,12 +43,7 @@ class FusedLikeAdam(torch.optim.Optimizer):
     def _update(self, group: dict, params: list[torch.Tensor]) -> None:
         beta1, beta2 = group["betas"]
         lr, decay, step = group["lr"], group["weight_decay"], group["step"]
-        for p in params:
-            if not self.state[p]:
-                self.state[p]["exp_avg"] = torch.zeros_like(p, dtype=torch.float32)
-                self.state[p]["exp_avg_sq"] = torch.zeros_like(p, dtype=torch.float32)
-        first = [self.state[p]["exp_avg"] for p in params]
-        second = [self.state[p]["exp_avg_sq"] for p in params]
+        first, second = self._moments(params)
         grads = [p.grad.float() for p in params if p.grad is not None]
         if decay and self.adam_w_mode:
             torch._foreach_mul_(params, 1 - lr * decay)
@@ -61,6 +56,53 @@ class FusedLikeAdam(torch.optim.Optimizer):
         torch._foreach_sqrt_(denominator)
         torch._foreach_add_(denominator, group["eps"])
         torch._foreach_addcdiv_(params, first, denominator, -lr / (1 - beta1**step))
+        self._keep(params, first, second)
+
+    def start(self, params: list[torch.Tensor]) -> None:
+        """Zero moments for those that have none."""
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["exp_avg"] = torch.zeros_like(p, dtype=torch.float32)
+                self.state[p]["exp_avg_sq"] = torch.zeros_like(p, dtype=torch.float32)
+
+    def _moments(self, params: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Both moments of each, where the update changes them."""
+        self.start(params)
+        return [self.state[p]["exp_avg"] for p in params], [self.state[p]["exp_avg_sq"] for p in params]
+
+    def _keep(self, params: list[torch.Tensor], first: list[torch.Tensor], second: list[torch.Tensor]) -> None:
+        """Puts the changed moments where they stay."""
+
+
+class HostMomentsAdam(FusedLikeAdam):
+    """FusedLikeAdam whose moments stay in host memory (`rl.optimizer.cpu_offload`).
+
+    Each part's moments come to the device, are updated there, and go back: 16 bytes a parameter over the bus in each step, and
+    on the device two copies of one part. Megatron-core's own offload (0.16.1, optimizer/cpu_offloading/hybrid_optimizer.py)
+    runs Adam on the host's processors instead, and needs CUDA to be built at all.
+    """
+
+    def start(self, params: list[torch.Tensor]) -> None:
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["exp_avg"] = host_zeros(p)
+                self.state[p]["exp_avg_sq"] = host_zeros(p)
+
+    def _moments(self, params: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        first, second = super()._moments(params)
+        return [x.to(p.device, copy=True) for x, p in zip(first, params, strict=True)], [
+            x.to(p.device, copy=True) for x, p in zip(second, params, strict=True)
+        ]
+
+    def _keep(self, params: list[torch.Tensor], first: list[torch.Tensor], second: list[torch.Tensor]) -> None:
+        for p, m, v in zip(params, first, second, strict=True):
+            self.state[p]["exp_avg"].copy_(m)
+            self.state[p]["exp_avg_sq"].copy_(v)
+
+
+def host_zeros(like: torch.Tensor) -> torch.Tensor:
+    """fp32 zeros of the same shape in host memory, pinned if `like` is on a GPU."""
+    return torch.zeros(like.shape, dtype=torch.float32, device="cpu", pin_memory=like.device.type == "cuda")
 
 
 def _parts(params: list[torch.Tensor]) -> list[list[torch.Tensor]]:
@@ -76,21 +118,31 @@ def _parts(params: list[torch.Tensor]) -> list[list[torch.Tensor]]:
     return parts
 
 
-def install_adam() -> None:
-    """Makes Megatron build `FusedLikeAdam` where it would have fallen back to torch's AdamW. Idempotent."""
-    if not upstream.USING_PYTORCH_OPTIMIZER:
-        return
-    upstream.Adam = FusedLikeAdam
-    upstream.USING_PYTORCH_OPTIMIZER = False
-    distrib_optimizer.Adam = FusedLikeAdam
-    distrib_optimizer.HAVE_APEX_OR_TE = True
-    distrib_optimizer.USING_APEX_OPTIMIZER = True
+FOUND = None if upstream.USING_PYTORCH_OPTIMIZER else upstream.Adam
+"""The Adam of transformer-engine or apex, if Megatron found one."""
+
+
+def install_adam(cpu_offload: bool = False) -> None:
+    """Makes Megatron build `FusedLikeAdam` where it would have fallen back to torch's AdamW, or the one whose moments stay on
+    the host."""
+    chosen = HostMomentsAdam if cpu_offload else FOUND or FusedLikeAdam
+    upstream.Adam = distrib_optimizer.Adam = chosen
+    if FOUND is None:
+        upstream.USING_PYTORCH_OPTIMIZER = False
+        distrib_optimizer.HAVE_APEX_OR_TE = True
+        distrib_optimizer.USING_APEX_OPTIMIZER = True
+
+
+def start_states(optimizer: FusedLikeAdam, _config: OptimizerConfig | None = None) -> None:
+    """Zero moments for all parameters, in the place of Megatron's hook, which makes them on the device."""
+    for group in optimizer.param_groups:
+        optimizer.start(group["params"])
 
 
 def build_optimizer(chunks: list, settings: Optimizer, params_dtype: torch.dtype):
     """The Megatron optimizer over `chunks` (DDP-wrapped model chunks of this rank)."""
-    install_adam()
-    return get_megatron_optimizer(
+    install_adam(settings.cpu_offload)
+    built = get_megatron_optimizer(
         OptimizerConfig(
             optimizer="adam",
             lr=settings.lr,
@@ -106,6 +158,10 @@ def build_optimizer(chunks: list, settings: Optimizer, params_dtype: torch.dtype
         ),
         chunks,
     )
+    if settings.cpu_offload:
+        for inner in built.chained_optimizers:
+            inner.init_state_fn = start_states
+    return built
 
 
 def gradients_are_usable(chunks: list) -> bool:
@@ -114,14 +170,15 @@ def gradients_are_usable(chunks: list) -> bool:
     With the distributed optimizer a buffer holds this rank's reduced shard and its own parts of the others', so a number
     that is not finite is seen where it came from and where it was reduced to.
     """
-    for buffer in _buffers(chunks):
+    for buffer in buffers_of(chunks):
         norm = torch.linalg.vector_norm(buffer.grad_data, dtype=torch.float32)
         if not bool(norm < LARGEST_NORM):  # NaN is below nothing
             return False
     return True
 
 
-def _buffers(chunks: list) -> Iterator:
+def buffers_of(chunks: list) -> Iterator:
+    """The buffers of weights and gradients of this rank's DDP chunks."""
     for chunk in chunks:
         yield from chunk.buffers
         yield from chunk.expert_parallel_buffers

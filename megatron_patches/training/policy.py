@@ -30,7 +30,7 @@ class Policy:
         self.temperature = temperature or 1.0  # greedy (0) samples from no distribution: 1 is compared
         self.packed = rl.rows == "packed"
         self.device = parallel.device()
-        self.chunks: list[Any] = build_chunks(model, layout, rl.recompute)
+        self.chunks: list[Any] = build_chunks(model, layout, rl)
         self.config = self.chunks[0].config
         if self.config.bf16:
             self.chunks = [Float16Module(self.config, chunk) for chunk in self.chunks]
@@ -74,6 +74,12 @@ class Policy:
         whole = whole.to(self.device)
         dist.all_reduce(whole)
         return whole.cpu()
+
+    def park(self) -> None:
+        """Call when the engine holds the weights: the actor gives back memory as `rl.offload` says."""
+
+    def fetch(self, weights_only: bool = False) -> None:
+        """Call before the weights, or anything else, are used again."""
 
     def head_options(self, micro: MicroBatch) -> dict[str, Any]:
         """The policy head's options that do not depend on its mode."""

@@ -13,6 +13,8 @@ from pipeline.run.catalog import Job
 from pipeline.run.imports import check_function
 from pipeline.settings import Settings
 from pipeline.settings.algo import SEQUENCE
+from pipeline.settings.engine import chosen_engine
+from pipeline.settings.levers import recomputed_modules
 
 
 def check(job: Job, root: Path) -> None:
@@ -79,6 +81,23 @@ def check_training(settings: Settings) -> None:
         )
     if algo.import_path is not None:
         check_function("algo.import_path", algo.import_path)
+    if "weights" in settings.rl.offload and chosen_engine(settings) == "native":
+        raise UsageError(
+            "rl.offload=weights: the native engine generates from the actor's own weights. Use rl.offload=gradients,optimizer,"
+            " or rollout.engine=vllm."
+        )
+    check_modules(settings)
+
+
+def check_modules(settings: Settings) -> None:
+    """Raises `UsageError` if `rl.recompute=selective` names a part that the layers do not have."""
+    if settings.rl.recompute != "selective":
+        return
+    has_experts = settings.model.experts.count > 0
+    wrong, what = (("mlp",), "experts in the place of the MLP") if has_experts else (("moe", "moe_act"), "no experts")
+    for name in recomputed_modules(settings.model, settings.rl.recompute_modules):
+        if name in wrong:
+            raise UsageError(f"rl.recompute_modules={name}: the layers of this model have {what}.")
 
 
 def check_split(settings: Settings, root: Path) -> None:

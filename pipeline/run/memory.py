@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pipeline.run.shapes import count, on_rank
 from pipeline.settings import Settings
+from pipeline.settings.levers import recomputed_modules
 
 GIB = 2**30
 OVERHEAD_GIB = 2.5
@@ -34,6 +35,10 @@ class Memory:
     """Logits of one chunk, all that the policy head holds of them, and the output weight's gradient."""
     logits_avoided: int
     """Whole fp32 logits of one micro-batch and their gradient, which the policy head avoids."""
+    parked: int
+    """Of the states, what leaves the device while responses are sampled (`rl.offload`)."""
+    on_host: int
+    """Bytes of the host, not of the device: what is parked, except gradients, and Adam's moments if they stay there."""
     generation: int
     """What sampling adds: the native engine's KV cache, or all that a colocated vLLM uses while it generates."""
     overhead: int
@@ -51,7 +56,7 @@ class Memory:
     @property
     def generating(self) -> int:
         """Peak while responses are sampled."""
-        return self.states + self.generation
+        return self.states - self.parked + self.generation
 
     @property
     def peak(self) -> int:
@@ -69,20 +74,26 @@ def estimate(settings: Settings, data_parallel: int, engine: str, on_gpu: bool) 
     dense, experts = on_rank(model, layout)
     own = dense + experts
     element = 2 if model.dtype == "bf16" else 4
-    state = 8 + (4 if model.dtype == "bf16" else 0)  # fp32 parameters are their own masters
+    masters = 4 if model.dtype == "bf16" else 0  # fp32 parameters are their own
     shards = data_parallel * layout.cp if rl.optimizer.distributed else 1
     # Experts are copied over fewer ranks than dense weights: ep of the data-parallel ranks hold different ones.
     expert_shards = max(1, shards * layout.tp // layout.ep) if rl.optimizer.distributed else 1
+    mine = dense // shards + experts // expert_shards  # parameters whose optimizer state is here
     tokens = layout.micro_batch_tokens // layout.cp
     vocab = count(model).embedding // model.hidden_size // layout.tp
+    parts = {
+        "weights": own * element,
+        "gradients": own * 4,
+        "optimizer": masters * mine + (0 if rl.optimizer.cpu_offload else MOMENTS * mine),
+    }
     return Memory(
-        weights=own * element,
-        gradients=own * 4,
-        optimizer=dense * state // shards + experts * state // expert_shards,
+        **parts,
         reference=own * element if settings.algo.kl_coef > 0 else 0,
         activations=activations(settings, tokens) * element,
         head=_head(rl.head_chunk_tokens, tokens, vocab, model.hidden_size, element),
         logits_avoided=2 * 4 * tokens * vocab,
+        parked=sum(parts[name] for name in {*rl.offload}),
+        on_host=sum(parts[name] for name in {*rl.offload} - {"gradients"}) + MOMENTS * mine * rl.optimizer.cpu_offload,
         generation=_generation(settings, engine, on_gpu),
         overhead=int(OVERHEAD_GIB * GIB) if on_gpu else 0,
     )
@@ -101,6 +112,8 @@ def _generation(settings: Settings, engine: str, on_gpu: bool) -> int:
     return cache + sum(on_rank(settings.model, own)) * (2 if settings.model.dtype == "bf16" else 4)
 
 
+MOMENTS = 8
+"""Bytes of Adam's two moments of a parameter."""
 SAVED_BYTES = 12
 """Of one parameter in a checkpoint: fp32 master and Adam's two moments."""
 SAVED_COPIES = 2
@@ -119,7 +132,8 @@ def host(settings: Settings, memory: Memory, on_gpu: bool) -> tuple[int, str]:
     whole = count(settings.model).total * (2 if settings.model.dtype == "bf16" else 4)
     writers = min(ranks, layout.tp * layout.pp * layout.ep)
     saving = writers * SAVED_COPIES * SAVED_BYTES * sum(on_rank(settings.model, layout))
-    needs = [(0, "nothing large")]
+    away = ranks * memory.on_host
+    needs = [(away, "what rl.offload and rl.optimizer.cpu_offload keep there" if away else "nothing large")]
     if settings.sft.enabled and settings.sft.zero_stage == 3:
         needs.append((whole, "the warm-up's model, whole on rank 0 as it is exported"))
     elif settings.sft.enabled:
@@ -127,7 +141,7 @@ def host(settings: Settings, memory: Memory, on_gpu: bool) -> tuple[int, str]:
     if not on_gpu:
         needs.append((ranks * memory.peak, f"the {ranks} ranks of RL"))
         saving += ranks * memory.states
-    needs.append((saving, "RL while it saves a checkpoint"))
+    needs.append((saving + away, "RL while it saves a checkpoint"))
     return max(needs)
 
 
@@ -148,12 +162,28 @@ def activations(settings: Settings, tokens: int) -> int:
     model, layout = settings.model, settings.layout
     stream = model.hidden_size // (layout.tp if layout.sp else 1)
     # Inputs and outputs of both norms, then attention and MLP.
-    mlp = _mlp(settings, tokens)
+    mlp, layers, rl = _mlp(settings, tokens, settings.rl.fused_swiglu), model.num_layers // layout.pp, settings.rl
+    # The backward pass of one MLP: it makes as much as an unfused one keeps.
+    gradients = _mlp(settings, tokens, fused=False)
     layer = tokens * (4 * stream + _attention(settings)) + mlp
-    layers = model.num_layers // layout.pp
-    if settings.rl.recompute:
-        return layers * layout.pp * tokens * stream + layer + mlp  # every layer's input, and one at work
-    return layers * layout.pp * layer + mlp
+    if rl.recompute == "full":
+        return _recomputed(settings, tokens * stream, layer) + gradients
+    if rl.recompute == "selective" and {"mlp", "moe"} & {*recomputed_modules(model, rl.recompute_modules)}:
+        return layers * layout.pp * (layer - mlp) + mlp + gradients
+    return layers * layout.pp * layer + gradients
+
+
+def _recomputed(settings: Settings, given: int, layer: int) -> int:
+    """Elements kept if whole layers run again. `given`: a layer's input; `layer`: all that it keeps otherwise."""
+    rl, layout = settings.rl, settings.layout
+    layers = settings.model.num_layers // layout.pp
+    if rl.recompute_method == "uniform":  # the input of every unit, and one unit at work
+        unit = min(rl.recompute_layers, layers)
+        return -(-layers // unit) * layout.pp * given + unit * layer
+    chunks = layout.vpp or 1
+    again = min(rl.recompute_layers, layers // chunks) * chunks
+    whole = layers - again  # the last ones, so their backward pass comes first and frees them
+    return layout.pp * (again * given + whole * layer) + max(0, layer - whole * layer)
 
 
 def _attention(settings: Settings) -> int:
@@ -167,14 +197,16 @@ def _attention(settings: Settings) -> int:
     return (heads // layout.tp + rotary) * model.head_dim
 
 
-def _mlp(settings: Settings, tokens: int) -> int:
-    """Elements that the MLP of one layer keeps on a rank, without a dense MLP's input, which is the norm's output."""
+def _mlp(settings: Settings, tokens: int, fused: bool) -> int:
+    """Elements that the MLP of one layer keeps on a rank, without a dense MLP's input, which is the norm's output. `fused`: as
+    `rl.fused_swiglu`."""
     model, layout = settings.model, settings.layout
     if not model.experts.count:
-        # Gate and up in one tensor, the activated gate, a copy of up, and their product.
-        return 5 * tokens * model.ffn_hidden_size // layout.tp
-    # Each token is sent to several experts: its copy, the same five, and the product times the router's weight. With expert
+        # Gate and up in one tensor, the activated gate, a copy of up, and their product; fused, the first and the last.
+        return (3 if fused else 5) * tokens * model.ffn_hidden_size // layout.tp
+    # Each token is sent to several experts: its copy, the same five, and the product times the router's weight; fused, only
+    # gate, up and the result. With expert
     # parallelism a rank's experts are whole and see tp times fewer tokens, otherwise they are cut like a dense MLP.
     sent = tokens * model.experts.per_token // (layout.tp if layout.ep > 1 else 1)
     width = model.experts.ffn_hidden_size // (1 if layout.ep > 1 else layout.tp)
-    return sent * (model.hidden_size + 6 * width)
+    return sent * (model.hidden_size + (3 if fused else 6) * width)

@@ -18,6 +18,7 @@ from pipeline.run.sft_memory import SftMemory
 from pipeline.run.shapes import count
 from pipeline.settings import Settings
 from pipeline.settings.engine import chosen_engine, is_installed, uses_gpus, why_chosen
+from pipeline.settings.levers import recomputed_modules
 
 PLAN_ALONE = ("rehearse=", "plan.", "cluster.speed.")
 """Begin arguments of stage=plan that no stage of the plan reads."""
@@ -158,8 +159,17 @@ def _fit(settings: Settings) -> list[str]:
         return []
     return [
         f"weights, gradients and optimizer alone need {memory.states / GIB:.1f} GiB a device, which has {device:g}"
-        " (cluster.device_memory_gib): use more nodes, or a larger layout.tp or layout.pp."
+        f" (cluster.device_memory_gib): use {_or_offload(settings)}more nodes, or a larger layout.tp or layout.pp."
     ]
+
+
+def _or_offload(settings: Settings) -> str:
+    """Adam's moments on the host, where that is not yet so and would be enough."""
+    optimizer = settings.rl.optimizer
+    rl = settings.rl.model_copy(update={"optimizer": optimizer.model_copy(update={"cpu_offload": True})})
+    least = memory_of(settings.model_copy(update={"rl": rl})).states
+    is_enough = least <= settings.cluster.device_memory_gib * GIB
+    return "rl.optimizer.cpu_offload=true, " if is_enough and not optimizer.cpu_offload else ""
 
 
 def check_warm_up(settings: Settings) -> None:
@@ -253,10 +263,10 @@ def _memory_lines(settings: Settings) -> list[str]:
     rows = [
         ("weights", memory.weights, settings.model.dtype),
         ("gradients", memory.gradients, "fp32"),
-        ("optimizer", memory.optimizer, "masters and Adam's moments" + _over(settings)),
+        ("optimizer", memory.optimizer, _states(settings) + _over(settings)),
         ("reference", memory.reference, "for the KL term" if memory.reference else "no KL term"),
         ("overhead", memory.overhead, "context, communication buffers, allocator"),
-        ("activations", memory.activations, "recomputed" if settings.rl.recompute else "kept"),
+        ("activations", memory.activations, _kept(settings)),
         (
             "policy head",
             memory.head,
@@ -264,6 +274,8 @@ def _memory_lines(settings: Settings) -> list[str]:
         ),
         ("generation", memory.generation, _generation_text(settings)),
     ]
+    if memory.parked:
+        rows.append(("parked", -memory.parked, f"{', '.join(settings.rl.offload)}, while the engine generates"))
     peaks = f"training {memory.training / unit:.1f}, generating {memory.generating / unit:.1f}; "
     rows.append(("peak", memory.peak, f"{peaks}a device has {device * GIB / unit:g}"))
     lines = [f"Memory of the fullest device, {name} (estimate)", *_sizes(rows, unit)]
@@ -298,6 +310,21 @@ def _warm_up_lines(settings: Settings) -> list[str]:
     return lines
 
 
+def _states(settings: Settings) -> str:
+    """What of the optimizer is on the device, in words."""
+    return (
+        "masters; Adam's moments are on the host" if settings.rl.optimizer.cpu_offload else "masters and Adam's moments"
+    )
+
+
+def _kept(settings: Settings) -> str:
+    """What becomes of activations, in words."""
+    rl = settings.rl
+    if rl.recompute == "selective":
+        return f"kept, except {', '.join(recomputed_modules(settings.model, rl.recompute_modules))} (recomputed)"
+    return "recomputed" if rl.recompute == "full" else "kept"
+
+
 def _unit(peak: int) -> tuple[float, str]:
     """Bytes of the unit in which a table is readable, and its name."""
     return (GIB, "GiB") if peak > 4 * GIB else (GIB / 1024, "MiB")
@@ -313,10 +340,13 @@ def _cures(settings: Settings, memory: Memory) -> str:
     limit, gpus = settings.cluster.device_memory_gib * GIB, uses_gpus(settings.cluster)
     cures = []
     if memory.training > limit:
-        cures += [] if settings.rl.recompute else ["rl.recompute=true"]
+        cures += [] if settings.rl.recompute == "full" else ["rl.recompute=full"]
+        cures += [] if settings.rl.optimizer.cpu_offload or not gpus else ["rl.optimizer.cpu_offload=true"]
         cures.append("a smaller layout.micro_batch_tokens")
     if memory.generating > limit:
         on_vllm = chosen_engine(settings) == "vllm" and gpus
+        if gpus and settings.rollout.mode == "colocated" and not settings.rl.offload:
+            cures.append("rl.offload=gradients,optimizer")
         cures.append("a smaller " + ("rollout.gpu_memory_share" if on_vllm else "rollout.kv_memory_gib"))
     cures.append("a larger layout.tp" + (", or more nodes" if gpus else ""))
     return ", ".join(cures)

@@ -96,8 +96,10 @@ def _memory_lines(settings: Settings, rank: dict[str, Any], memory: Memory) -> l
         sizes = [phase["peak"], *(phase["parts"].get(part, 0) for part in PARTS)]
         lines.append(f"  {name:<15}" + "  ".join(f"{size / GIB:11.3f}" for size in sizes))
     held = sum(rank["phases"]["update"]["parts"].get(part, 0) for part in PARTS[:4])
+    held -= sum(rank["phases"]["update"]["parts"].get(part, 0) for part in {*settings.rl.offload})
     lines.append(
         f"  {'generation':<15}{(held + memory.generation) / GIB:11.3f}  of it {memory.generation / GIB:.1f} for the engine"
+        + (f"; {', '.join(settings.rl.offload)} parked" if settings.rl.offload else "")
     )
     peak = max([held + memory.generation, *(phase["peak"] for phase in rank["phases"].values())]) + memory.overhead
     lines.append(

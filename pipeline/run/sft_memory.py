@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.run.memory import GIB, OVERHEAD_GIB, activations
 from pipeline.run.shapes import count
-from pipeline.settings import Layout, Settings
+from pipeline.settings import Layout, Rl, Settings
 
 LIVE = 10**9
 """Parameters that ZeRO 3 holds whole at once (DeepSpeed's stage3_max_live_parameters)."""
@@ -48,7 +48,7 @@ def estimate(settings: Settings, ranks: int, on_gpu: bool) -> SftMemory:
     alone = settings.model_copy(
         update={
             "layout": Layout(micro_batch_tokens=tokens),
-            "rl": settings.rl.model_copy(update={"recompute": sft.gradient_checkpointing}),
+            "rl": Rl(recompute="full" if sft.gradient_checkpointing else "none", rows=settings.rl.rows),
         }
     )
     live = min(LIVE, total) if stage == 3 else 0

@@ -78,6 +78,11 @@ def _colocated(s: Settings) -> bool:
     return chosen_engine(s) == "vllm" and s.rollout.mode == "colocated"
 
 
+def _alone(s: Settings) -> bool:
+    """No two ranks hold the same weights."""
+    return s.cluster.nnodes * s.cluster.devices_per_node == s.layout.tp * s.layout.pp
+
+
 def _files(paths: Iterable[str]) -> bool:
     """All are files (there is at least one), so nothing has splits."""
     paths = list(paths)
@@ -291,6 +296,22 @@ RUN_RULES = (
     Rule(
         lambda s: s.rl.async_depth >= s.rl.steps, ("rl.async_depth",),
         "no batch of rl.steps={s.rl.steps} can be that old", "Give a smaller one",
+    ),
+    Rule(
+        lambda s: s.rl.recompute != "selective", ("rl.recompute_modules",), "rl.recompute={s.rl.recompute} names no parts of a"
+        " layer", "Use rl.recompute=selective", neutral=([],),
+    ),
+    Rule(
+        lambda s: s.rl.recompute != "full", ("rl.recompute_method", "rl.recompute_layers"),
+        "rl.recompute={s.rl.recompute} runs no whole layers again", "Use rl.recompute=full",
+    ),
+    Rule(
+        _alone, ("rl.overlap_grad_reduce", "rl.overlap_param_gather"), "each rank has a part of the model of its own, so none"
+        " shares gradients with another", "Use more ranks than layout.tp x layout.pp", neutral=(False,), typed_only=True,
+    ),
+    Rule(
+        lambda s: chosen_engine(s) == "vllm" and s.rollout.mode == "standalone", ("rl.offload",),
+        "rollout.mode=standalone generates on other devices", "Use rollout.mode=colocated", neutral=([],),
     ),
     Rule(
         lambda s: s.rl.eval_every > s.rl.steps, ("rl.eval_every",), "it is above rl.steps={s.rl.steps}, so no step evaluates",

@@ -127,4 +127,4 @@ def _memory(parameters: int, gpus: int) -> Tree:
         return {}
     if parameters < 10 * BILLION:
         return {"rollout": {"gpu_memory_share": 0.5}}
-    return {"rl": {"recompute": True}, "rollout": {"gpu_memory_share": 0.4}}
+    return {"rl": {"recompute": "full"}, "rollout": {"gpu_memory_share": 0.4}}

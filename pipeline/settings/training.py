@@ -1,8 +1,8 @@
 """The two trainers: supervised warm-up (DeepSpeed) and reinforcement learning (Megatron-core)."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.settings.base import Section
 
@@ -70,6 +70,8 @@ class Optimizer(Section):
     """Largest norm of the gradient; 0: no clipping."""
     distributed: bool = True
     """Shard optimizer state over data-parallel ranks (ZeRO-1)."""
+    cpu_offload: bool = False
+    """Keep Adam's two moments in host memory, 8 bytes a parameter, and bring them to the device part by part in each step."""
 
     @model_validator(mode="after")
     def _check(self) -> "Optimizer":
@@ -134,15 +136,44 @@ class Rl(Section):
     """Train only on prompts whose offline pass rate (stage=rollout) is below this."""
     dynamic_sampling_rounds: int = Field(4, ge=1)
     """Most generation rounds in one step if `algo.dynamic_sampling` is on."""
-    recompute: bool = False
-    """Recompute every layer's activations in the backward pass."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What of the forward pass is run again in the backward pass, so that its activations need not be kept. selective:
+    `recompute_modules` of each layer; full: whole layers."""
+    recompute_modules: list[Literal["core_attn", "mlp", "moe", "moe_act"]] = []
+    """selective: the parts of a layer to run again; empty: the MLP (mlp, in a model with experts moe)."""
+    recompute_method: Literal["uniform", "block"] = "uniform"
+    """full: uniform keeps the input of every `recompute_layers` layers; block runs only the first `recompute_layers` layers
+    of each model chunk again and keeps the activations of the others."""
+    recompute_layers: int = Field(1, ge=1)
+    """full: layers between two kept inputs (uniform), or layers that are run again (block)."""
+    offload: list[Literal["weights", "gradients", "optimizer"]] = []
+    """Parts of the actor that leave the device while a colocated engine generates. Weights and optimizer go to host memory and
+    come back for the update; gradients are freed. Weights only with vLLM: the native engine generates from them."""
+    fused_swiglu: bool = False
+    """Keep only the input of the MLP's activation, and compute gate, up and their product in one function, forward and
+    backward."""
+    overlap_grad_reduce: bool = False
+    """Sum gradients over data-parallel ranks bucket by bucket while the backward pass goes on."""
+    overlap_param_gather: bool = False
+    """Gather updated weights from data-parallel ranks bucket by bucket during the next update's forward pass; needs
+    `overlap_grad_reduce` and `optimizer.distributed`."""
     token_head: Literal["auto", "recompute", "fused"] = "auto"
     """How the policy head forms its gradient; auto: fused if the loss is separable by token, recompute otherwise."""
     head_chunk_tokens: int | None = Field(None, ge=1)
     """Positions whose logits the policy head holds at once; none: as many as suit the device (docs/policy-head.md)."""
 
+    @field_validator("recompute", mode="before")
+    @classmethod
+    def _from_yes_or_no(cls, value: Any) -> Any:
+        """Earlier configurations say true (full) or false."""
+        return {True: "full", False: "none", "true": "full", "false": "none"}.get(value, value)
+
     @model_validator(mode="after")
     def _check(self) -> "Rl":
+        if self.overlap_param_gather and not (self.overlap_grad_reduce and self.optimizer.distributed):
+            raise ValueError(
+                "rl.overlap_param_gather=true needs rl.overlap_grad_reduce=true and rl.optimizer.distributed=true"
+            )
         if self.load_optimizer and self.load is None:
             raise ValueError("rl.load_optimizer=true needs rl.load=<checkpoint folder>")
         low, high = self.min_pass_rate, self.max_pass_rate

@@ -34,7 +34,7 @@ from pipeline.settings import Settings
 from stages.checks.ladder import Found, NotHere
 
 VARIANTS = (
-    ("padded", "fused", False), ("padded", "recompute", True), ("packed", "fused", True), ("packed", "recompute", False),
+    ("padded", "fused", "none"), ("padded", "recompute", "full"), ("packed", "fused", "full"), ("packed", "recompute", "none"),
 )  # fmt: skip
 """Rows, head and recompute of activations: four that hold every pair of choices."""
 TOLERANCE = 1e-3
@@ -90,7 +90,7 @@ def experience_of(settings: Settings, prompts: int, group: int, response_tokens:
 
 
 def build(
-    settings: Settings, rows: str = "packed", head: str = "fused", recompute: bool = False, lr: float = 1e-5
+    settings: Settings, rows: str = "packed", head: str = "fused", recompute: str = "none", lr: float = 1e-5
 ) -> Actor:
     """An actor whose random weights depend on the shape alone."""
     optimizer = settings.rl.optimizer.model_copy(update={"lr": lr, "warmup_steps": 0})
@@ -106,7 +106,7 @@ def build(
     return actor
 
 
-def one_step(settings: Settings, experience: Experience, rows: str, head: str, recompute: bool) -> Result:
+def one_step(settings: Settings, experience: Experience, rows: str, head: str, recompute: str) -> Result:
     """Log-probs, an optimizer step, and log-probs again."""
     actor = build(settings, rows, head, recompute)
     before = actor.logprobs(experience)
@@ -135,7 +135,7 @@ def update_as_on_cpu(model: str, response_tokens: int) -> Found:
         for name in ("before", "after"):
             errors += [abs(a - b) for a, b in zip(getattr(found, name), getattr(expected, name), strict=True)]
         if (error := max(errors)) >= worst:
-            worst, at = error, " ".join(map(str, variant[:2])) + (" recompute" if variant[2] else "")
+            worst, at = error, " ".join(map(str, variant[:2])) + (" recompute" if variant[2] != "none" else "")
     asked = f"log-probs before and after, and gradient norm, as on the CPU within {TOLERANCE:g}"
     got = f"{worst:.1e} ({at}); the step moved log-probs by up to {moved:.1e}"
     return Found(asked, got, worst < TOLERANCE < moved)
@@ -236,7 +236,7 @@ def main(model: str, response_tokens: str) -> None:
     settings = settings_of(model, "fp32")
     parallel.initialize(settings.layout, settings.seed)
     experience = experience_of(settings, 2, 4, int(response_tokens))
-    print(json.dumps(asdict(one_step(settings, experience, "padded", "recompute", False))))
+    print(json.dumps(asdict(one_step(settings, experience, "padded", "recompute", "none"))))
     parallel.finish()
 
 

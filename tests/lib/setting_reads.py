@@ -152,6 +152,9 @@ class _Reads(ast.NodeVisitor):
         owner = self.type_of(node.value)
         if _is_section(owner) and node.attr in owner.model_fields:
             self.found.add((owner, node.attr))
+        elif _is_section(owner) and isinstance(getter := getattr(owner, node.attr, None), property):
+            used = getter.fget.__code__.co_names  # a property reads the fields that it names
+            self.found |= {(owner, name) for name in used if name in owner.model_fields}
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:

@@ -46,7 +46,7 @@ def test_values_become_what_their_types_say(mini):
     assert settings.algo.k == "none"  # a choice there, not "no value"
     assert settings.algo.dual_clip == 3
     assert settings.algo.is_cap is None
-    assert settings.rl.recompute is True
+    assert settings.rl.recompute == "full"  # as earlier configurations say it
     assert [path.rpartition("/")[2] for path in settings.data.path] == ["a.jsonl", "b.parquet"]
     assert settings.rollout.stop == []
     assert settings.sft.phases[0].steps == 12
@@ -95,7 +95,7 @@ def test_paths_as_typed_are_relative_to_where_they_were_typed(tmp_path, mini):
         ("algo.eps_low=1.5", ["algo.eps_low=1.5", "> 0 and < 1"]),
         ("algo.entropy_coef=nan", ["algo.entropy_coef=nan", "a number"]),
         ("algo.normalize=sdt", ["algo.normalize=sdt", "std, none, loo"]),
-        ("rl.recompute=maybe", ["rl.recompute=maybe", "true or false"]),
+        ("rl.recompute=maybe", ["rl.recompute=maybe", "none, selective, full"]),
         ("rl.steps=", ["rl.steps= needs a value"]),
         ("rl=3", ["rl is a section"]),
         ("rl.optimizer=3", ["rl.optimizer is a section"]),

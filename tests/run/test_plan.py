@@ -223,10 +223,11 @@ def test_a_dry_run_of_an_impossible_layout_is_refused(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["cluster=local"], "rl.recompute=true, a smaller layout.micro_batch_tokens, a smaller rollout.kv_memory_gib,"),
+        (["cluster=local"], "rl.recompute=full, a smaller layout.micro_batch_tokens, a smaller rollout.kv_memory_gib,"),
         (["cluster=local", "layout.micro_batch_tokens=4096"], "Try a smaller rollout.kv_memory_gib, a larger layout.tp.\n"),
         (["cluster=gpu1", "cluster.device_memory_gib=8", "rollout.engine=vllm", "rollout.gpu_memory_share=0.1"],
-         "Try rl.recompute=true, a smaller layout.micro_batch_tokens, a larger layout.tp, or more nodes.\n"),
+         "Try rl.recompute=full, rl.optimizer.cpu_offload=true, a smaller layout.micro_batch_tokens, a larger layout.tp, or"
+         " more nodes.\n"),
     ],
     ids=["CPU", "CPU, generation alone", "GPU"],
 )  # fmt: skip

@@ -126,6 +126,8 @@ class NativeEngine:
         weights."""
         self.decoder.forget()
         self.policy_version = policy_version
+        if actor is not None:
+            actor.park()
         return {"seconds/sync": 0.0}
 
     def sleep(self) -> None:
