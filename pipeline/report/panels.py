@@ -479,6 +479,7 @@ GROUPS = (
 )
 
 WITHOUT_PANEL = {
+    "speed/sampling_s": "a plan reads it (plan.lengths); `Seconds per step` shows how much of it the actor waited",
     "speed/update_operations": "the work behind speed/mfu, which the panel `MFU of the updates` shows",
     "hist/eps_low": "the scale's histogram times a constant; the panel `Low bound` shows mean and range",
     "hist/eps_high": "the scale's histogram times a constant; the panel `High bound` shows mean and range",

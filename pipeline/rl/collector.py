@@ -8,6 +8,8 @@ devices samples first, and only the grading overlaps with training. With `rollou
 groups that are whole instead (`pipeline.rl.partial`).
 """
 
+import math
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -55,6 +57,15 @@ def merge(parts: list[StepBatch]) -> StepBatch:
     return StepBatch(groups, Graded(grades, rewards, correct))
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """One round of sampling."""
+
+    groups: Groups
+    seconds: float
+    """How long it took, also where the actor trained meanwhile; NaN if an earlier process sampled it."""
+
+
 class Collector:
     """Makes batches of `rl.prompts_per_step` groups, in the sampler's order. Every rank calls each method together."""
 
@@ -76,7 +87,9 @@ class Collector:
         self.rounds = 0
         """Rounds of generation for the newest batch."""
         self._was_short = False
-        self._ahead: deque[Groups | Future[Groups]] = deque()
+        self._sampling_s = 0.0
+        """Seconds of sampling for the newest batch."""
+        self._ahead: deque[Sampled | Future[Sampled]] = deque()
         """Rounds that were sampled ahead or are being sampled, in the order of their use."""
         self._depth = 0 if partial_tokens else rl.async_depth
         self._thread = ThreadPoolExecutor(1, "rollout") if engine.independent and self._depth else None
@@ -94,7 +107,7 @@ class Collector:
         Raises InputError if there is no mixed group in all rounds.
         """
         rl = self.rl
-        self.rounds = 1
+        self.rounds, self._sampling_s = 1, 0.0
         if not self.dynamic_sampling:
             return self._round()
         kept: list[StepBatch] = []
@@ -146,25 +159,29 @@ class Collector:
         """Waits until sampling ends, so that the engine's weights may change."""
         if self._thread is not None and self._ahead:
             with self.tracker.phase("generate"):
-                self._ahead = deque(_ended(groups) for groups in self._ahead)
+                self._ahead = deque(_ended(sampled) for sampled in self._ahead)
 
     def metrics(self, batch: StepBatch) -> dict[str, float]:
         """Returns rounds and groups of the newest batch, and what is carried over the update."""
         metrics = {"rollout/rounds": float(self.rounds), "rollout/groups": float(len(batch))}
+        metrics |= {"speed/sampling_s": self._sampling_s}
         return metrics | (self.under_way.metrics() if self.under_way is not None else {})
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the sampler's state, the rounds that were sampled ahead, and the groups under way; a resumed run trains on
         the same ones."""
         self.wait()
-        state = {"sampler": self.sampler.state_dict(), "ahead": [pack_groups(_ended(groups)) for groups in self._ahead]}
+        state = {
+            "sampler": self.sampler.state_dict(),
+            "ahead": [pack_groups(_ended(sampled).groups) for sampled in self._ahead],
+        }
         return state | ({"under_way": self.under_way.state_dict()} if self.under_way is not None else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores them. Raises InputError if the training prompts are not those of the checkpoint."""
         self.sampler.load_state_dict(state["sampler"])
         prompts = {prompt.id: prompt for prompt in self.sampler.prompts}
-        self._ahead = deque(unpack_groups(packed, prompts) for packed in state["ahead"])
+        self._ahead = deque(Sampled(unpack_groups(packed, prompts), math.nan) for packed in state["ahead"])
         if self.under_way is not None:
             self.under_way.load_state_dict(state["under_way"])
 
@@ -182,16 +199,20 @@ class Collector:
     def _round(self) -> StepBatch:
         with self.tracker.phase("generate"):
             if self.under_way is not None:
-                groups = self.under_way.next(self.grader.early)
+                begun = time.perf_counter()
+                sampled = Sampled(self.under_way.next(self.grader.early), time.perf_counter() - begun)
             else:
-                groups = _ended(self._ahead.popleft()) if self._ahead else self._sample(self.sampler.next())
+                sampled = _ended(self._ahead.popleft()) if self._ahead else self._sample(self.sampler.next())
+        self._sampling_s += sampled.seconds
         with self.tracker.phase("grade"):
-            return StepBatch(groups, self.grader.grade(groups))
+            return StepBatch(sampled.groups, self.grader.grade(sampled.groups))
 
-    def _sample(self, prompts: list[Prompt]) -> Groups:
-        return self.engine.generate(prompts, self.rl.group_size, self.sampling, on_finish=self.grader.early)
+    def _sample(self, prompts: list[Prompt]) -> Sampled:
+        begun = time.perf_counter()
+        groups = self.engine.generate(prompts, self.rl.group_size, self.sampling, on_finish=self.grader.early)
+        return Sampled(groups, time.perf_counter() - begun)
 
 
-def _ended(groups: Groups | Future[Groups]) -> Groups:
-    """The groups, after waiting for them if they are still being sampled."""
-    return result_of(groups) if isinstance(groups, Future) else groups
+def _ended(sampled: Sampled | Future[Sampled]) -> Sampled:
+    """The round, after waiting for it if it is still being sampled."""
+    return result_of(sampled) if isinstance(sampled, Future) else sampled
