@@ -16,9 +16,9 @@ from megatron_patches.model.weights.buckets import BucketSender
 from megatron_patches.training.policy import Policy
 from pipeline.common.errors import UsageError
 from pipeline.rollout.gathering import Gathering, Response
-from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling, begin
+from pipeline.rollout.interface import GenerationProgress, Groups, Prompt, Rollout, Sampling, begin
 from pipeline.rollout.requests import check_requests, row_budget, shares_of, sources_of
-from pipeline.rollout.vllm.core import Request, Timer
+from pipeline.rollout.vllm.core import Timer
 from pipeline.rollout.vllm.link import Link, ServerError, ServerLostError, parse_address
 from pipeline.settings import Cluster
 from pipeline.settings import Rollout as RolloutSettings
@@ -88,24 +88,37 @@ class StandaloneVllmEngine:
 
         Raises ServerError on every rank if a server fails, or is lost once too often.
         """
-        check_requests(self.rollout, prompts, sampling, self.limit)
-        return self._surviving(lambda: self._generate(prompts, group_size, sampling, on_finish, on_progress))
+        begun = begin(prompts, group_size)
+        return self.advance(begun, sampling, sampling.max_new_tokens, on_finish=on_finish, on_progress=on_progress)
 
-    def _generate(
+    def advance(
         self,
-        prompts: list[Prompt],
-        group_size: int,
+        groups: Groups,
         sampling: Sampling,
+        new_tokens: int,
+        *,
+        on_finish: Callable[[Rollout], None] | None = None,
+        on_progress: Callable[[GenerationProgress], None] | None = None,
+    ) -> Groups:
+        """Samples at most `new_tokens` more tokens of each unfinished response. Calls and raises as `generate`."""
+        check_requests(self.rollout, [group[0].prompt for group in groups], sampling, self.limit)
+        return self._surviving(lambda: self._advance(groups, sampling, new_tokens, on_finish, on_progress))
+
+    def _advance(
+        self,
+        groups: Groups,
+        sampling: Sampling,
+        new_tokens: int,
         on_finish: Callable[[Rollout], None] | None,
         on_progress: Callable[[GenerationProgress], None] | None,
-    ) -> list[list[Rollout]]:
-        here, begun = self.link is not None, begin(prompts, group_size)
+    ) -> Groups:
+        here, sources = self.link is not None, sources_of(groups, sampling, new_tokens)
         gathering = Gathering(
-            begun,
+            groups,
             sampling.max_new_tokens,
             self.policy_version,
             self.tokenizer,
-            expected=len(prompts) * group_size,
+            expected=sum(len(source.samples) for source in sources),
             on_finish=on_finish,
             on_progress=on_progress if here else None,
             exchange=self._from_main if dist.get_world_size() > 1 else None,
@@ -115,14 +128,10 @@ class StandaloneVllmEngine:
             gathering.meter.add(len(response.token_ids))
             gathering.add(response)
 
-        shares = [
-            [Request(source.group, source.stream, source.token_ids) for source in share]
-            for share in shares_of(sources_of(begun, sampling, sampling.max_new_tokens), self.engines)
-        ]
-        self._do("generate", shares, group_size, sampling, self.policy_version, receive=receive)
-        groups = gathering.groups()
-        self.check.remember(groups)
-        return groups
+        self._do("generate", shares_of(sources, self.engines), sampling, self.policy_version, receive=receive)
+        found = gathering.groups()
+        self.check.remember(found)
+        return found
 
     def _from_main(self, mine: Any) -> list[Any]:
         """Broadcasts rank 0's `mine`; returns a list of it alone."""

@@ -10,10 +10,10 @@ from megatron_patches.engines.sync_check import SyncCheck, gathered
 from megatron_patches.model.weights.buckets import BucketSender
 from megatron_patches.training.policy import Policy
 from pipeline.common.errors import UsageError
-from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling, begin
+from pipeline.rollout.interface import GenerationProgress, Groups, Prompt, Rollout, Sampling, begin
 from pipeline.rollout.requests import check_requests, row_budget, sources_of
 from pipeline.rollout.vllm.blocks import checksums
-from pipeline.rollout.vllm.core import EngineCore, Options, Request, Timer
+from pipeline.rollout.vllm.core import EngineCore, Options, Timer
 from pipeline.settings import Model
 from pipeline.settings import Rollout as RolloutSettings
 
@@ -65,7 +65,21 @@ class VllmEngine:
         on_finish: Callable[[Rollout], None] | None = None,
         on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> list[list[Rollout]]:
-        """Samples `len(prompts)` groups of `group_size` rollouts, in order, the same on every rank.
+        """Samples `len(prompts)` groups of `group_size` rollouts, in order, the same on every rank. Calls and raises as
+        `advance`."""
+        begun = begin(prompts, group_size)
+        return self.advance(begun, sampling, sampling.max_new_tokens, on_finish=on_finish, on_progress=on_progress)
+
+    def advance(
+        self,
+        groups: Groups,
+        sampling: Sampling,
+        new_tokens: int,
+        *,
+        on_finish: Callable[[Rollout], None] | None = None,
+        on_progress: Callable[[GenerationProgress], None] | None = None,
+    ) -> Groups:
+        """Samples at most `new_tokens` more tokens of each unfinished response.
 
         `on_finish` is called once per rollout; the ranks of an engine alternate.
 
@@ -74,19 +88,16 @@ class VllmEngine:
             UsageError: prompt and response exceed the model's context, or there are stop strings and no tokenizer.
             RuntimeError: `sync` was not called since the start or the last `sleep`.
         """
-        check_requests(self.rollout, prompts, sampling, self.limit)
+        check_requests(self.rollout, [group[0].prompt for group in groups], sampling, self.limit)
         if self.core.asleep or not self._synced:
             raise RuntimeError("the vLLM engine has no weights: call sync(actor, version) before generate")
-        begun = begin(prompts, group_size)
-        sources = sources_of(begun, sampling, sampling.max_new_tokens)
-        mine, gathering = self.replicas.share(self, begun, sources, sampling, on_finish, on_progress)
-        requests = [Request(source.group, source.stream, source.token_ids) for source in mine]
-        reach = gathering.meter.reach
-        for response in self.core.generate(requests, group_size, sampling, self.policy_version, reach):
+        sources = sources_of(groups, sampling, new_tokens)
+        mine, gathering = self.replicas.share(self, groups, sources, sampling, on_finish, on_progress)
+        for response in self.core.generate(mine, sampling, self.policy_version, gathering.meter.reach):
             gathering.add(response)
-        groups = gathering.groups()
-        self.check.remember(groups)
-        return groups
+        found = gathering.groups()
+        self.check.remember(found)
+        return found
 
     def sync(self, actor: Policy, policy_version: int) -> dict[str, float]:
         """Sends the actor's weights bucket by bucket, and compares engine and actor on a few sequences.

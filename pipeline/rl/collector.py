@@ -13,7 +13,7 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -23,7 +23,7 @@ from pipeline.objectives import mixed_groups
 from pipeline.rl.grading import Graded, Grader
 from pipeline.rl.partial import UnderWay
 from pipeline.rl.prompt_sampler import PromptSampler
-from pipeline.rollout.interface import ContinuingEngine, Groups, Prompt, RolloutEngine, Sampling
+from pipeline.rollout.interface import Groups, RolloutEngine, Sampling
 from pipeline.rollout.packing import pack_groups, unpack_groups
 from pipeline.settings import Rl
 from pipeline.tracking import Tracker
@@ -81,7 +81,7 @@ class Collector:
         partial_tokens: int = 0,
     ):
         """`dynamic_sampling`: batches hold only groups of mixed reward (`algo.dynamic_sampling`). `partial_tokens`: as
-        `rollout.partial_tokens`; above 0 the engine is a `ContinuingEngine`, and nothing is sampled ahead."""
+        `rollout.partial_tokens`."""
         self.rl, self.sampler, self.engine, self.grader = rl, sampler, engine, grader
         self.sampling, self.tracker, self.dynamic_sampling = sampling, tracker, dynamic_sampling
         self.rounds = 0
@@ -91,13 +91,11 @@ class Collector:
         """Seconds of sampling for the newest batch."""
         self._ahead: deque[Sampled | Future[Sampled]] = deque()
         """Rounds that were sampled ahead or are being sampled, in the order of their use."""
-        self._depth = 0 if partial_tokens else rl.async_depth
-        self._thread = ThreadPoolExecutor(1, "rollout") if engine.independent and self._depth else None
+        self._thread = ThreadPoolExecutor(1, "rollout") if engine.independent and rl.async_depth else None
         self.under_way: UnderWay | None = None
         """The groups that rounds of `partial_tokens` tokens are sampled for; None: every response is sampled at once."""
         if partial_tokens:
-            continuing = cast(ContinuingEngine, engine)
-            self.under_way = UnderWay(continuing, sampler, rl.group_size, sampling, partial_tokens)
+            self.under_way = UnderWay(engine, sampler, rl.group_size, sampling, partial_tokens)
 
     def next(self) -> StepBatch:
         """Returns the next batch. With `algo.dynamic_sampling` it holds only groups of mixed reward, sampled in rounds
@@ -147,13 +145,12 @@ class Collector:
 
         Sampling runs in a thread, or at once in this call if the engine needs the actor's devices.
         """
-        while len(self._ahead) < min(self._depth, steps_left):
-            prompts = self.sampler.next()
+        while len(self._ahead) < min(self.rl.async_depth, steps_left):
             if self._thread is not None:
-                self._ahead.append(self._thread.submit(self._sample, prompts))
+                self._ahead.append(self._thread.submit(self._sample))
                 continue
             with self.tracker.phase("generate"):
-                self._ahead.append(self._sample(prompts))
+                self._ahead.append(self._sample())
 
     def wait(self) -> None:
         """Waits until sampling ends, so that the engine's weights may change."""
@@ -198,18 +195,18 @@ class Collector:
 
     def _round(self) -> StepBatch:
         with self.tracker.phase("generate"):
-            if self.under_way is not None:
-                begun = time.perf_counter()
-                sampled = Sampled(self.under_way.next(self.grader.early), time.perf_counter() - begun)
-            else:
-                sampled = _ended(self._ahead.popleft()) if self._ahead else self._sample(self.sampler.next())
+            sampled = _ended(self._ahead.popleft()) if self._ahead else self._sample()
         self._sampling_s += sampled.seconds
         with self.tracker.phase("grade"):
             return StepBatch(sampled.groups, self.grader.grade(sampled.groups))
 
-    def _sample(self, prompts: list[Prompt]) -> Sampled:
-        begun = time.perf_counter()
-        groups = self.engine.generate(prompts, self.rl.group_size, self.sampling, on_finish=self.grader.early)
+    def _sample(self) -> Sampled:
+        """Samples a round of the next prompts. In a thread it draws them there: nothing else draws while it runs."""
+        begun, early = time.perf_counter(), self.grader.early
+        if self.under_way is not None:
+            groups = self.under_way.next(early)
+        else:
+            groups = self.engine.generate(self.sampler.next(), self.rl.group_size, self.sampling, on_finish=early)
         return Sampled(groups, time.perf_counter() - begun)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.rl.prompt_sampler import PromptSampler
-from pipeline.rollout.interface import ContinuingEngine, Groups, Rollout, Sampling, begin
+from pipeline.rollout.interface import Groups, Rollout, RolloutEngine, Sampling, begin
 from pipeline.rollout.packing import pack_groups, unpack_groups
 
 BATCHES_UNDER_WAY = 2
@@ -24,7 +24,7 @@ class UnderWay:
     """The groups that are begun and not yet trained. Every rank calls each method together."""
 
     def __init__(
-        self, engine: ContinuingEngine, sampler: PromptSampler, group_size: int, sampling: Sampling, new_tokens: int
+        self, engine: RolloutEngine, sampler: PromptSampler, group_size: int, sampling: Sampling, new_tokens: int
     ):
         """`new_tokens`: most tokens that a round adds to a response."""
         self.engine, self.sampler, self.group_size = engine, sampler, group_size

@@ -137,18 +137,6 @@ class RolloutEngine(Protocol):
         """
         ...
 
-    def sync(self, actor: Any, policy_version: int) -> dict[str, float]:
-        """Makes the engine sample from the actor's current weights; returns what to log (seconds, bytes, gap)."""
-        ...
-
-    def sleep(self) -> None:
-        """Frees the memory that only generation needs (KV cache, and for vLLM the weights) until the next `sync`."""
-        ...
-
-
-class ContinuingEngine(RolloutEngine, Protocol):
-    """An engine that can sample a response in parts, as `rollout.partial_tokens` needs. Today the native one."""
-
     def advance(
         self,
         groups: Groups,
@@ -161,4 +149,12 @@ class ContinuingEngine(RolloutEngine, Protocol):
         """Samples at most `new_tokens` more tokens of each unfinished response (`begin` makes new ones) from the engine's
         weights. Returns the groups with all responses, those that were finished as they are. `on_finish` is called with those
         that end."""
+        ...
+
+    def sync(self, actor: Any, policy_version: int) -> dict[str, float]:
+        """Makes the engine sample from the actor's current weights; returns what to log (seconds, bytes, gap)."""
+        ...
+
+    def sleep(self) -> None:
+        """Frees the memory that only generation needs (KV cache, and for vLLM the weights) until the next `sync`."""
         ...

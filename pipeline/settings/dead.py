@@ -336,17 +336,9 @@ RUN_RULES = (
     ),
     # Rollouts
     Rule(
-        lambda s: not _native(s), ("rollout.partial_tokens",), "only the native engine continues responses, and {engine}",
-        "Use rollout.engine=native", neutral=(0,),
-    ),
-    Rule(
         lambda s: s.rollout.partial_tokens >= s.rollout.max_new_tokens, ("rollout.partial_tokens",),
         "a round of that many tokens ends every response of rollout.max_new_tokens={s.rollout.max_new_tokens}",
         "Give a smaller one",
-    ),
-    Rule(
-        lambda s: s.rollout.partial_tokens > 0, ("rl.async_depth",),
-        "with rollout.partial_tokens a second batch is always under way", "Use rollout.partial_tokens=0", neutral=(0,),
     ),
     Rule(
         _native,

@@ -48,6 +48,16 @@ class TableEngine:
             groups.append(group)
         return groups
 
+    def advance(self, groups, sampling, new_tokens, *, on_finish=None, on_progress=None):
+        """Ends the first response of each group that is not whole."""
+        assert new_tokens == 3
+        made = []
+        for group in groups:
+            at = next((i for i, r in enumerate(group) if not r.is_finished), len(group))
+            (ended,) = self.generate([group[0].prompt], GROUP, sampling)
+            made.append(group[:at] + ended[at : at + 1] + group[at + 1 :])
+        return made
+
     def sync(self, actor, policy_version):
         self.policy_version = policy_version
         return {}
@@ -87,7 +97,7 @@ def build(tmp_path, graders):
         tracker = Tracker(tmp_path, total_steps=1, enabled=False)
         collector = Collector(
             settings.rl, sampler, engine, graders(settings), Sampling(max_new_tokens=8), tracker,
-            settings.algo.dynamic_sampling,
+            settings.algo.dynamic_sampling, settings.rollout.partial_tokens,
         )  # fmt: skip
         opened.append(collector)
         return SimpleNamespace(collector=collector, engine=engine, sampler=sampler)
@@ -176,6 +186,30 @@ def test_rounds_of_one_step_come_from_the_queue(build):
     batch = made.collector.next()
     assert sorted(ids(batch)) == ["p3", "p6"]
     assert [call[1] for call in made.engine.calls] == [0, 0] + [1] * (made.collector.rounds - 2)
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_rounds_of_whole_groups_can_be_sampled_ahead(build, independent):
+    words = ["rl.async_depth=1", "rollout.partial_tokens=3"]
+
+    def train(made, steps, version=0):
+        found = []
+        for step in range(version + 1, version + steps + 1):
+            found.append(made.collector.next())
+            made.collector.look_ahead(9)
+            made.collector.wait()
+            made.engine.sync(None, step)
+        return found
+
+    straight = train(build([1, 2, 3, 0, 2], *words, independent=independent), 4)
+    made = build([1, 2, 3, 0, 2], *words, independent=independent)
+    train(made, 2)
+    again = build([1, 2, 3, 0, 2], *words, independent=independent)
+    again.collector.load_state_dict(made.collector.state_dict())
+    again.engine.sync(None, 2)
+    for one, other in zip(train(again, 2, version=2), straight[2:], strict=True):
+        assert one.groups == other.groups
+    assert lag_metrics(straight[3], version=3)["rollout/version_lag_max"] >= 1
 
 
 @pytest.mark.parametrize("depth", [1, 3])

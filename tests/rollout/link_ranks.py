@@ -14,7 +14,8 @@ import torch
 
 from pipeline.rollout.gathering import Response
 from pipeline.rollout.interface import Sampling
-from pipeline.rollout.vllm.core import Options, Request
+from pipeline.rollout.requests import Source
+from pipeline.rollout.vllm.core import Options
 from pipeline.rollout.vllm.link import Link, ServerError
 
 
@@ -31,7 +32,7 @@ class Command:
 OPTIONS = Options("a folder", 2, "float32", 64, 8, 1 << 20, 0.5)
 COMMANDS = [
     ("build", OPTIONS),
-    ("generate", [[Request(0, "p", [1, 2])]], 2, Sampling(max_new_tokens=4, stop=("x",)), 3),
+    ("generate", [[Source(0, "p", [1, 2], 1, (0, 1), 4)]], Sampling(max_new_tokens=4, stop=("x",)), 3),
     ("weight", None, (2, 3), torch.bfloat16),
     None,
 ]

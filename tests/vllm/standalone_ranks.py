@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tiny_models import hf_model, hf_tensors, tiny_model
-from vllm_ranks import PLAIN, folder_of, largest_gap, prompts_of, settings_of
+from vllm_ranks import PLAIN, check_rounds, folder_of, largest_gap, prompts_of, settings_of
 
 from megatron_patches import parallel
 from megatron_patches.engines.standalone import StandaloneVllmEngine
@@ -93,6 +93,9 @@ def main() -> None:
         assert {r.policy_version for group in groups for r in group} == {update}
         assert metrics["gap/sync_max"] < 1e-5, metrics
         assert largest_gap(hf, groups) < 1e-5
+    check_rounds(engine, policy, model, prompts, 2)
+    load_hf(policy.chunks, model, hf_tensors(hf).__getitem__)
+    engine.sync(policy, 1)
     if sys.argv[4:]:
         check_loss(engine, policy, prompts, address, int(sys.argv[4]), sys.argv[5])
     engine.close()

@@ -19,7 +19,7 @@ import torch  # isort: skip
 import torch.distributed as dist  # isort: skip
 
 from pipeline.models.folders import config_of  # isort: skip
-from pipeline.rollout.interface import Prompt, Rollout, Sampling  # isort: skip
+from pipeline.rollout.interface import Prompt, Rollout, RolloutEngine, Sampling, begin  # isort: skip
 from pipeline.settings import Layout, Model, Rollout as RolloutSettings, Settings  # isort: skip
 
 UPDATES = 5
@@ -66,6 +66,32 @@ def largest_gap(hf, groups: list[list[Rollout]]) -> float:
     )
 
 
+def check_rounds(engine: RolloutEngine, policy: Policy, model: Model, prompts: list[Prompt], first: int) -> None:
+    """Checks responses that continue over updates, from version `first` on: each token has the log-prob of the weights that
+    sampled it, and none is lost or changed."""
+    groups, weights = begin(prompts, 2), [hf_model(model, seed=20 + number) for number in range(2)]
+    for number in (0, 1, 1):
+        load_hf(policy.chunks, model, hf_tensors(weights[number]).__getitem__)
+        engine.sync(policy, first + number)
+        before, groups = groups, engine.advance(groups, PLAIN, 4)
+        for old, new in zip(flat(before), flat(groups), strict=True):
+            made = len(old.token_ids)
+            assert new.token_ids[:made] == old.token_ids
+            assert new.logps[:made] == old.logps
+    rollouts = flat(groups)
+    assert {(len(r.token_ids), r.finish_reason) for r in rollouts} == {(12, "length")}
+    assert {tuple(r.token_versions) for r in rollouts} == {(first,) * 4 + (first + 1,) * 8}
+    for number, hf in enumerate(weights):
+        for rollout, rows in zip(rollouts, reference(hf, rollouts), strict=True):
+            mine = torch.tensor(rollout.token_versions) == first + number
+            raw = rows.gather(1, torch.tensor(rollout.token_ids)[:, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(rollout.raw_logps)[mine].double(), raw[mine], rtol=0, atol=1e-5)
+
+
+def flat(groups: list[list[Rollout]]) -> list[Rollout]:
+    return [rollout for group in groups for rollout in group]
+
+
 def check(layout: Layout, tied: bool, bucket_mib: float, family: str = "qwen2", updates: int = UPDATES) -> None:
     model = tiny_model(
         family, tie_word_embeddings=tied, hidden_size=128, head_dim=32
@@ -87,6 +113,7 @@ def check(layout: Layout, tied: bool, bucket_mib: float, family: str = "qwen2", 
                 f"{family} {layout} tied={tied} update {update}: actor {metrics['gap/sync_max']:.1e} transformers {gap:.1e}",
                 metrics,
             )
+    check_rounds(engine, policy, model, prompts, updates)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import torch
 from pipeline.common.errors import UsageError
 from pipeline.rollout.gathering import Response
 from pipeline.rollout.interface import Sampling
+from pipeline.rollout.requests import Source
 from pipeline.rollout.streams import request_key
 from pipeline.rollout.vllm import blocks, environment, sampler
 
@@ -40,17 +41,6 @@ class Options:
     """Size of the KV cache on a CPU, in bytes."""
     gpu_memory_share: float
     has_tokenizer: bool = True
-
-
-@dataclass(frozen=True)
-class Request:
-    """One prompt to sample responses to."""
-
-    prompt: int
-    """The caller's number for the prompt."""
-    id: str
-    """The prompt's id, which selects its random streams."""
-    token_ids: list[int]
 
 
 class EngineCore:
@@ -111,13 +101,12 @@ class EngineCore:
 
     def generate(
         self,
-        requests: list[Request],
-        samples: int,
+        sources: list[Source],
         sampling: Sampling,
         policy_version: int,
         on_step: Callable[[int], None] | None = None,
     ) -> Iterator[Response]:
-        """Samples `samples` responses to each request, and yields each when it ends.
+        """Samples the responses of each source, and yields each when it ends or has the source's most new tokens.
 
         `on_step` gets the number of tokens so far after every step. Raises UsageError for stop strings without a
         tokenizer.
@@ -134,40 +123,42 @@ class EngineCore:
         twofold = not exact and sampling.temperature > 0
         where: dict[str, tuple[int, int]] = {}
         stops = set(sampling.stop_token_ids)
-        for request in requests:
-            for sample in range(samples):
-                name = f"{self._calls}-{request.prompt}-{sample}"
-                where[name] = (request.prompt, sample)
+        for source in sources:
+            # vLLM starts a request's stream at its first new token, so a response that continues has another stream.
+            stream = f"{source.stream}\x1f{source.begun}" if source.begun else source.stream
+            for sample in source.samples:
+                name = f"{self._calls}-{source.group}-{sample}"
+                where[name] = (source.group, sample)
                 params = SamplingParams(
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
                     top_k=sampling.top_k,
-                    seed=request_key(sampling.seed, request.id, sample, policy_version) & POSITIVE,
+                    seed=request_key(sampling.seed, stream, sample, policy_version) & POSITIVE,
                     stop=list(sampling.stop) or None,
                     include_stop_str_in_output=True,
                     stop_token_ids=list(sampling.stop_token_ids) or None,
                     ignore_eos=True,  # only stop tokens and strings end a response
-                    max_tokens=sampling.max_new_tokens,
+                    max_tokens=source.most,
                     logprobs=1 if twofold else 0,
                     flat_logprobs=True,
                     detokenize=bool(sampling.stop),
                     skip_special_tokens=False,
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
-                self.engine.add_request(name, {"prompt_token_ids": request.token_ids}, params)
+                self.engine.add_request(name, {"prompt_token_ids": source.token_ids}, params)
         ended = 0
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
             while self.engine.has_unfinished_requests():
                 for output in list[Any](self.engine.step()):
                     if not output.finished:
                         continue
-                    prompt, sample = where[output.request_id]
+                    group, sample = where[output.request_id]
                     result: Any = output.outputs[0]
                     tokens = list(result.token_ids)
                     logps, raw = self._logps(result.logprobs, len(tokens), sampling, twofold)
                     stopped = result.finish_reason == "stop" or tokens[-1] in stops
                     ended += len(tokens)
-                    yield Response(prompt, sample, tokens, logps, raw, stopped)
+                    yield Response(group, sample, tokens, logps, raw, stopped)
                 if on_step is not None:
                     on_step(ended + self._unfinished_tokens())
 

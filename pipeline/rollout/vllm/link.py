@@ -32,8 +32,8 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 MESSAGES = (
     "pipeline.rollout.gathering.Response",
     "pipeline.rollout.interface.Sampling",
+    "pipeline.rollout.requests.Source",
     "pipeline.rollout.vllm.core.Options",
-    "pipeline.rollout.vllm.core.Request",
     "torch.Size",
     *(f"torch.{name}" for name in ("float32", "bfloat16", "float16", "float64")),
 )

@@ -70,9 +70,9 @@ class Server:
             name, first, shape, dtype = header
             yield name, first, self.link.weights(torch.empty(shape, dtype=dtype, device=self.link.device))
 
-    def do_generate(self, shares: list, samples: int, sampling: Any, policy_version: int) -> None:
+    def do_generate(self, shares: list, sampling: Any, policy_version: int) -> None:
         index, rank = self.place
-        for response in self.engine.generate(shares[index], samples, sampling, policy_version):
+        for response in self.engine.generate(shares[index], sampling, policy_version):
             if rank == 0:
                 self.link.answer(("response", response))
 
