@@ -38,6 +38,8 @@ MOST_ITEMS = 100
 _SETS = (Interval, Union, Intersection, Difference, Inequality)
 _COORDINATES = {"x", "y", "z"}
 """`x = 1` and `y = 1` are different lines."""
+_DEPENDENT = {"y", "z"}
+"""What the equation of a curve or surface is solved for."""
 _AGREEING = re.compile(r"\s*(yes|no)\s*,(?!.*\b(?:but|or|yes|no|if|unless|except)\b).*", re.I | re.S)
 """`Yes, it is.`"""
 _ARTICLE = re.compile(r"\s*(?:an?|the)\s+(?=[a-z]{3})", re.I)
@@ -139,12 +141,12 @@ class Comparison:
         return self.scalars.proportional(_difference(*a), _difference(*b), positive=False)
 
     def _solved(self, equation: Equation, other: Scalar) -> bool:
-        """Whether `other` is what an equation of a curve gives for its one more variable, y or z: `3-2x` of `2x+y=3`."""
+        """Whether `other` is what an equation of a curve gives for its one more variable: `3-2x` of `2x+y=3`."""
         theirs = self.scalars.names(other.text)
         if not theirs or other.unit or other.percent:
             return False
         more = (self.scalars.names(equation.left) | self.scalars.names(equation.right)) - theirs
-        if more not in ({"y"}, {"z"}):
+        if len(more) != 1 or not more < _DEPENDENT:
             return False
         return self.scalars.proportional(
             _difference(equation.left, equation.right), _difference(more.pop(), other.text), positive=False

@@ -58,7 +58,7 @@ _MAY_QUALIFY = re.compile(r"\\in(?![A-Za-z])|\\forall|(?<![A-Za-z])(?:for|is|are
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _SENTENCE = re.compile(
     r"(?P<who>[A-Z][A-Za-z]*|(?:[Tt]he )?(?:[Ff]irst|[Ss]econd|[Tt]hird) player|[Pp]layer (?:[A-Z]|one|two|\d))"
-    r"(?P<rest>(?: always| surely)? (?:will|can|wins?|has|is|gets?|takes?|receives?)(?: [a-z]+){0,8})\.?"
+    r"(?P<rest>(?: always| surely)? (?:will|can|wins?|won|has|is|was|gets?|takes?|receives?|[a-z]{2,}ed)(?: [a-z]+){0,8})\.?"
 )
 _NOBODY = {"It", "There", "This", "That", "He", "She", "They", "We", "You", "Yes", "No", "None", "Nobody", "Each", "Every",
            "All", "Any", "Both", "Either", "Neither", "Some", "What", "Which", "Who", "If", "One", "The"}  # fmt: skip
@@ -68,7 +68,7 @@ _REFUSES = re.compile(
 )
 _WINS = re.compile(r" (?:wins?|winning|winner)(?![a-z])")
 _PLACE = re.compile(
-    rf"(?:the )?(?:(?P<digits>\d{{1,6}})(?:st|nd|rd|th)|(?P<word>{'|'.join(_ORDINALS)}))"
+    rf"(?:the )?(?:(?P<digits>\d{{1,6}})(?:st|nd|rd|th|\^\{{\}})|(?P<word>{'|'.join(_ORDINALS)}))"
     r" (?:day|week|month|year|century|hour|minute|floor|row|column|term|place|position|round|step|page|grade|station|seat)",
     re.I,
 )
