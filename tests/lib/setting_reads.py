@@ -6,6 +6,8 @@ fields that their file (for `Algo`, whose bounds are named in decorators, their 
 """
 
 import ast
+import inspect
+import textwrap
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -152,7 +154,19 @@ class _Reads(ast.NodeVisitor):
         owner = self.type_of(node.value)
         if _is_section(owner) and node.attr in owner.model_fields:
             self.found.add((owner, node.attr))
+        elif _is_section(owner) and isinstance(found := getattr(owner, node.attr, None), property):
+            self._read_in_property(owner, found)
         self.generic_visit(node)
+
+    def _read_in_property(self, owner: type[Section], found: property) -> None:
+        """Who reads a property of a section reads the fields that it is made of."""
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(found.fget)))):
+            if (
+                isinstance(node, ast.Attribute)
+                and ast.unparse(node.value) == "self"
+                and node.attr in owner.model_fields
+            ):
+                self.found.add((owner, node.attr))
 
     def visit_Call(self, node: ast.Call) -> None:
         if isinstance(node.func, ast.Name) and node.func.id == "getattr":
