@@ -95,6 +95,9 @@ def _memory_lines(settings: Settings, rank: dict[str, Any], memory: Memory) -> l
             continue
         sizes = [phase["peak"], *(phase["parts"].get(part, 0) for part in PARTS)]
         lines.append(f"  {name:<15}" + "  ".join(f"{size / GIB:11.3f}" for size in sizes))
+    lines.append(
+        f"  on the host, at most {rank['phases']['save']['host_peak'] / GIB:.3f} while a checkpoint is gathered"
+    )
     held = sum(rank["phases"]["update"]["parts"].get(part, 0) for part in PARTS[:4])
     held -= sum(rank["phases"]["update"]["parts"].get(part, 0) for part in {*settings.rl.offload})
     lines.append(
