@@ -130,7 +130,6 @@ def host(settings: Settings, memory: Memory, on_gpu: bool) -> tuple[int, str]:
     """Bytes of host memory that one node needs at most, and for what.
 
     Each rank of the warm-up reads the whole model before it moves to the device (stages/sft.py); with ZeRO 3 only rank 0 holds
-    Each rank of the warm-up reads the whole model before it moves to the device (stages/sft.py); with ZeRO 3 only rank 0 holds
     all of it, as it is exported. To save a checkpoint, one rank of each part of the model gathers that part's optimizer state
     on the host: 36 bytes a parameter if it has all of it, 24 + 12 / n of n data-parallel ranks. On CPU the ranks' device
     memory is the node's as well.
