@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from megatron_patches import session
-from megatron_patches.engines.choose import build_engine, chosen_engine, evaluation_sampling, sampling_of
+from megatron_patches.engines.choose import build_engine, evaluation_sampling, sampling_of
 from megatron_patches.model import checkpoint
 from megatron_patches.training.actor import Actor
 from megatron_patches.training.policy import Policy
@@ -46,6 +46,7 @@ from pipeline.run.catalog import HARMLESS, STAGES
 from pipeline.run.manifests import State, flat
 from pipeline.run.shapes import visited
 from pipeline.settings import Model, Rl, Settings
+from pipeline.settings.engine import sampled_elsewhere
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking import Tracker
 from pipeline.tracking.drift import DriftWatch
@@ -68,8 +69,8 @@ def main(run: StageRun) -> dict:
     actor.park()  # an engine measures the free memory as it starts
     engine = build_engine(settings, actor, tokenizer, str(folder))
     engine.sync(actor, done)
-    sampled_elsewhere = chosen_engine(settings) != "native" or rl.async_depth > 0
-    objective = Objective.of(settings.algo, rl, settings.rollout, sampled_elsewhere)
+    elsewhere = sampled_elsewhere(settings)
+    objective = Objective.of(settings.algo, rl, settings.rollout, elsewhere)
     sampling = sampling_of(settings, tokenizer)
     guarded = guarded_settings(run)
     saver = checkpoint.Saver(
@@ -79,7 +80,16 @@ def main(run: StageRun) -> dict:
     with (
         Grader(settings.verify, settings.rollout.max_new_tokens) as grader,
         tracker_of(run, settings) as tracker,
-        Collector(rl, sampler, engine, grader, sampling, tracker, settings.algo.dynamic_sampling) as collector,
+        Collector(
+            rl,
+            sampler,
+            engine,
+            grader,
+            sampling,
+            tracker,
+            settings.algo.dynamic_sampling,
+            settings.rollout.partial_tokens,
+        ) as collector,
     ):
         watch = CollapseWatch(settings.model.vocab_size, settings.algo.reward_min)
         tracker.resume(done)
@@ -91,13 +101,12 @@ def main(run: StageRun) -> dict:
             profiler.begin(step)
             heartbeat.step(step)
             batch = collector.next()
-            if rl.async_depth and step < rl.steps:
-                collector.look_ahead()
+            collector.look_ahead(steps_left=rl.steps - step)
             if not engine.independent:
                 engine.sleep()  # the update needs the memory; sync wakes it
             actor.fetch()
             if run.is_main and rl.keep_samples:
-                kept_samples.keep(run.root, step, KeptStep(batch, guarded, sampled_elsewhere), newest=rl.keep_samples)
+                kept_samples.keep(run.root, step, KeptStep(batch, guarded, elsewhere), newest=rl.keep_samples)
             try:
                 signal, metrics = learn(settings, actor, reference, objective, batch, step, tracker)
             except (DivergenceError, GapError):  # raised on every rank alike
@@ -168,9 +177,9 @@ def learn(
     old_logp = {"actor": actor_logp, "engine": needed.rollout_logp, "none": None}[objective.old_logprobs]
     experience = Experience.of(needed, signal, old_logp, ref_logp, objective.everything)
     metrics |= rollout_metrics(batch) | lag_metrics(batch, version=step - 1)
-    same_weights = not metrics["rollout/version_lag_max"]
-    metrics |= gap_metrics(settings.rollout, actor_logp, scored.rollout_logp, scored.raw_logp, same_weights)
-    metrics |= gap_by_lag(actor_logp, scored.rollout_logp, lags_of(batch, scored, version=step - 1))
+    lags = lags_of(batch, scored, version=step - 1)
+    metrics |= gap_metrics(settings.rollout, actor_logp, scored.rollout_logp, scored.raw_logp, same_weights=lags == 0)
+    metrics |= gap_by_lag(actor_logp, scored.rollout_logp, lags)
 
     with tracker.phase("update"):
         metrics |= update(settings.rl, actor, experience, objective, step, (settings.seed * 1_000_003 + step) * 101)

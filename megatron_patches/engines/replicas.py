@@ -10,8 +10,8 @@ from megatron.core import parallel_state
 
 from pipeline.common.errors import UsageError
 from pipeline.rollout.gathering import Gathering
-from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
-from pipeline.rollout.requests import shares_of
+from pipeline.rollout.interface import GenerationProgress, Groups, Rollout, Sampling
+from pipeline.rollout.requests import Source, shares_of
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,24 @@ class Replicas:
     def share(
         self,
         engine: Any,
-        prompts: list[Prompt],
-        group_size: int,
+        groups: Groups,
+        sources: list[Source],
         sampling: Sampling,
         on_finish: Callable[[Rollout], None] | None,
         on_progress: Callable[[GenerationProgress], None] | None,
-    ) -> tuple[list[int], Gathering]:
-        """Splits the prompts of a `generate` of `engine` over the replicas.
+    ) -> tuple[list[Source], Gathering]:
+        """Splits what `engine` is to sample of `groups` over the replicas.
 
-        Returns the indices of the prompts that this replica samples, and the Gathering that its responses go to.
+        Returns the sources that this replica samples, and the Gathering that its responses go to.
         `Gathering.groups` then returns those of all replicas.
         """
-        mine = shares_of(prompts, sampling, self.count)[self.index]
+        mine = shares_of(sources, self.count)[self.index]
         gathering = Gathering(
-            prompts,
-            group_size,
+            groups,
+            sampling.max_new_tokens,
             engine.policy_version,
             engine.tokenizer,
-            expected=len(mine) * group_size,
+            expected=sum(len(source.samples) for source in mine),
             on_finish=on_finish,
             on_progress=on_progress,
             rank=self.rank,

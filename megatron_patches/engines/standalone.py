@@ -16,8 +16,8 @@ from megatron_patches.model.weights.buckets import BucketSender
 from megatron_patches.training.policy import Policy
 from pipeline.common.errors import UsageError
 from pipeline.rollout.gathering import Gathering, Response
-from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
-from pipeline.rollout.requests import check_requests, row_budget, shares_of
+from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling, begin
+from pipeline.rollout.requests import check_requests, row_budget, shares_of, sources_of
 from pipeline.rollout.vllm.core import Request, Timer
 from pipeline.rollout.vllm.link import Link, ServerError, ServerLostError, parse_address
 from pipeline.settings import Cluster
@@ -99,10 +99,10 @@ class StandaloneVllmEngine:
         on_finish: Callable[[Rollout], None] | None,
         on_progress: Callable[[GenerationProgress], None] | None,
     ) -> list[list[Rollout]]:
-        here = self.link is not None
+        here, begun = self.link is not None, begin(prompts, group_size)
         gathering = Gathering(
-            prompts,
-            group_size,
+            begun,
+            sampling.max_new_tokens,
             self.policy_version,
             self.tokenizer,
             expected=len(prompts) * group_size,
@@ -116,8 +116,8 @@ class StandaloneVllmEngine:
             gathering.add(response)
 
         shares = [
-            [Request(i, prompts[i].stream, prompts[i].token_ids) for i in share]
-            for share in shares_of(prompts, sampling, self.engines)
+            [Request(source.group, source.stream, source.token_ids) for source in share]
+            for share in shares_of(sources_of(begun, sampling, sampling.max_new_tokens), self.engines)
         ]
         self._do("generate", shares, group_size, sampling, self.policy_version, receive=receive)
         groups = gathering.groups()

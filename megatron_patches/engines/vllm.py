@@ -10,8 +10,8 @@ from megatron_patches.engines.sync_check import SyncCheck, gathered
 from megatron_patches.model.weights.buckets import BucketSender
 from megatron_patches.training.policy import Policy
 from pipeline.common.errors import UsageError
-from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
-from pipeline.rollout.requests import check_requests, row_budget
+from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling, begin
+from pipeline.rollout.requests import check_requests, row_budget, sources_of
 from pipeline.rollout.vllm.blocks import checksums
 from pipeline.rollout.vllm.core import EngineCore, Options, Request, Timer
 from pipeline.settings import Model
@@ -77,8 +77,10 @@ class VllmEngine:
         check_requests(self.rollout, prompts, sampling, self.limit)
         if self.core.asleep or not self._synced:
             raise RuntimeError("the vLLM engine has no weights: call sync(actor, version) before generate")
-        mine, gathering = self.replicas.share(self, prompts, group_size, sampling, on_finish, on_progress)
-        requests = [Request(i, prompts[i].stream, prompts[i].token_ids) for i in mine]
+        begun = begin(prompts, group_size)
+        sources = sources_of(begun, sampling, sampling.max_new_tokens)
+        mine, gathering = self.replicas.share(self, begun, sources, sampling, on_finish, on_progress)
+        requests = [Request(source.group, source.stream, source.token_ids) for source in mine]
         reach = gathering.meter.reach
         for response in self.core.generate(requests, group_size, sampling, self.policy_version, reach):
             gathering.add(response)

@@ -22,7 +22,7 @@ from megatron_patches.rehearsal import stand_ins, steps  # noqa: E402
 from megatron_patches.rehearsal.ledger import Ledger  # noqa: E402
 from pipeline.rl.experience import Samples  # noqa: E402
 from pipeline.settings import Settings  # noqa: E402
-from pipeline.settings.engine import chosen_engine, uses_gpus  # noqa: E402
+from pipeline.settings.engine import chosen_engine, sampled_elsewhere, uses_gpus  # noqa: E402
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ def rehearse(settings: Settings, rank: int) -> dict:
     """One step of rank `rank`; returns what the ledger holds."""
     native = chosen_engine(settings) == "native"
     with imagined(settings, rank) as (ledger, device, load, found):
-        step = steps.Step(settings, ledger, sampled_elsewhere=not native or settings.rl.async_depth > 0)
+        step = steps.Step(settings, ledger, sampled_elsewhere(settings))
         step.score(found)
         step.update(found)
         if not native:

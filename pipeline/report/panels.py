@@ -342,6 +342,24 @@ GROUPS = (
                 zero=True,
             ),
             Panel(
+                title="Carried responses",
+                note="unfinished when a step was trained; they continue from the new weights (rollout.partial_tokens)",
+                lines=(("rollout/carried", "responses"),),
+                zero=True,
+            ),
+            Panel(
+                title="Carried tokens",
+                note="that the carried responses have so far",
+                lines=(("rollout/carried_tokens", "tokens"),),
+                zero=True,
+            ),
+            Panel(
+                title="Rounds of partial rollouts",
+                note="rounds of rollout.partial_tokens tokens until enough groups were whole",
+                lines=(("rollout/partial_rounds", "rounds"),),
+                zero=True,
+            ),
+            Panel(
                 title="Tokens by age of the sampling weights",
                 note="share of the tokens whose weights were that many steps old",
                 lines=(("rollout/lag_*_tokens", ""),),
@@ -461,6 +479,7 @@ GROUPS = (
 )
 
 WITHOUT_PANEL = {
+    "speed/sampling_s": "a plan reads it (plan.lengths); `Seconds per step` shows how much of it the actor waited",
     "speed/update_operations": "the work behind speed/mfu, which the panel `MFU of the updates` shows",
     "hist/eps_low": "the scale's histogram times a constant; the panel `Low bound` shows mean and range",
     "hist/eps_high": "the scale's histogram times a constant; the panel `High bound` shows mean and range",

@@ -49,16 +49,19 @@ def paid_metrics(batch: StepBatch) -> dict[str, float]:
 
 
 def lag_metrics(batch: StepBatch, version: int) -> dict[str, float]:
-    """How many steps older the weights that sampled a batch are than `version`, those that training starts from."""
-    lags = [version - rollout.policy_version for group in batch.groups for rollout in group]
+    """How many steps older than `version`, the weights that training starts from, the weights are that sampled the batch:
+    the mean over its tokens, and the largest."""
+    lags = [version - sampled for group in batch.groups for rollout in group for sampled in rollout.token_versions]
+    lags = lags or [0]  # all responses may be empty
     return {"rollout/version_lag_mean": sum(lags) / len(lags), "rollout/version_lag_max": float(max(lags))}
 
 
 def lags_of(batch: StepBatch, samples: Samples, version: int) -> torch.Tensor:
     """int64 [T] of `samples`, which are some of the batch's: how many steps older than `version` the weights were that
     sampled each token."""
-    versions = torch.tensor([rollout.policy_version for group in batch.groups for rollout in group], dtype=torch.int64)
-    return (version - versions)[samples.index].repeat_interleave(samples.lengths)
+    rollouts = [rollout for group in batch.groups for rollout in group]
+    versions = [sampled for i in samples.index.tolist() for sampled in rollouts[i].token_versions]
+    return version - torch.tensor(versions, dtype=torch.int64)
 
 
 def verify_metrics(grader: Grader) -> dict[str, float]:

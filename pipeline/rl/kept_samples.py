@@ -8,7 +8,7 @@ that a step that fails can be replayed as well.
 import io
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ def keep(root: Path, step: int, kept: KeptStep, newest: int) -> None:
     batch, prompts = kept.batch, [group[0].prompt for group in kept.batch.groups]
     record = {
         "groups": pack_groups(batch.groups),
-        "versions": torch.tensor([rollout.policy_version for group in batch.groups for rollout in group]),
         "prompts": [(prompt.id, prompt.gold, prompt.text, torch.tensor(prompt.token_ids)) for prompt in prompts],
         "rewards": batch.graded.rewards,
         "correct": batch.graded.correct,
@@ -79,8 +78,6 @@ def read(root: Path, step: int) -> KeptStep:
             for id, gold, text, tokens in record["prompts"]
         }
         groups = unpack_groups(record["groups"], prompts)
-        versions = iter(record["versions"].tolist())
-        groups = [[replace(rollout, policy_version=next(versions)) for rollout in group] for group in groups]
         graded = Graded([], record["rewards"], record["correct"])
         return KeptStep(StepBatch(groups, graded), record["settings"], record["sampled_elsewhere"])
     except Exception as error:  # a damaged archive raises anything

@@ -15,9 +15,10 @@ def gap_metrics(
     old_logp: torch.Tensor,
     rollout_logp: torch.Tensor,
     raw_logp: torch.Tensor,
-    same_weights: bool = True,
+    same_weights: torch.Tensor | None = None,
 ) -> dict[str, float]:
-    """`gap/checked_mean_exp`: mean exp|engine log-prob - actor log-prob| over the tokens where both are finite.
+    """`gap/checked_mean_exp`: mean exp|engine log-prob - actor log-prob| over the tokens where both are finite, of those that
+    were sampled from the actor's weights; of all, without a limit, if there are none.
 
     Compares log-probs of the sampling distribution. Where top-p or top-k cuts that distribution it compares those of the
     raw policy, which match the actor's at temperature 1 only; at another temperature there is nothing to compare.
@@ -25,7 +26,7 @@ def gap_metrics(
     Args:
         old_logp: fp32 [T], the actor's.
         rollout_logp, raw_logp: fp32 [T], the engine's, of the sampling distribution and of the raw policy.
-        same_weights: both had the same weights, so that a gap beyond `rollout.gap_limit` is an error.
+        same_weights: bool [T], the tokens for which both had the same weights; None: all.
 
     Raises:
         GapError: beyond `rollout.gap_limit`, naming the worst token; or the actor's log-probs are not finite.
@@ -42,10 +43,12 @@ def gap_metrics(
         return {}
     engine = rollout_logp if whole else raw_logp
     gap = (old_logp - engine).abs()
-    finite = gap[torch.isfinite(gap)]
+    alike = torch.ones_like(gap, dtype=torch.bool) if same_weights is None else same_weights
+    compared = alike if alike.any() else torch.ones_like(alike)
+    finite = gap[compared & torch.isfinite(gap)]
     mean_exp = float(finite.clamp(max=20).exp().mean()) if len(finite) else 1.0
-    if same_weights and mean_exp > rollout.gap_limit:
-        worst = int(gap.nan_to_num(torch.inf).argmax())
+    if alike.any() and mean_exp > rollout.gap_limit:
+        worst = int(gap.nan_to_num(torch.inf).where(alike, -1.0).argmax())
         raise GapError(
             f"Engine and actor disagree: mean exp|log-prob gap| is {mean_exp:.3f}, rollout.gap_limit allows "
             f"{rollout.gap_limit}. At response token {worst} of the batch the engine has {float(engine[worst]):.4f}, the "

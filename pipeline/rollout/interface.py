@@ -1,7 +1,7 @@
 """The interface of all rollout engines."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -53,15 +53,40 @@ class Rollout:
     raw_logps: list[float]
     """The same under the raw policy at temperature 1. At temperature 1, top_p 1, top_k 0 the two are equal."""
     finish_reason: str
-    """`stop` or `length`."""
+    """`stop` or `length`; `unfinished`: a later round continues it (`rollout.partial_tokens`)."""
     policy_version: int
-    """Number of optimizer rollout steps that the sampling weights had seen."""
+    """Number of RL steps that the weights had seen which sampled the newest tokens."""
     text: str = ""
     """The decoded response, special tokens left out."""
+    earlier: list[tuple[int, int]] = field(default_factory=list)
+    """(version, tokens) of the beginning that older weights sampled, oldest first; empty if one version sampled all."""
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason != "unfinished"
+
+    @property
+    def token_versions(self) -> list[int]:
+        """The version of the weights that sampled each token."""
+        versions = [version for version, tokens in self.earlier for _ in range(tokens)]
+        return versions + [self.policy_version] * (len(self.token_ids) - len(versions))
 
 
 Groups = list[list[Rollout]]
 """The rollouts of each prompt, in the order of the prompts."""
+
+
+def begin(prompts: list[Prompt], group_size: int) -> Groups:
+    """Groups of responses that have no token yet."""
+    return [
+        [
+            Rollout(
+                prompt=prompt, sample=i, token_ids=[], logps=[], raw_logps=[], finish_reason="unfinished", policy_version=0
+            )
+            for i in range(group_size)
+        ]
+        for prompt in prompts
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -118,4 +143,22 @@ class RolloutEngine(Protocol):
 
     def sleep(self) -> None:
         """Frees the memory that only generation needs (KV cache, and for vLLM the weights) until the next `sync`."""
+        ...
+
+
+class ContinuingEngine(RolloutEngine, Protocol):
+    """An engine that can sample a response in parts, as `rollout.partial_tokens` needs. Today the native one."""
+
+    def advance(
+        self,
+        groups: Groups,
+        sampling: Sampling,
+        new_tokens: int,
+        *,
+        on_finish: Callable[[Rollout], None] | None = None,
+        on_progress: Callable[[GenerationProgress], None] | None = None,
+    ) -> Groups:
+        """Samples at most `new_tokens` more tokens of each unfinished response (`begin` makes new ones) from the engine's
+        weights. Returns the groups with all responses, those that were finished as they are. `on_finish` is called with those
+        that end."""
         ...

@@ -3,6 +3,7 @@
 Pickled as objects, they would cost more time than sampling them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from pipeline.rollout.interface import Groups, Prompt, Rollout
 
 Key = tuple[int, int]
 """Prompt index, sample index."""
+ENDS = ("length", "stop", "unfinished")
+"""The finish reasons; a packed one is its place in here."""
 
 
 def pack(rollouts: dict[Key, Rollout]) -> dict[str, Any]:
@@ -24,19 +27,25 @@ def pack(rollouts: dict[Key, Rollout]) -> dict[str, Any]:
         "tokens": np.array([t for r in made for t in r.token_ids], dtype=np.int32),
         "logps": np.array([x for r in made for x in r.logps], dtype=np.float32),
         "raw_logps": np.array([x for r in made for x in r.raw_logps], dtype=np.float32),
-        "stopped": np.array([r.finish_reason == "stop" for r in made], dtype=bool),
+        "ends": np.array([ENDS.index(r.finish_reason) for r in made], dtype=np.int8),
+        "versions": np.array([r.policy_version for r in made], dtype=np.int64),
+        "earlier": np.array([(i, *part) for i, r in enumerate(made) for part in r.earlier], dtype=np.int64).reshape(
+            -1, 3
+        ),
         "texts": [r.text for r in made],
     }
 
 
-def unpack(packed: dict[str, Any], prompts: list[Prompt], policy_version: int) -> Iterator[tuple[Key, Rollout]]:
+def unpack(packed: dict[str, Any], prompts: list[Prompt]) -> Iterator[tuple[Key, Rollout]]:
     """Inverse of `pack`."""
+    earlier: dict[int, list[tuple[int, int]]] = {}
+    for row, version, count in packed["earlier"].tolist():
+        earlier.setdefault(row, []).append((version, count))
     tokens, logps, raw_logps = (packed[name].tolist() for name in ("tokens", "logps", "raw_logps"))
     first = 0
-    rows = zip(
-        packed["keys"].tolist(), packed["lengths"].tolist(), packed["stopped"].tolist(), packed["texts"], strict=True
-    )
-    for (prompt, sample), length, stopped, text in rows:
+    names = ("keys", "lengths", "ends", "versions")
+    rows = zip(*(packed[name].tolist() for name in names), packed["texts"], strict=True)
+    for row, ((prompt, sample), length, end, version, text) in enumerate(rows):
         part = slice(first, first + length)
         first += length
         yield (
@@ -47,9 +56,10 @@ def unpack(packed: dict[str, Any], prompts: list[Prompt], policy_version: int) -
                 token_ids=tokens[part],
                 logps=logps[part],
                 raw_logps=raw_logps[part],
-                finish_reason="stop" if stopped else "length",
-                policy_version=policy_version,
+                finish_reason=ENDS[end],
+                policy_version=version,
                 text=text,
+                earlier=earlier.get(row, []),
             ),
         )
 
@@ -60,7 +70,7 @@ def pack_groups(groups: Groups) -> dict[str, Any]:
     rollouts = {(i, rollout.sample): rollout for i, group in enumerate(groups) for rollout in group}
     return {
         "ids": [group[0].prompt.id for group in groups],
-        "policy_version": groups[0][0].policy_version,
+        "occurrences": [group[0].prompt.occurrence for group in groups],
         "rollouts": {
             name: torch.from_numpy(part) if isinstance(part, np.ndarray) else part
             for name, part in pack(rollouts).items()
@@ -69,15 +79,16 @@ def pack_groups(groups: Groups) -> dict[str, Any]:
 
 
 def unpack_groups(packed: dict[str, Any], prompts: dict[str, Prompt]) -> Groups:
-    """Inverse of `pack_groups`; `prompts` by id. Raises InputError where one of the batch's prompts is not among them."""
+    """Inverse of `pack_groups`; `prompts` by id. Raises InputError where one of the groups' prompts is not among them."""
     missing = [id for id in packed["ids"] if id not in prompts]
     if missing:
         raise InputError(
-            f"the checkpoint's next batch holds prompt {missing[0]!r}, which is no longer among the training prompts. "
+            f"the checkpoint holds responses to prompt {missing[0]!r}, which is no longer among the training prompts. "
             "Restore the preprocess stage's output, or start another run with another name="
         )
     groups: Groups = [[] for _ in packed["ids"]]
-    members = [prompts[id] for id in packed["ids"]]
-    for (i, _), rollout in unpack(packed["rollouts"], members, packed["policy_version"]):
+    numbers = zip(packed["ids"], packed["occurrences"], strict=True)
+    members = [replace(prompts[id], occurrence=occurrence) for id, occurrence in numbers]
+    for (i, _), rollout in unpack(packed["rollouts"], members):
         groups[i].append(rollout)
     return groups

@@ -5,7 +5,7 @@ Every rank computes the same result, so that no rank waits for one that raised."
 from dataclasses import dataclass
 
 from pipeline.common.errors import InputError, UsageError
-from pipeline.rollout.interface import Prompt, Sampling
+from pipeline.rollout.interface import Groups, Prompt, Sampling
 from pipeline.settings import Rollout
 
 ROWS = "the limit rollout.max_prompt_tokens + rollout.max_new_tokens, or the model's context,"
@@ -53,14 +53,53 @@ def check_requests(rollout: Rollout, prompts: list[Prompt], sampling: Sampling, 
             )
 
 
-def shares_of(prompts: list[Prompt], sampling: Sampling, count: int) -> list[list[int]]:
-    """Indices of `prompts` for each of `count` copies of the model, about equally heavy: longest first, each to the copy
-    with the least load."""
-    costs = [len(prompt.token_ids) + sampling.max_new_tokens // 2 for prompt in prompts]
-    shares: list[list[int]] = [[] for _ in range(count)]
+@dataclass(frozen=True)
+class Source:
+    """Tokens that responses of one group continue: its prompt, or the prompt and the beginning of one response."""
+
+    group: int
+    """Index into the groups."""
+    stream: str
+    """The prompt's `Prompt.stream`."""
+    token_ids: list[int]
+    begun: int
+    """How many of them, at the end, are of the response."""
+    samples: tuple[int, ...]
+    """Indices within the group of the responses to sample."""
+    most: int
+    """Most new tokens of each."""
+
+    @property
+    def cost(self) -> int:
+        """About how long its responses take, in tokens."""
+        return (len(self.token_ids) + self.most // 2) * len(self.samples)
+
+
+def sources_of(groups: Groups, sampling: Sampling, new_tokens: int) -> list[Source]:
+    """What the unfinished responses of `groups` continue, with at most `new_tokens` more tokens each. Responses without a
+    token share their prompt."""
+    sources = []
+    for i, group in enumerate(groups):
+        prompt, limit = group[0].prompt, sampling.max_new_tokens
+        fresh = tuple(r.sample for r in group if not r.is_finished and not r.token_ids)
+        if fresh:
+            sources.append(Source(i, prompt.stream, prompt.token_ids, 0, fresh, min(new_tokens, limit)))
+        for r in group:
+            if not r.is_finished and r.token_ids:
+                begun = len(r.token_ids)
+                most = min(new_tokens, limit - begun)
+                sources.append(Source(i, prompt.stream, prompt.token_ids + r.token_ids, begun, (r.sample,), most))
+    return sources
+
+
+def shares_of(sources: list[Source], count: int) -> list[list[Source]]:
+    """The sources for each of `count` copies of the model, about equally heavy: costliest first, each to the copy with the
+    least load."""
+    costs = [source.cost for source in sources]
+    shares: list[list[Source]] = [[] for _ in range(count)]
     loads = [0] * count
     for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
         lightest = loads.index(min(loads))
-        shares[lightest].append(i)
+        shares[lightest].append(sources[i])
         loads[lightest] += costs[i]
     return shares

@@ -23,7 +23,7 @@ from pipeline.settings.engine import chosen_engine
 
 LEAST_STEPS = 4
 """Measured steps that a fit of two rates needs at least."""
-FITTED = ("length/max", "speed/generated_tokens", "seconds/generate")
+FITTED = ("length/max", "speed/generated_tokens", "speed/sampling_s")
 """Metrics that a fit needs."""
 
 
@@ -52,6 +52,7 @@ def foresee(settings: Settings, plan: Plan, rehearsed: Pace | None) -> str:
     work = Work(
         lengths=lengths, responses=settings.rl.prompts_per_step * settings.rl.group_size, engines=plan.engines,
         slots=settings.rollout.max_concurrent, decode_base=base, decode_each=each, actor=actor, sync=sync,
+        group=settings.rl.group_size, round_tokens=settings.rollout.partial_tokens or max(1, max(lengths) // 8),
     )  # fmt: skip
     lines = [
         f"Waiting, simulated over {STEPS} steps of {work.responses} responses on {work.engines} engines of up to {work.slots}"
@@ -66,8 +67,9 @@ def foresee(settings: Settings, plan: Plan, rehearsed: Pace | None) -> str:
         found = simulate(work, mode)
         lines.append(f"  {mode:<16}{found.seconds:10.3g}{found.engines_idle:15.0%}{found.actor_idle:13.0%}")
     lines += [
-        "  Engines have devices of their own here (rollout.mode=standalone); others share the actor's and work step by step.",
-        "  The mode partial is not built yet: its line says what it would be worth.",
+        "  One step ahead is for engines with devices of their own (rollout.mode=standalone). If they share a machine, take the"
+        " rates of a run with rl.async_depth=1.",
+        f"  Partial has rounds of {work.round_tokens} tokens (rollout.partial_tokens).",
     ]
     return "\n".join(lines)
 
@@ -121,10 +123,11 @@ def _rates(
 
 
 def measure(folder: Path) -> Measured:
-    """Fits seconds/generate = a length/max + b tokens of an engine to a run's steps, and takes the medians of the rest.
+    """Fits speed/sampling_s = a length/max + b tokens of an engine to a run's steps, and takes the medians of the rest.
 
     The fit holds where an engine decodes its whole share at once: it makes as many decode steps as its longest response has
-    tokens. The first step is left out, because it loads kernels.
+    tokens. The first step is left out, because it loads kernels. A run that sampled while its actor trained gives the rates
+    that both have then.
 
     Raises:
         InputError: the run's files are missing, or its steps do not show the rates.
@@ -137,9 +140,11 @@ def measure(folder: Path) -> Measured:
         raise InputError(f"plan.lengths: the run {folder} cannot be read: {error}. {cure}") from error
     engines = _engines_of(settings)
     share = settings.rl.prompts_per_step * settings.rl.group_size / engines
-    if settings.rl.async_depth or share > settings.rollout.max_concurrent:
+    if settings.rollout.partial_tokens or share > settings.rollout.max_concurrent:
         why = (
-            "it sampled a step ahead" if settings.rl.async_depth else "its engines did not decode a whole batch at once"
+            "it sampled in rounds"
+            if settings.rollout.partial_tokens
+            else "its engines did not decode a whole batch at once"
         )
         raise InputError(
             f"plan.lengths: the run {folder} does not show the rates of its engines, because {why}. {cure}"

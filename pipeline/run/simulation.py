@@ -1,19 +1,22 @@
 """Who waits for whom: a discrete-event simulation of engines that sample and an actor that trains.
 
 An engine gives each of its live sequences one token in a decode step, which takes a + b n seconds for n sequences. A response
-that ends frees its slot. The actor takes a batch of finished responses, trains for a fixed time, and syncs the weights, for
-which all engines stop. The modes differ in how many responses may have been started, and in what a sync waits for:
+that ends frees its slot. The actor takes a batch of finished responses, trains for a fixed time, and syncs the weights. Modes:
 
-    step by step     those of one batch more than were trained; so engines and actor take turns
-    one step ahead   those of one batch more than the actor has begun; a sync waits until all of them have ended
-    partial          those of two batches more than were trained; a sync interrupts those under way, which then continue
+    step by step     a batch is sampled, then trained; so engines and actor take turns
+    one step ahead   the next batch is sampled while the actor trains; a sync waits until it has ended
+    partial          engines and actor take turns, but a batch is whole groups out of twice as many that are under way; they are
+                     sampled in rounds of some tokens, and the others continue after the update (pipeline.rl.partial)
 
-Left out: prompts, the growth of a step's time with the length of the sequences, and transfers.
+Left out: prompts and what partial mode prefills again, the growth of a step's time with the length of the sequences, transfers.
+Rates are constants. Where engines and actor share processors, both are slower while the other works, so the rates for one step
+ahead must come from a run that works so.
 """
 
 import heapq
 import math
 import random
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +24,8 @@ from typing import Literal
 Mode = Literal["step by step", "one step ahead", "partial"]
 MODES: tuple[Mode, ...] = ("step by step", "one step ahead", "partial")
 STEPS = 200
+BATCHES_UNDER_WAY = 2
+"""As in `pipeline.rl.partial`, which a plan cannot import: it needs torch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,10 @@ class Work:
     engines: int
     slots: int
     """Sequences that an engine decodes at once."""
+    group: int = 1
+    """Responses of a group; for partial."""
+    round_tokens: int = 1
+    """Most tokens of a response in a round; for partial."""
     decode_base: float
     """a of a decode step's a + b n."""
     decode_each: float
@@ -77,47 +86,75 @@ class Engine:
         """Seconds until a sequence ends; infinite if none is live."""
         return max(0.0, self.ends[0] - self.made) * self.step_seconds if self.ends else math.inf
 
-    def run(self, seconds: float) -> int:
-        """Decodes for that long, at most until the next end. Returns how many sequences ended."""
+    def run(self, seconds: float) -> None:
+        """Decodes for that long, at most until the next end."""
         if not self.ends:
-            return 0
+            return
         self.busy += seconds
         self.made += seconds / self.step_seconds
-        live = len(self.ends)
         while self.ends and self.ends[0] <= self.made + 1e-6:  # rounding of a time that was made from a number of steps
             heapq.heappop(self.ends)
-        return live - len(self.ends)
 
 
 def simulate(work: Work, mode: Mode, steps: int = STEPS) -> Waiting:
-    """Simulates `steps` steps from a standing start; the lengths that are drawn are the same for each mode."""
-    draw = random.Random(0)
-    engines = [Engine(work) for _ in range(work.engines)]
-    seconds = 0.0
-    started = begun = trained = ready = 0
-    training: float | None = None
-    """Seconds until the actor has trained the batch that it has; None: it has none."""
-    while trained < steps:
-        batches = {"step by step": trained + 1, "one step ahead": begun + 1, "partial": trained + 2}[mode]
-        while started < batches * work.responses:
-            free = min(engines, key=lambda engine: len(engine.ends))
-            if len(free.ends) == work.slots:
-                break
-            free.begin(draw.choice(work.lengths))
-            started += 1
-        if training is None and ready >= work.responses:
-            ready -= work.responses
-            begun += 1
-            training = work.actor
-        elif training == 0 and not (mode == "one step ahead" and any(engine.ends for engine in engines)):
-            seconds += work.sync
-            trained += 1
-            training = None
-        else:
-            passed = min(training or math.inf, *(engine.until_next_end() for engine in engines))
-            seconds += passed
-            ready += sum(engine.run(passed) for engine in engines)
-            if training:
-                training -= passed  # exactly 0 once the actor is done
+    """Simulates `steps` steps from a standing start; the lengths are drawn from the same random stream in each mode."""
+    engines, draw = [Engine(work) for _ in range(work.engines)], random.Random(0)
+    run = {"step by step": _step_by_step, "one step ahead": _one_step_ahead, "partial": _partial}[mode]
+    seconds = run(work, engines, draw, steps)
     busy = sum(engine.busy for engine in engines) / work.engines
     return Waiting(seconds / steps, 1 - busy / seconds, 1 - steps * (work.actor + work.sync) / seconds)
+
+
+def decode(engines: list[Engine], slots: int, lengths: Sequence[int]) -> float:
+    """Decodes sequences of these lengths on engines that have no others. Returns the seconds until all have ended."""
+    waiting, seconds = deque(lengths), 0.0
+    while True:
+        _admit(engines, slots, waiting)
+        passed = min(engine.until_next_end() for engine in engines)
+        if math.isinf(passed):
+            return seconds
+        seconds += passed
+        for engine in engines:
+            engine.run(passed)
+
+
+def _admit(engines: list[Engine], slots: int, waiting: deque[int]) -> None:
+    """Fills free slots, of the engine with the fewest sequences first."""
+    while waiting:
+        free = min(engines, key=lambda engine: len(engine.ends))
+        if len(free.ends) == slots:
+            return
+        free.begin(waiting.popleft())
+
+
+def _step_by_step(work: Work, engines: list[Engine], draw: random.Random, steps: int) -> float:
+    batches = (draw.choices(work.lengths, k=work.responses) for _ in range(steps))
+    return sum(decode(engines, work.slots, batch) + work.actor + work.sync for batch in batches)
+
+
+def _one_step_ahead(work: Work, engines: list[Engine], draw: random.Random, steps: int) -> float:
+    # A step lasts until the batch is trained and the next one is sampled, which begin at the same time. The first batch has
+    # nothing beside it; the last step samples a batch that no simulated step trains.
+    seconds = decode(engines, work.slots, draw.choices(work.lengths, k=work.responses))
+    for _ in range(steps):
+        sampling = decode(engines, work.slots, draw.choices(work.lengths, k=work.responses))
+        seconds += max(sampling, work.actor) + work.sync
+    return seconds
+
+
+def _partial(work: Work, engines: list[Engine], draw: random.Random, steps: int) -> float:
+    seconds, batch = 0.0, max(1, work.responses // work.group)
+    under_way: list[list[int]] = []
+    """Tokens that each response still gets, by group."""
+    for _ in range(steps):
+        while len(under_way) < BATCHES_UNDER_WAY * batch:
+            under_way.append(draw.choices(work.lengths, k=work.group))
+        while sum(not any(group) for group in under_way) < batch:
+            seconds += decode(
+                engines, work.slots, [min(left, work.round_tokens) for group in under_way for left in group if left]
+            )
+            under_way = [[max(0, left - work.round_tokens) for left in group] for group in under_way]
+        trained = [i for i, group in enumerate(under_way) if not any(group)][:batch]
+        under_way = [group for i, group in enumerate(under_way) if i not in trained]
+        seconds += work.actor + work.sync
+    return seconds

@@ -82,7 +82,7 @@ class Algo(Section):
     """icepop: smallest ratio that is not masked."""
     is_weight: Literal["auto", "on", "off"] = "auto"
     """Importance weight. auto: on if `is_cap` or `is_form` is set, if another engine than the actor samples, or if
-    `rl.async_depth` > 0."""
+    `rl.async_depth` or `rollout.partial_tokens` is above 0."""
     cispo_eps_high: float = Field(5.0, gt=0)
     """CISPO: upper limit of the detached importance weight is 1 + this."""
     gspo_eps_low: float = Field(3e-4, gt=0, lt=1)

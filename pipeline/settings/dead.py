@@ -299,6 +299,10 @@ RUN_RULES = (
         "Use algo.dynamic_sampling=true",
     ),
     Rule(
+        lambda s: s.rl.async_depth >= s.rl.steps, ("rl.async_depth",),
+        "no batch of rl.steps={s.rl.steps} can be that old", "Give a smaller one",
+    ),
+    Rule(
         lambda s: s.rl.recompute != "selective", ("rl.recompute_modules",), "rl.recompute={s.rl.recompute} names no parts of a"
         " layer", "Use rl.recompute=selective", neutral=([],),
     ),
@@ -336,6 +340,19 @@ RUN_RULES = (
         "no step of them is up to rl.steps={s.rl.steps}", "Give smaller ones", neutral=([],),
     ),
     # Rollouts
+    Rule(
+        lambda s: not _native(s), ("rollout.partial_tokens",), "only the native engine continues responses, and {engine}",
+        "Use rollout.engine=native", neutral=(0,),
+    ),
+    Rule(
+        lambda s: s.rollout.partial_tokens >= s.rollout.max_new_tokens, ("rollout.partial_tokens",),
+        "a round of that many tokens ends every response of rollout.max_new_tokens={s.rollout.max_new_tokens}",
+        "Give a smaller one",
+    ),
+    Rule(
+        lambda s: s.rollout.partial_tokens > 0, ("rl.async_depth",),
+        "with rollout.partial_tokens a second batch is always under way", "Use rollout.partial_tokens=0", neutral=(0,),
+    ),
     Rule(
         _native,
         ("rollout.mode", "rollout.server_*", "rollout.gpu_memory_share", "rollout.sync_bucket_mib", "layout.rollout_tp"),

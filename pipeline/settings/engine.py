@@ -33,6 +33,12 @@ def chosen_engine(settings: Settings) -> Engine:
     return "vllm" if is_installed() or gpu_count() == 0 else "native"
 
 
+def sampled_elsewhere(settings: Settings) -> bool:
+    """Whether training sees tokens of another engine than the actor, or of older weights."""
+    is_stale = settings.rl.async_depth > 0 or settings.rollout.partial_tokens > 0
+    return is_stale or chosen_engine(settings) != "native"
+
+
 def why_chosen(settings: Settings) -> str:
     """The reason for the choice, as a clause: `rollout.engine=auto means native on cluster.device=cpu`."""
     engine = chosen_engine(settings)

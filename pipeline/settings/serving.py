@@ -41,6 +41,9 @@ class Rollout(Section):
     """Sample from this many most likely tokens; 0: all."""
     stop: list[str] = []
     """Strings that end a response."""
+    partial_tokens: int = Field(0, ge=0)
+    """stage=rl, native engine: sample in rounds of at most this many tokens a response until enough groups are whole; the
+    others continue after the update (docs/rollout.md, "Partial rollouts"). 0: every response is sampled at once."""
     max_concurrent: int = Field(256, ge=1)
     """Sequences that one engine decodes at once."""
     kv_memory_gib: float = Field(8.0, gt=0)

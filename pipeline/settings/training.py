@@ -101,8 +101,9 @@ class Rl(Section):
     """Log-probs that ratios start from. actor: a forward pass before each update; engine: the rollout engine's own; auto:
     actor, but no pass if an update is one optimizer step (minibatches x epochs = 1), where every ratio is 1, unless
     `algo.is_form=sequence_mis` needs it."""
-    async_depth: int = Field(0, ge=0, le=1)
-    """1: the next batch is generated while this one is trained (one step off-policy)."""
+    async_depth: int = Field(0, ge=0)
+    """Batches that are sampled ahead, so that a batch is up to this many steps off-policy; with standalone servers while the
+    actor trains."""
     save_every: int = Field(20, ge=1)
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = Field(3, ge=1)

@@ -21,7 +21,7 @@ from pipeline.verify.types import Conventions, Form, Grade
 _DECIMAL = re.compile(r"\.\d|\d\.")
 _DECIMAL_COMMA = re.compile(r"-?0,")
 """`0,333`, which may also be a decimal."""
-_IN_BASE = re.compile(r"([0-9A-F]+)\s*_\s*\{?\s*\d+\s*\}?")
+_IN_BASE = re.compile(r"([0-9A-F]+)\s*_\s*\{?\s*(\d+)\s*\}?")
 """`2516_8`, of which a problem that asks for base 8 needs the digits alone."""
 _SHORT = 12
 """A longer gold may be prose, of which only a part is read: its own text is right too."""
@@ -124,6 +124,15 @@ def _value_of(given: str, wanted: str, problem: str) -> str:
     return stated_value(given) or sought_value(given, problem) or given
 
 
+def _same_digits(given: str, wanted: str, problem: str) -> bool:
+    """Whether one is the digits of the other, which names its base (`2516` and `2516_8`). The gold's base is the one asked for;
+    an answer's must stand in the problem."""
+    if base := _IN_BASE.fullmatch(wanted):
+        return given == base[1]
+    base = _IN_BASE.fullmatch(given)
+    return base is not None and wanted == base[1] and re.search(rf"base[\s$-]*{base[2]}(?!\d)", problem) is not None
+
+
 def answers_equal(
     found: Extraction,
     wanted: str,
@@ -139,7 +148,7 @@ def answers_equal(
         return Grade(False, found.answer, "no final answer", "extract", unread="extract")
     if key(given) == wanted_key:
         return Grade(True, found.answer, "equal", "string")
-    if "base" in problem and (base := _IN_BASE.fullmatch(wanted)) and given == base[1]:
+    if "base" in problem and _same_digits(given, wanted, problem):
         return Grade(True, found.answer, "equal", "string")
     left, right = parse_number(given), parse_number(wanted)
     if left is not None and right is not None and "," not in wanted and not _DECIMAL_COMMA.match(given):

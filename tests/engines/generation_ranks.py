@@ -23,7 +23,7 @@ import torch.distributed as dist  # isort: skip
 
 from pipeline.common.errors import InputError, UsageError  # isort: skip
 from pipeline.rl.experience import Samples  # isort: skip
-from pipeline.rollout.interface import Prompt, Rollout, Sampling  # isort: skip
+from pipeline.rollout.interface import Groups, Prompt, Rollout, Sampling, begin  # isort: skip
 from pipeline.settings import Layout, Model, Rollout as RolloutSettings, Settings  # isort: skip
 
 GREEDY = Sampling(max_new_tokens=12, temperature=0)
@@ -200,12 +200,63 @@ def check_stop_strings(engine: NativeEngine, prompts: list[Prompt]) -> None:
     )
     rollouts = flat(engine.generate(prompts, 3, how))
     assert {r.finish_reason for r in rollouts} == {"stop", "length"}
+    in_parts = advanced(engine, begin(prompts, 3), how, 2)[0]  # a string may begin in one round and end in the next
+    assert [(r.token_ids, r.finish_reason, r.text) for r in flat(in_parts)] == [
+        (r.token_ids, r.finish_reason, r.text) for r in rollouts
+    ]
     for rollout in rollouts:
         whole = Letters().decode(rollout.token_ids, True)
         before = Letters().decode(rollout.token_ids[:-1], True)
         assert rollout.text == whole
         assert not any(stop in before for stop in how.stop)
         assert any(stop in whole for stop in how.stop) == (rollout.finish_reason == "stop")
+
+
+def advanced(engine: NativeEngine, groups: Groups, how: Sampling, new_tokens: int) -> tuple[Groups, int, list[Rollout]]:
+    """Advances until all responses have ended: the groups, the number of rounds, and what this rank's on_finish got."""
+    rounds, heard = 0, list[Rollout]()
+    while not all(rollout.is_finished for rollout in flat(groups)):
+        groups = engine.advance(groups, how, new_tokens, on_finish=heard.append)
+        rounds += 1
+    return groups, rounds, heard
+
+
+def check_parts(model: Model, hf, engine: NativeEngine, prompts: list[Prompt]) -> None:
+    """Checks responses that are sampled in rounds. Under the same weights they are those of a single call. Over updates each
+    token has the log-prob of the weights that sampled it, and no token is lost, sampled twice or changed."""
+    whole = engine.generate(prompts, 3, MIXED)
+    groups, rounds, heard = advanced(engine, begin(prompts, 3), MIXED, 5)
+    assert rounds == 4  # of 16 tokens
+    for found, expected in zip(flat(groups), flat(whole), strict=True):
+        assert (found.token_ids, found.finish_reason, found.earlier) == (expected.token_ids, expected.finish_reason, [])
+        torch.testing.assert_close(torch.tensor(found.logps), torch.tensor(expected.logps), rtol=0, atol=2e-5)
+    everywhere: list = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, [(r.prompt.id, r.sample, r.token_ids) for r in heard])
+    ended = [(r.prompt.id, r.sample, r.token_ids) for r in flat(whole)]
+    assert sorted(one for some in everywhere for one in some) == sorted(ended)
+
+    weights = [hf, *(hf_model(model, seed=seed) for seed in (9, 10))]
+    first, groups = engine.policy_version + 1, begin(prompts, 3)
+    for number in (0, 1, 1, 2, 2):
+        load_hf([engine.decoder.chunk], model, hf_tensors(weights[number]).__getitem__)
+        engine.sync(None, first + number)
+        before, groups = groups, engine.advance(groups, MIXED, 4)
+        for old, new in zip(flat(before), flat(groups), strict=True):
+            made = len(old.token_ids)
+            assert new.token_ids[:made] == old.token_ids
+            assert new.logps[:made] == old.logps
+            assert new.token_versions[:made] == old.token_versions
+            assert len(new.token_ids) == made or not old.is_finished
+    rollouts = flat(groups)
+    assert {r.finish_reason for r in rollouts} == {"stop", "length"}
+    assert max(len(r.earlier) for r in rollouts) == 2
+    for number, other in enumerate(weights):
+        for rollout, logps in zip(rollouts, reference(other, rollouts), strict=True):
+            mine = torch.tensor(rollout.token_versions) == first + number
+            raw = logps.gather(1, torch.tensor(rollout.token_ids)[:, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(rollout.raw_logps)[mine].double(), raw[mine], rtol=0, atol=1e-5)
+    load_hf([engine.decoder.chunk], model, hf_tensors(hf).__getitem__)
+    engine.sync(None, first + 3)
 
 
 def check_errors(engine: NativeEngine) -> None:
@@ -327,6 +378,7 @@ def main() -> None:
         lambda engine: check_frequencies(hf, engine, few[0]),
         lambda engine: check_callbacks(engine, few),
         lambda engine: check_stop_strings(engine, few),
+        lambda engine: check_parts(model, hf, engine, few),
         lambda engine: check_new_weights(model, hf, engine, few),
         check_errors,
     ]

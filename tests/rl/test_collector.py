@@ -143,7 +143,7 @@ def test_a_short_batch_is_reported_once(build, capsys):
 def test_the_batch_ahead_is_sampled_from_the_weights_before_the_update(build, independent):
     made = build([1] * 8, "rl.async_depth=1", independent=independent)
     first = made.collector.next()
-    made.collector.look_ahead()
+    made.collector.look_ahead(steps_left=1)
     made.collector.wait()
     made.engine.sync(None, 1)  # the update of step 1
     second = made.collector.next()
@@ -154,24 +154,58 @@ def test_the_batch_ahead_is_sampled_from_the_weights_before_the_update(build, in
     assert elsewhere == independent
 
 
-def test_a_resumed_run_trains_on_the_batch_that_was_sampled_ahead(build):
-    made = build([0, 1, 2, 3, 1, 2], "rl.async_depth=1")
+@pytest.mark.parametrize("independent", [False, True])
+def test_a_batch_is_at_most_async_depth_steps_old(build, independent):
+    made = build([1] * 8, "rl.async_depth=3", independent=independent)
+    lags, order, steps = [], [], 7
+    for step in range(1, steps + 1):
+        batch = made.collector.next()
+        made.collector.look_ahead(steps_left=steps - step)
+        lags.append([lag_metrics(batch, version=step - 1)[f"rollout/version_lag_{name}"] for name in ("mean", "max")])
+        order.append(ids(batch))
+        made.collector.wait()
+        made.engine.sync(None, step)
+    assert lags == [[0, 0], [1, 1], [2, 2], [3, 3], [3, 3], [3, 3], [3, 3]]
+    assert order == [call[0] for call in made.engine.calls]  # used in the order of sampling, and none is left over
+
+
+def test_rounds_of_one_step_come_from_the_queue(build):
+    made = build([0, 0, 0, 2, 4, 0, 1, 0], "algo.dynamic_sampling=true", "rl.async_depth=2")
+    made.collector.look_ahead(steps_left=5)
+    made.engine.sync(None, 1)
+    batch = made.collector.next()
+    assert sorted(ids(batch)) == ["p3", "p6"]
+    assert [call[1] for call in made.engine.calls] == [0, 0] + [1] * (made.collector.rounds - 2)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_resumed_run_trains_on_the_batches_that_were_sampled_ahead(build, depth):
+    right, steps = [0, 1, 2, 3, 1, 2], 6
+
+    def train(made, steps_left):
+        found = []
+        for left in range(steps_left - 1, -1, -1):
+            found.append(made.collector.next())
+            made.collector.look_ahead(left)
+            made.engine.sync(None, made.engine.policy_version + 1)
+        return found
+
+    made = build(right, f"rl.async_depth={depth}")
     made.collector.next()
-    made.collector.look_ahead()
+    made.collector.look_ahead(steps - 1)
+    made.engine.sync(None, 1)
     saved = io.BytesIO()
     torch.save(made.collector.state_dict(), saved)
     saved.seek(0)
     state = torch.load(saved)  # as a checkpoint reads it: only tensors and plain values
-    expected = [made.collector.next()]
-    made.collector.look_ahead()
-    expected.append(made.collector.next())
+    expected = train(made, steps - 1)
 
-    again = build([0, 1, 2, 3, 1, 2], "rl.async_depth=1")
+    again = build(right, f"rl.async_depth={depth}")
+    again.engine.sync(None, 1)
     again.collector.load_state_dict(state)
-    found = [again.collector.next()]
-    again.collector.look_ahead()
-    found.append(again.collector.next())
-    assert again.engine.calls[0][0] == ids(expected[1])  # the first batch was not sampled again
+    found = train(again, steps - 1)
+    # What was in the queue was not sampled again.
+    assert [call[0] for call in again.engine.calls] == [ids(batch) for batch in expected[depth:]]
     for a, b in zip(expected, found, strict=True):
         assert a.groups == b.groups
         assert a.graded.rewards.equal(b.graded.rewards)
@@ -179,7 +213,7 @@ def test_a_resumed_run_trains_on_the_batch_that_was_sampled_ahead(build):
 
 def test_a_batch_ahead_with_unknown_prompts_is_an_error(build):
     made = build([1] * 4, "rl.async_depth=1")
-    made.collector.look_ahead()
+    made.collector.look_ahead(steps_left=1)
     state = made.collector.state_dict()
     other = build([1] * 4, "rl.async_depth=1")
     for i, prompt in enumerate(other.sampler.prompts):

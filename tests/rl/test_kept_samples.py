@@ -23,6 +23,7 @@ def step_of(version: int) -> KeptStep:
                 Rollout(
                     prompt=prompt, sample=s, token_ids=list(range(p + s)), logps=[-0.1] * (p + s), raw_logps=[-0.2] * (p + s),
                     finish_reason="stop" if s else "length", policy_version=version + p, text=f"{p} {s}",
+                    earlier=[(version - 1, 1)] * p,
                 )
                 for s in range(2)
             ]
@@ -43,7 +44,7 @@ def test_a_step_comes_back_whole(tmp_path):
         for one, other in zip(group, wanted, strict=True):
             as_fp32 = torch.tensor(other.logps, dtype=torch.float32).tolist()
             assert one.logps == as_fp32
-            names = ("prompt", "sample", "token_ids", "finish_reason", "policy_version", "text")
+            names = ("prompt", "sample", "token_ids", "finish_reason", "policy_version", "text", "earlier")
             assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
 
 

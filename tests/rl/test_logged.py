@@ -6,19 +6,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.rl.checks import lags_of, samples_of
+from pipeline.rl.checks import lag_metrics, lags_of, samples_of
 from pipeline.rl.collector import StepBatch
 from pipeline.rl.experience import Samples
 from pipeline.rl.grading import Graded
-from pipeline.rollout.gap import gap_by_lag
+from pipeline.rollout.gap import GapError, gap_by_lag, gap_metrics
 from pipeline.rollout.interface import Prompt, Rollout
+from pipeline.settings import Rollout as RolloutSettings
 from pipeline.verify.types import Grade
 
 
-def response(version: int, tokens: int) -> Rollout:
+def response(version: int, tokens: int, earlier: list[tuple[int, int]] | None = None) -> Rollout:
     return Rollout(
         prompt=Prompt("p", [1], "2"), sample=0, token_ids=[5] * tokens, logps=[-1.0] * tokens, raw_logps=[-1.0] * tokens,
-        finish_reason="stop", policy_version=version,
+        finish_reason="stop", policy_version=version, earlier=earlier or [],
     )  # fmt: skip
 
 
@@ -27,6 +28,25 @@ def test_a_token_has_the_age_of_its_response():
     batch, samples = StepBatch(groups, None), Samples.collect(groups)
     assert lags_of(batch, samples, version=7).tolist() == [0, 0, 1, 1, 1, 1]
     assert lags_of(batch, samples.select(torch.tensor([1, 3])), version=8).tolist() == [2, 2, 2, 2]
+
+
+def test_tokens_of_one_response_can_have_several_ages():
+    groups = [[response(7, 5, earlier=[(4, 2), (6, 1)]), response(7, 0)], [response(7, 1), response(7, 0)]]
+    batch, samples = StepBatch(groups, None), Samples.collect(groups)
+    assert lags_of(batch, samples, version=7).tolist() == [3, 3, 1, 0, 0, 0]
+    assert lag_metrics(batch, version=7) == {"rollout/version_lag_mean": 7 / 6, "rollout/version_lag_max": 3.0}
+    assert lag_metrics(StepBatch([[response(7, 0)]], None), version=9)["rollout/version_lag_max"] == 0
+
+
+def test_the_gap_is_checked_where_engine_and_actor_had_the_same_weights():
+    actor, engine = torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.0, -3.0, -1.1])
+    fresh = torch.tensor([True, False, True])
+    found = gap_metrics(RolloutSettings(gap_limit=1.1), actor, engine, engine, fresh)
+    assert found["gap/checked_mean_exp"] == pytest.approx((1 + math.exp(0.1)) / 2)
+    with pytest.raises(GapError, match="response token 2 of the batch"):
+        gap_metrics(RolloutSettings(gap_limit=1.05), actor, engine, engine, fresh)
+    stale = gap_metrics(RolloutSettings(gap_limit=1.05), actor, engine, engine, torch.zeros(3, dtype=torch.bool))
+    assert stale["gap/checked_mean_exp"] == pytest.approx((1 + math.exp(2) + math.exp(0.1)) / 3)
 
 
 def test_the_gap_by_age():

@@ -1,9 +1,10 @@
 """Kills a small training again and again, each time in another phase, and compares how it ends with an undisturbed run.
 
-    .venv/bin/python tests/stages/kills.py <folder> rl          # or async
+    .venv/bin/python tests/stages/kills.py <folder> rl          # or async, or partial
     .venv/bin/python tests/stages/kills.py <folder> rl 0:2      # the first two of its runs
 
-The folder is made, and kept for the next call. `rl` saves every step; `async` does so with rl.async_save. A phase is met by
+The folder is made, and kept for the next call. `rl` saves every step; `async` does so with rl.async_save, `partial` with
+responses that continue over updates (rollout.partial_tokens). A phase is met by
 reading a rank's heartbeat. A moment within a save is met exactly: the rank waits at that file operation (hold.py). Victims are
 one rank, all processes at once, or the launcher alone, each by SIGKILL. After each kill no process may be left and none of its
 ports open. After the last start the run must equal the undisturbed one to the bit: weights, optimizer, metrics without
@@ -50,6 +51,9 @@ PER_RUN = 10
 PATIENCE_S = 240
 STEPS = 12
 RL = [f"rl.steps={STEPS}", "rl.save_every=1", "rl.keep_checkpoints=2"]
+WORDS = {"rl": RL, "async": [*RL, "rl.async_save=true"], "partial": [*RL, "rollout.partial_tokens=6"]}
+UNDISTURBED = {"partial": "straight-partial"}
+"""Runs to compare with, by kind; `straight` for the others."""
 HARMLESS = re.compile(r"(^|/)(logs|outcome|tensorboard)(/|$)|\.lock$")
 """Files whose number depends on how often a run was started."""
 
@@ -65,7 +69,7 @@ class Kill:
 
 def plan(kind: str) -> list[list[Kill]]:
     """The kills of each run of a kind, in a fixed random order."""
-    moments = {"rl": [*PHASES, *HOLDS], "async": [*HOLDS][1:]}[kind]
+    moments = {"async": [*HOLDS][1:]}.get(kind, [*PHASES, *HOLDS])
     triples = [
         (moment, victim, number)
         for number, moment in enumerate(moments)
@@ -82,7 +86,7 @@ class Trial:
     def __init__(self, house: House, kind: str, name: str):
         self.house, self.name = house, name
         self.stage, self.holds = "rl", HOLDS
-        self.words = {"rl": RL, "async": [*RL, "rl.async_save=true"]}[kind]
+        self.words = WORDS[kind]
         self.root = house.copy(name, "preprocess", "convert")
         self.temporary = house.folder / f"tmp-{name}"
         self.temporary.mkdir()
@@ -217,8 +221,8 @@ def _same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and (one == other or hasattr(one, "__dict__"))
 
 
-def prepared(folder: Path) -> House:
-    """The small run with its first stages done, and an undisturbed run of `rl`."""
+def prepared(folder: Path, kind: str) -> House:
+    """The small run with its first stages done, and an undisturbed run to compare `kind` with."""
     is_new = not folder.exists()
     house = House(folder)
     (folder / "hold").mkdir(exist_ok=True)
@@ -227,8 +231,10 @@ def prepared(folder: Path) -> House:
         for stage in ("preprocess", "sft", "convert"):
             result = house.run(stage)
             assert result.code == 0, result.err
-        house.copy("straight", "preprocess", "convert")
-        result = house.run("rl", *RL, name="straight")
+    straight = UNDISTURBED.get(kind, "straight")
+    if not house.root(straight).exists():
+        house.copy(straight, "preprocess", "convert")
+        result = house.run("rl", *(RL if kind == "async" else WORDS[kind]), name=straight)
         assert result.code == 0, result.err
     return house
 
@@ -237,10 +243,11 @@ def main(folder: str, kind: str, part: str = ":") -> int:
     first, last = (int(bound) if bound else None for bound in part.split(":"))
     hit: Counter[tuple[str, str]] = Counter()
     wrong: list[str] = []
-    house = prepared(Path(folder).resolve())
+    house = prepared(Path(folder).resolve(), kind)
     try:
         for number, kills in list(enumerate(plan(kind)))[first:last]:
-            wrong += disturbed(Trial(house, kind, f"{kind}-{number}-{uuid.uuid4().hex[:6]}"), kills, hit)
+            trial = Trial(house, kind, f"{kind}-{number}-{uuid.uuid4().hex[:6]}")
+            wrong += disturbed(trial, kills, hit, UNDISTURBED.get(kind, "straight"))
     finally:
         house.close()
     moments = dict.fromkeys(moment for moment, _ in hit)
@@ -250,15 +257,15 @@ def main(folder: str, kind: str, part: str = ":") -> int:
     return 1 if wrong else 0
 
 
-def disturbed(trial: Trial, kills: list[Kill], hit: Counter[tuple[str, str]]) -> list[str]:
-    """Kills one run and lets it end; returns what is wrong with it, and counts the kills."""
+def disturbed(trial: Trial, kills: list[Kill], hit: Counter[tuple[str, str]], straight: str) -> list[str]:
+    """Kills one run and lets it end; returns in what it differs from the run `straight`, and counts the kills."""
     for kill in kills:
         began = time.monotonic()
         reached = trial.kill(kill)
         hit[kill.moment, kill.victim] += reached
         said = "killed" if reached else "not reached"
         print(f"{trial.name}: {kill.moment}, {kill.victim}: {said} ({time.monotonic() - began:.0f} s)", flush=True)
-    trial.finish(trial.house.root("straight"))
+    trial.finish(trial.house.root(straight))
     print(f"{trial.name}:", *(trial.wrong or ["equal to the undisturbed run"]), sep="\n  ", flush=True)
     return trial.wrong
 

@@ -32,7 +32,9 @@ def test_log_probs_of_the_actor_that_are_not_finite_are_an_error(rollout, number
     with pytest.raises(GapError, match="1 of 5 response tokens, the first is token 3"):
         gap_metrics(rollout, bad, good, good)
     with pytest.raises(GapError, match="5 of 5"):
-        gap_metrics(rollout, torch.full((5,), number), good, good, same_weights=False)
+        gap_metrics(
+            rollout, torch.full((5,), number), good, good, same_weights=torch.zeros(len(good), dtype=torch.bool)
+        )
 
 
 def test_a_skipped_step_leaves_the_mean_of_the_others():

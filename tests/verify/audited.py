@@ -49,6 +49,57 @@ PAIRS: dict[str, tuple[Pairs, Pairs]] = {
         ],
         [(r"9\text{ thousand}", "9"), (r"9\text{ million}", "9"), ("9", r"9\text{ million}"), ("9 thousand", "9 million")],
     ),
+    "sentences about one person": (
+        [
+            ("Petya", "Petya will receive the last token."), ("Petya", "Petya wins"), (r"\text{Petya wins}", "Petya"),
+            ("the second player", "The second player wins."), (r"\text{Alice}", "Alice can always win."),
+            ("Petya wins", "Petya has a winning strategy"), ("Kafelnikov", "Kafelnikov served in the first game"),
+        ],
+        [
+            ("Vasya", "Petya wins"), ("Petya", "Petya does not win."), ("Petya", "Petya loses to Vasya"),
+            ("Petya or Vasya", "Petya wins"), ("Petya", "Petya wins if n is even"), ("Petya loses", "Petya wins"),
+            ("Petya", "Petya and Vasya win"), ("Petya", "Vasya wins against Petya"), ("player", "The second player wins"),
+            ("first player", "The second player wins."), ("A", "A wins if n is odd, otherwise B"),
+            ("2", "The second player wins"),
+        ],
+    ),
+    "places by their numbers": (
+        [
+            ("15", "15th Day"), ("15", "the 15th day"), ("15", r"15^{\text{th}} day"), ("15th day", "15"),
+            ("3", "the third floor"),
+        ],
+        [("14", "15th Day"), ("15", "15th Day or 16th day"), ("15", "15 th root of 2"), ("2", "second player")],
+    ),
+    "chains as lists": (
+        [("b, a, d, c", "b < a < d < c"), ("b<a<d<c", "b, a, d, c"), ("b, a, c", "b<a<c")],
+        [
+            ("c, d, a, b", "b < a < d < c"), ("a, b, c, d", "b < a < d < c"), ("a, b", "a < b < c"), ("a,b", r"a \le b"),
+            ("1, 3", "1 < x < 3"),
+        ],
+    ),
+    "curves solved for y": (
+        [("-4x^2 + 4x - 2", "y + 1 = - (2x - 1)^2."), ("3-2x", "2x+y=3"), ("y=3-2x", "2x+y=3")],
+        [
+            ("-4x^2 + 4x - 1", "y + 1 = - (2x - 1)^2"), ("2x", "x^2+y^2=1"), (r"\sqrt{1-x^2}", "x^2+y^2=1"), ("3-2a", "2a+b=3"),
+            ("1", "x+y=1"), ("6x", "xy=6"),
+        ],
+    ),
+    "parameters of families": (
+        [
+            (r"(-32 + 3t, 64 - 5t) \text{ for some integer } t", r"(k, \, \ell) = (-32 + 3x, \; 64 - 5x)"),
+            (r"(-32 + 3t, 64 - 5t), t\in\mathbb{Z}", "(-32 + 3k, 64 - 5k)"),
+            ("(2c x^2 + (2 + 2c)x + 1, 2x(x + 1))", "(P(x), Q(x)) = (2Cx^2 + 2(C+1)x + 1, 2x(x+1))"),
+        ],
+        [
+            (r"(-32 + 3t, 64 + 5t) \text{ for some integer } t", r"(k, \, \ell) = (-32 + 3x, \; 64 - 5x)"),
+            ("(x, t)", "(t, x)"), ("(t, 2)", "(x, 2)"), (r"(t, 2), t\in\mathbb{Z}", "(x, 2)"),
+            ("(2c x^2 + (2 + 2c)x + 1, 2x(x + 2))", "(P(x), Q(x)) = (2Cx^2 + 2(C+1)x + 1, 2x(x+1))"),
+        ],
+    ),
+    "a point before a bracket": (
+        [(r"\left( -\frac{1}{2}, \sqrt{2} \right]", r"(- \frac {1}{2}, \sqrt {2}.]"), ("(1, 2)", "(1, 2.)")],
+        [("(1, 2)", "(1, .2)"), ("(1, 2]", "(1, 2.5]")],
+    ),
     "French intervals": (
         [("]0,1[", "(0,1)"), ("[2;5[", "[2,5)"), (r"]-\infty;3]", r"(-\infty,3]"), (r"]0,1[\cup]2,3]", r"(0,1)\cup(2,3]")],
         [("]2,5[", "[2,5]"), ("]2,5]", "(2,5)"), ("[2,5]", "(2,5)")],
@@ -135,6 +186,10 @@ UNDONE: Pairs = [
 """Equal, and under `evaluated` not worked out."""
 
 RESPONSES: dict[str, tuple[Pairs, Pairs]] = {
+    "questions on one line": (
+        [("The answer is 12. Q: Is it even? Yes.", "12"), (r"Q: What is 6+6? So the answer is \boxed{12}.", "12")],
+        [("Q: What is 5+7? Answer: 12. Q: Now solve the given one.", "12"), ("Problem: 5+7. Answer: 12. Problem: 6+6.", "12")],
+    ),
     "last sentences": (
         [
             ("Therefore, Natalia sold a total of **72** clips in April and May.", "72"),
@@ -207,6 +262,16 @@ RESPONSES: dict[str, tuple[Pairs, Pairs]] = {
 }  # fmt: skip
 
 WITH_PROBLEM: dict[str, tuple[Triples, Triples]] = {
+    "digits in the base that is asked for": (
+        [
+            ("10101_2", "10101", "Write 21 in base 2."), ("10101", "10101_2", "Write 21 in base $2$."),
+            ("75_8", "75", "Write 61 in base 8."),
+        ],
+        [
+            ("75_9", "75", "Write 61 in base 8."), ("10101_2", "21", "Write $10101_2$ in base 10."),
+            ("1010_2", "10101", "Write 21 in base 2."),
+        ],
+    ),
     "a name before a number of the problem": (
         [
             ("n = 2", "2", "Express the larger of 2 and 1 as n."), ("2.0", "2", "Express the larger of 2 and 1."),

@@ -15,7 +15,8 @@ from megatron_patches.engines.native.decoder import Decoder
 from megatron_patches.engines.native.sampler import sample, uniforms
 from megatron_patches.engines.native.stopping import StopStrings
 from pipeline.rollout.gathering import Response
-from pipeline.rollout.interface import Prompt, Sampling
+from pipeline.rollout.interface import Sampling
+from pipeline.rollout.requests import Source
 from pipeline.rollout.streams import request_key
 
 TOKEN, POSITION, CURSOR, LEFT = range(4)
@@ -24,22 +25,24 @@ TOKEN, POSITION, CURSOR, LEFT = range(4)
 
 @dataclass(frozen=True)
 class Request:
-    """One response to sample."""
+    """One response to sample, or to continue."""
 
-    prompt: int
-    """Index into the engine's list of prompts."""
+    source: Source
+    """What it continues."""
     sample: int
+    row: int
+    """Of the source, in the stash."""
 
 
 class DecodeBatch:
-    """Samples `group_size` responses to each of `prompts`, at most `cache.slots` at once."""
+    """Samples the responses of `sources`, at most `slots` at once, which `cache` has room for."""
 
     def __init__(
         self,
         decoder: Decoder,
         cache: Cache,
-        prompts: list[tuple[int, Prompt]],
-        group_size: int,
+        slots: int,
+        sources: list[Source],
         sampling: Sampling,
         policy_version: int,
         prefill_tokens: int,
@@ -48,15 +51,16 @@ class DecodeBatch:
         self.decoder, self.cache, self.sampling = decoder, cache, sampling
         self.policy_version, self.prefill_tokens, self.stop_strings = policy_version, prefill_tokens, stop_strings
         self.device = decoder.device
-        # Longest first: prompts of similar length are prefilled together, and the last to start are short.
-        self.waiting = deque(sorted(prompts, key=lambda item: -len(item[1].token_ids)))
-        self.group_size = group_size
-        self.ready: deque[tuple[Request, int, Prompt]] = deque()
-        """Requests whose prompt is prefilled, with the prompt's row in the stash."""
+        # Longest first: sources of similar length are prefilled together, and the last to start are short.
+        self.waiting = deque(sorted(sources, key=lambda source: -len(source.token_ids)))
+        self.ready: deque[Request] = deque()
+        """Requests whose source is prefilled."""
         self.stash = torch.empty(0)
         self.rows = 0
         self.longest = 0
-        slots, most = cache.slots, sampling.max_new_tokens
+        self.slots = slots
+        self.most = most = max(source.most for source in sources)
+        """Width of the records: most new tokens of a response."""
         self.state = torch.zeros((4, slots), dtype=torch.int64, device=self.device)
         self.one_token = torch.tensor([[1], [1], [-1]], device=self.device)
         """Added per token to position, cursor and tokens left."""
@@ -85,44 +89,48 @@ class DecodeBatch:
 
     def _admit(self) -> None:
         """Fills free slots with requests, and prefills prompts when none is ready."""
-        while self.rows < self.cache.slots and (self.ready or self.waiting):
+        while self.rows < self.slots and (self.ready or self.waiting):
             if not self.ready:
                 self._prefill()
-            count = min(self.cache.slots - self.rows, len(self.ready))
+            count = min(self.slots - self.rows, len(self.ready))
             self._begin([self.ready.popleft() for _ in range(count)])
         if not self.ready and not self.waiting:
             self.stash = torch.empty(0)
 
     def _prefill(self) -> None:
-        """Computes keys and values of the next prompts, once per group, for as many as the token budget allows."""
-        longest = max(len(self.waiting[0][1].token_ids) - 1, 1)
+        """Computes keys and values of the next sources, once each, for as many as the token budget allows."""
+        longest = max(len(self.waiting[0].token_ids) - 1, 1)
         count = min(len(self.waiting), max(1, self.prefill_tokens // longest))
         chosen = [self.waiting.popleft() for _ in range(count)]
         ids = torch.zeros((count, longest), dtype=torch.int64)
-        for row, (_, prompt) in enumerate(chosen):
-            ids[row, : len(prompt.token_ids) - 1] = torch.tensor(prompt.token_ids[:-1], dtype=torch.int64)
-            self.ready += [(Request(prompt=chosen[row][0], sample=i), row, prompt) for i in range(self.group_size)]
+        for row, source in enumerate(chosen):
+            ids[row, : len(source.token_ids) - 1] = torch.tensor(source.token_ids[:-1], dtype=torch.int64)
+            self.ready += [Request(source, sample, row) for sample in source.samples]
         self.stash = self.decoder.prefill(ids.to(self.device))
 
-    def _begin(self, starting: list[tuple[Request, int, Prompt]]) -> None:
-        """Appends rows. The prompt's last token is not in the cache yet: the first step feeds it and samples."""
-        count, most = len(starting), self.sampling.max_new_tokens
-        where = slice(self.rows, self.rows + count)
-        self.cache.append(self.rows, self.stash, torch.tensor([row for _, row, _ in starting], device=self.device))
+    def _begin(self, starting: list[Request]) -> None:
+        """Appends rows. The source's last token is not in the cache yet: the first step feeds it and samples."""
+        sources = [request.source for request in starting]
+        where = slice(self.rows, self.rows + len(starting))
+        self.cache.append(
+            self.rows, self.stash, torch.tensor([request.row for request in starting], device=self.device)
+        )
         records = [self.free_records.pop() for _ in starting]
-        begin = [[p.token_ids[-1] for _, _, p in starting], [len(p.token_ids) - 1 for _, _, p in starting]]
-        begin += [[record * most for record in records], [most] * count]
+        begin = [[s.token_ids[-1] for s in sources], [len(s.token_ids) - 1 for s in sources]]
+        begin += [[record * self.most for record in records], [s.most for s in sources]]
         self.state[:, where] = torch.tensor(begin, device=self.device)
         if self.sampling.temperature > 0:
-            keys = [
-                request_key(self.sampling.seed, prompt.stream, request.sample, self.policy_version)
-                for request, _, prompt in starting
-            ]
-            self.uniforms[records] = uniforms(torch.tensor(keys, dtype=torch.int64, device=self.device), most)
-        self.requests += [request for request, _, _ in starting]
+            seed, version = self.sampling.seed, self.policy_version
+            keys = [request_key(seed, request.source.stream, request.sample, version) for request in starting]
+            # Token i of a response takes number i of its stream, also where this round begins in its middle.
+            self.uniforms[records] = uniforms(
+                torch.tensor(keys, dtype=torch.int64, device=self.device), self.most,
+                torch.tensor([s.begun for s in sources], dtype=torch.int64, device=self.device),
+            )  # fmt: skip
+        self.requests += starting
         self.records += records
-        self.longest = max(self.longest, *(len(prompt.token_ids) for _, _, prompt in starting))
-        self.rows += count
+        self.longest = max(self.longest, *(len(s.token_ids) for s in sources))
+        self.rows += len(starting)
 
     # One token for every row -----------------------------------------------------------------------------------------
 
@@ -154,22 +162,27 @@ class DecodeBatch:
         assert self.stop_strings is not None
         found = []
         for row in self.stop_strings.candidates(tokens):
-            made = self._made(row)
-            tail = self.tokens[self.records[row], max(0, made - self.stop_strings.window) : made].tolist()
-            if self.stop_strings.ends(tail):
+            made = self.requests[row].source.most - int(self.state[LEFT, row])
+            if self._string_at(row, made):
                 found.append(row)
         return found
 
-    def _made(self, row: int) -> int:
-        """Returns the number of tokens that the row has."""
-        return self.sampling.max_new_tokens - int(self.state[LEFT, row])
+    def _string_at(self, row: int, made: int) -> bool:
+        """Whether a stop string ends the row's response, of which this round made `made` tokens."""
+        if self.stop_strings is None:
+            return False
+        source, window = self.requests[row].source, self.stop_strings.window
+        new = self.tokens[self.records[row], max(0, made - window) : made].tolist()
+        before = source.token_ids[len(source.token_ids) - source.begun :]
+        return self.stop_strings.ends((before + new)[-window:])
 
     # Ending ----------------------------------------------------------------------------------------------------------
 
     def _remove(self, ended: list[int]) -> list[Response]:
         """Removes ended rows and returns their responses; the last rows move into the gaps."""
         records = [self.records[row] for row in ended]
-        made = (self.sampling.max_new_tokens - self.state[LEFT, ended]).tolist()
+        limits = [self.requests[row].source.most for row in ended]
+        made = [limit - left for limit, left in zip(limits, self.state[LEFT, ended].tolist(), strict=True)]
         last = self.state[TOKEN, ended].tolist()
         most = max(made)
         tokens = self.tokens[records, :most].tolist()
@@ -180,10 +193,10 @@ class DecodeBatch:
         for i, row in enumerate(ended):
             n = made[i]
             # A row can reach its token limit with a stop token: its finish reason is then "stop".
-            stopped = n < self.sampling.max_new_tokens or last[i] in stop_ids or self._string_at(records[i], n)
+            stopped = n < limits[i] or last[i] in stop_ids or self._string_at(row, n)
             request = self.requests[row]
             finished.append(
-                Response(request.prompt, request.sample, tokens[i][:n], logps[0][i][:n], raw[i][:n], stopped)
+                Response(request.source.group, request.sample, tokens[i][:n], logps[0][i][:n], raw[i][:n], stopped)
             )
         self.free_records += records
         self._close_gaps(ended)
@@ -194,11 +207,6 @@ class DecodeBatch:
         """Whether the raw distribution is the one that was sampled from, so that one log-prob serves for both."""
         how = self.sampling
         return how.temperature == 1 and how.top_k == 0 and how.top_p == 1
-
-    def _string_at(self, record: int, made: int) -> bool:
-        if self.stop_strings is None:
-            return False
-        return self.stop_strings.ends(self.tokens[record, max(0, made - self.stop_strings.window) : made].tolist())
 
     def _close_gaps(self, ended: list[int]) -> None:
         """Moves the last live rows into the slots of ended rows, so that live rows stay at the front."""

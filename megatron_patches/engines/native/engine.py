@@ -13,8 +13,8 @@ from megatron_patches.engines.native.decoder import Decoder
 from megatron_patches.engines.native.stopping import StopStrings
 from megatron_patches.engines.replicas import Replicas
 from pipeline.common.errors import UsageError
-from pipeline.rollout.interface import GenerationProgress, Prompt, Rollout, Sampling
-from pipeline.rollout.requests import Limit, check_requests
+from pipeline.rollout.interface import GenerationProgress, Groups, Prompt, Rollout, Sampling, begin
+from pipeline.rollout.requests import Limit, Source, check_requests, sources_of
 from pipeline.settings import Model
 from pipeline.settings import Rollout as RolloutSettings
 
@@ -66,7 +66,6 @@ class NativeEngine:
         self._cache: Cache | None = None
         self._stop_strings: StopStrings | None = None
 
-    @torch.inference_mode()
     def generate(
         self,
         prompts: list[Prompt],
@@ -87,16 +86,34 @@ class NativeEngine:
             or
                 there are stop strings and no tokenizer.
         """
+        begun = begin(prompts, group_size)
+        return self.advance(begun, sampling, sampling.max_new_tokens, on_finish=on_finish, on_progress=on_progress)
+
+    @torch.inference_mode()
+    def advance(
+        self,
+        groups: Groups,
+        sampling: Sampling,
+        new_tokens: int,
+        *,
+        on_finish: Callable[[Rollout], None] | None = None,
+        on_progress: Callable[[GenerationProgress], None] | None = None,
+    ) -> Groups:
+        """Samples at most `new_tokens` more tokens of each unfinished response. Keys and values of what it has are computed
+        again, with the weights of now. Calls `on_finish` and raises as `generate`."""
+        prompts = [group[0].prompt for group in groups]
         check_requests(self.rollout, prompts, sampling, self.limit)
-        plan = self._plan(prompts, sampling)
-        mine, gathering = self.replicas.share(self, prompts, group_size, sampling, on_finish, on_progress)
+        sources = sources_of(groups, sampling, new_tokens)
+        plan = self._plan(prompts, sampling, sources)
+        mine, gathering = self.replicas.share(self, groups, sources, sampling, on_finish, on_progress)
         self.decoder.begin()
         if mine:
+            slots = min(plan.slots, sum(len(source.samples) for source in mine))
             DecodeBatch(
                 self.decoder,
-                self._cache_for(min(plan.slots, len(mine) * group_size), plan.length),
-                [(i, prompts[i]) for i in mine],
-                group_size,
+                self._cache_for(slots, plan.length),
+                slots,
+                mine,
                 sampling,
                 self.policy_version,
                 plan.prefill_tokens,
@@ -118,16 +135,17 @@ class NativeEngine:
         self.decoder.forget()
         self._cache = None
 
-    def _plan(self, prompts: list[Prompt], sampling: Sampling) -> _Plan:
+    def _plan(self, prompts: list[Prompt], sampling: Sampling, sources: list[Source]) -> _Plan:
         """Computes the cache's shape. Raises UsageError if not one row fits.
 
-        It uses all prompts, and not this replica's share, so that every rank finds the same and raises together.
+        It uses all prompts and sources, and not this replica's share, so that every rank finds the same and raises together.
         """
         longest = max((len(prompt.token_ids) for prompt in prompts), default=1)
         # The last token is never fed; rounding keeps rows apart by whole cache lines.
         length = -(-(longest + sampling.max_new_tokens - 1) // 8) * 8
         budget = int(self.rollout.kv_memory_gib * 2**30) // self.decoder.bytes_per_token()
-        prefill = min(PREFILL_TOKENS, max(longest, budget // 8))
+        prefilled = max((len(source.token_ids) for source in sources), default=1)
+        prefill = max(prefilled, min(PREFILL_TOKENS, budget // 8))
         slots = (budget - prefill) // length
         if slots < 1:
             need = (length + prefill) * self.decoder.bytes_per_token() / 2**30
@@ -138,9 +156,9 @@ class NativeEngine:
         return _Plan(min(slots, self.rollout.max_concurrent), length, prefill, self._stopper(sampling))
 
     def _cache_for(self, slots: int, length: int) -> Cache:
-        """Returns the kept cache if it fits, and is not far too long; else a new one."""
+        """Returns the kept cache if it fits, and is not far too large; else a new one."""
         cache, decoder = self._cache, self.decoder
-        if cache is None or cache.slots != slots or cache.length < length or cache.length > 2 * length:
+        if cache is None or not slots <= cache.slots <= 2 * slots or not length <= cache.length <= 2 * length:
             self._cache = cache = None  # frees the old one before the new one is allocated
             self._cache = Cache(decoder.layer_count, slots, decoder.g, length, decoder.d, decoder.dtype, decoder.device)
         assert self._cache is not None

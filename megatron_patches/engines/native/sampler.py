@@ -21,14 +21,15 @@ def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def uniforms(keys: torch.Tensor, count: int) -> torch.Tensor:
-    """Computes numbers 0..count-1 of each stream: int64 [R] -> fp64 [R, count] in [0, 1).
+def uniforms(keys: torch.Tensor, count: int, first: torch.Tensor | int = 0) -> torch.Tensor:
+    """Computes `count` numbers of each stream, from number `first` on: int64 [R] -> fp64 [R, count] in [0, 1).
 
     The generator is SplitMix64 (Steele et al. 2014) with the key as seed. A number depends on its key and its place in
     the stream alone, so tokens do not depend on the batch.
     """
     counter = torch.arange(1, count + 1, dtype=torch.int64, device=keys.device)
-    z = keys[:, None] + counter * GOLDEN
+    first = torch.as_tensor(first, dtype=torch.int64, device=keys.device)
+    z = keys[:, None] + (counter + first[..., None]) * GOLDEN
     z = (z ^ _shift(z, 30)) * MIX_1
     z = (z ^ _shift(z, 27)) * MIX_2
     z = z ^ _shift(z, 31)

@@ -26,9 +26,10 @@ from pipeline.verify.reading.nodes import (
 )
 from pipeline.verify.reading.normalize import key
 from pipeline.verify.reading.numbers import Number
+from pipeline.verify.reading.relations import is_name
 from pipeline.verify.reading.structure import choice, read, readings, without_points
 from pipeline.verify.reading.units import conflict
-from pipeline.verify.reading.words import qualified
+from pipeline.verify.reading.words import qualified, subject_of
 from pipeline.verify.types import Conventions
 
 MOST_ITEMS = 100
@@ -37,6 +38,8 @@ MOST_ITEMS = 100
 _SETS = (Interval, Union, Intersection, Difference, Inequality)
 _COORDINATES = {"x", "y", "z"}
 """`x = 1` and `y = 1` are different lines."""
+_DEPENDENT = {"y", "z"}
+"""What the equation of a curve or surface is solved for."""
 _AGREEING = re.compile(r"\s*(yes|no)\s*,(?!.*\b(?:but|or|yes|no|if|unless|except)\b).*", re.I | re.S)
 """`Yes, it is.`"""
 _ARTICLE = re.compile(r"\s*(?:an?|the)\s+(?=[a-z]{3})", re.I)
@@ -98,6 +101,10 @@ class Comparison:
             return self._sets(a, b)
         if isinstance(a, Equation) and isinstance(b, Equation):
             return self._equations((a.left, a.right), (b.left, b.right))
+        if isinstance(a, Equation) and isinstance(b, Scalar):
+            return self._solved(a, b)
+        if isinstance(b, Equation) and isinstance(a, Scalar):
+            return self._solved(b, a)
         if isinstance(a, Ratio) or isinstance(b, Ratio):
             return self._ratios(a, b)
         if isinstance(a, BaseNumber) or isinstance(b, BaseNumber):
@@ -133,11 +140,26 @@ class Comparison:
             return True
         return self.scalars.proportional(_difference(*a), _difference(*b), positive=False)
 
+    def _solved(self, equation: Equation, other: Scalar) -> bool:
+        """Whether `other` is what an equation of a curve gives for its one more variable: `3-2x` of `2x+y=3`."""
+        theirs = self.scalars.names(other.text)
+        if not theirs or other.unit or other.percent:
+            return False
+        more = (self.scalars.names(equation.left) | self.scalars.names(equation.right)) - theirs
+        if len(more) != 1 or not more < _DEPENDENT:
+            return False
+        return self.scalars.proportional(
+            _difference(equation.left, equation.right), _difference(more.pop(), other.text), positive=False
+        )
+
     # ---- groups
 
     def _groups(self, a: Group, b: Group) -> bool:
         if {a.kind, b.kind} == {"tuple", "set"}:
             return False
+        for chain, other in ((_chain(a), b), (_chain(b), a)):
+            if chain is not None and other.kind == "list" and not other.joined:
+                return chain == [key(item.text) if isinstance(item, Scalar) else "" for item in other.items]
         for group, other in ((a, b), (b, a)):
             if group.kind == "tuple" and other.kind == "list" and other.joined and _are_relations(other):
                 return realsets.equal(group, other, self._texts) is True  # `x > 0 and x < 5`
@@ -214,6 +236,8 @@ class Comparison:
             )
         if group.kind == "list" and group.joined == "or" and isinstance(other, (Scalar, BaseNumber, Ratio)):
             return all(self.equal(item, other) for item in group.items)  # one value in two forms
+        if isinstance(other, Interval) and group.kind == "list" and not group.joined and (chain := _chain(other)):
+            return chain == [key(item.text) if isinstance(item, Scalar) else "" for item in group.items]
         if isinstance(other, Interval) and group.kind == "tuple" and len(group.items) == 2:
             if other.low_closed or other.high_closed:
                 return False
@@ -307,7 +331,7 @@ class Comparison:
                 return False
             if len(x) == 1 or len(y) == 1 or self.conventions.text_case:
                 return x == y
-            return x.casefold() == y.casefold()
+            return x.casefold() == y.casefold() or _same_person(a.text, b.text)
         return False
 
 
@@ -394,6 +418,32 @@ def _base_numbers(a: Node, b: Node) -> bool:
         else:
             return False
     return values[0] == values[1]
+
+
+def _same_person(a: str, b: str) -> bool:
+    """`Petya` and `Petya wins`, also `Petya will take the last stone`."""
+    left, right = subject_of(a), subject_of(b)
+    if left and right:
+        return left[1] and right[1] and _who(left[0]) == _who(right[0])
+    return (left is not None and _who(left[0]) == _who(b)) or (right is not None and _who(right[0]) == _who(a))
+
+
+def _who(text: str) -> str:
+    return _ARTICLE.sub("", text.replace("\\text", "").strip(" {}.")).casefold()
+
+
+def _chain(node: Node) -> list[str] | None:
+    """The names of `b < a < d < c` in their order; None for anything else."""
+    if isinstance(node, Interval):
+        names = [node.low, node.label, node.high]
+        return [*map(key, names)] if not (node.low_closed or node.high_closed) and all(map(is_name, names)) else None
+    if not isinstance(node, Group) or node.kind != "tuple" or len(node.items) < 2:
+        return None
+    links = [item for item in node.items if isinstance(item, Inequality) and item.relation == "<"]
+    if len(links) < len(node.items) or any(x.right != y.left for x, y in pairwise(links)):
+        return None
+    names = [links[0].left, *(link.right for link in links)]
+    return [*map(key, names)] if all(map(is_name, names)) else None
 
 
 def _letters(node: Word | Scalar) -> str:

@@ -5,13 +5,14 @@ A name is bound only where the answer itself shows it. A variable of the problem
 
 import re
 
+from pipeline.verify.reading.scan import peel, split_top
 from pipeline.verify.reading.syntax import GREEK
 from pipeline.verify.reading.words import Qualified
 
 _NAME = re.compile(r"\\text\s*\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z](?:_(?:\{[^{}]*\}|\w))?")
 _FUNCTION = re.compile(r"\s*([A-Za-z])\s*\(\s*([A-Za-z](?:\s*,\s*[A-Za-z])*)\s*\)\s*=(.+)", re.S)
-_HEAD = re.compile(r"^\s*[A-Za-z]\s*=(?!.*=)")
-"""`x =` before a family of values."""
+_HEAD = re.compile(r"^\s*(?:[A-Za-z]|\((?:[^()=]|\([^()=]*\))*\))\s*=(?!.*=)")
+"""`x =` or `(P(x), Q(x)) =` before a family of values."""
 _WHOLE_NUMBERS = {"k", "n", "m", "l", "j"}
 """Letters that count the turns in `\frac{\\pi}{4} + k\\pi`."""
 _CONSTANTS = {"C", "c", "K", "k", "C_1", "c_1", "C_{1}", "c_{1}"}
@@ -31,6 +32,9 @@ def renamed(given: Qualified, wanted: Qualified) -> str | None:
         return None
     (old,), (new,) = ours - theirs, theirs - ours
     whole = _is_whole(old, given) and _is_whole(new, wanted)
+    stated = old in given.names or new in wanted.names
+    if stated and _is_parameter(old, given.body) and _is_parameter(new, wanted.body):
+        return _replaced(given.body, {old: new})
     if whole or (_is_constant(old, given.body, ours) and _is_constant(new, wanted.body, theirs)):
         return _replaced(given.body, {old: new})
     return None
@@ -49,6 +53,12 @@ def _is_whole(name: str, answer: Qualified) -> bool:
     if name in answer.names and answer.domain[:1] in ("Z", "N"):
         return True
     return name in _WHOLE_NUMBERS and ("\\pi" in answer.body or "\\degree" in answer.body)
+
+
+def _is_parameter(name: str, body: str) -> bool:
+    """Whether `name` runs through a family of points: `(3t + 1, 5t)`."""
+    inner, bracket = peel(_HEAD.sub("", body).strip())
+    return bracket == "()" and sum(name in _names(part) for part in split_top(inner, ",")) > 1
 
 
 def _is_constant(name: str, body: str, names: set[str]) -> bool:

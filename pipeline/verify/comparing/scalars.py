@@ -56,6 +56,11 @@ class Scalars:
         tree = self.tree(scalar.text)
         return tree is None or bool(syntax.symbols(tree))
 
+    def names(self, text: str) -> set[str]:
+        """The variables of `text`; empty also where it cannot be read."""
+        tree = self.tree(text)
+        return set() if tree is None else set(syntax.symbols(tree))
+
     def equal(self, a: Scalar, b: Scalar) -> bool:
         if self.conventions.units == "same" and a.unit != b.unit:
             return False

@@ -105,6 +105,8 @@ def values(node: Node) -> Iterator[str]:
         yield from values(node.value)
     elif isinstance(node, Interval):
         yield from (node.low, node.high)
+        if node.label and is_name(node.low) and is_name(node.high):  # `a < b < c` orders three names
+            yield node.label
     elif isinstance(node, (Equation, Inequality)):
         yield from (node.left, node.right)
     elif isinstance(node, Ratio):

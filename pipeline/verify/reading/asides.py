@@ -49,7 +49,8 @@ _ABBREVIATION = re.compile(r"\b(?:P\.?S|e\.g|i\.e)$")
 _CONCLUSION = re.compile(r"\b(?:so|hence|thus|therefore|consequently)\b", re.I)
 _RESOLVED = re.compile(_CONCLUSION.pattern + r"|\b(?:but|after)\b", re.I)
 _OTHER_QUESTION = re.compile(
-    r"(?:^|\n)[\s#*>]*(?:(?:next|new|another|sample|practice|example)\s+)?(?:question|problem|exercise|example|q)\b[^\S\n]*\d*[^\S\n]*\**[:.)]",
+    r"(?:^|\n)[\s#*>]*(?:(?:next|new|another|sample|practice|example)\s+)?(?:question|problem|exercise|example|q)\b[^\S\n]*\d*[^\S\n]*\**[:.)]"
+    r"|(?<=[.!?])[^\S\n]+(?:question|problem|q)[^\S\n]*\d*:",
     re.I,
 )
 CORRECTION = re.compile(

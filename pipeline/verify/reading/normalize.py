@@ -59,6 +59,8 @@ _ORDINAL = re.compile(
     r"(?<=\d)(?:\^\s*\{\s*\\(?:text|textrm|mathrm|mbox)\s*\{(?:st|nd|rd|th)\}\s*\}|(?:\\(?:text|textrm|mathrm|mbox)\s*\{"
     r"(?:st|nd|rd|th)\})|\^\s*\{(?:st|nd|rd|th)\}|(?:st|nd|rd|th)(?![A-Za-z])(?=\}?$))"
 )
+_STRAY_POINT = re.compile(r"(?<=[\d}])\.(?=[\])])")
+"""The point before the bracket of `(0, 1.]`."""
 _CHOOSE = re.compile(r"\{([^{}\\]*)\\choose(?![A-Za-z])([^{}\\]*)\}")
 _PERCENT = re.compile(r"(?<=[\d}\s)])\s*(?:per\s?cent(?:age)?s?|pct\.?)(?![A-Za-z])", re.I)
 
@@ -92,6 +94,8 @@ def clean(answer: str, prose: bool = False) -> str:
         answer = _ONE_LINE.sub(r"\2", answer)
     if answer.count("{") != answer.count("}"):
         answer = _balanced(answer)
+    if ".]" in answer or ".)" in answer:
+        answer = _STRAY_POINT.sub("", answer)
     if "**" in answer:
         answer = _POWER.sub("^", answer)
     if "\\choose" in answer:

@@ -14,7 +14,7 @@ _ESCAPES = {"\x07": "a", "\x08": "b", "\t": "t", "\x0b": "v", "\x0c": "f", "\r":
 """Control characters, and the letter of the escape that makes them."""
 _LOST = re.compile(
     r"\x07(?=lpha|ngle|pprox|rc)|\x08(?=oxed|inom|eta|egin|ar\b|ig|mod|f\b)|\x0c(?=rac|box|orall|loor)"
-    r"|\t(?=ext\s*\{[^{}\d]*\}|imes|heta|an\b|au\b|frac|riangle|o\b|binom|ilde)|\x0b(?=ec|ert|arphi|artheta|ee)"
+    r"|\t(?=ext\s*\{[^{}\d]*\}|extcirc|imes|heta|an\b|au\b|frac|riangle|o\b|binom|ilde)|\x0b(?=ec|ert|arphi|artheta|ee)"
     r"|\r(?=ight|ho\b|angle|floor|ceil|vert)|\n(?=eq\b|eq\{|abla|otin)"
 )
 _TAG = re.compile(r"<(/?)(sup|sub|b|i|em|strong|u|br|p|span|math)\s*/?>", re.I)

@@ -28,7 +28,16 @@ from pipeline.verify.reading.numbers import Number, parse_number
 from pipeline.verify.reading.relations import is_name, label_of, read_relation
 from pipeline.verify.reading.scan import peel, split_top
 from pipeline.verify.reading.units import strip_units
-from pipeline.verify.reading.words import ANOTHER_CHOICE, CHOICE, LABEL, NO_SOLUTION, REALS, number_in_words, qualified
+from pipeline.verify.reading.words import (
+    ANOTHER_CHOICE,
+    CHOICE,
+    LABEL,
+    NO_SOLUTION,
+    REALS,
+    number_in_words,
+    place_in_words,
+    qualified,
+)
 
 DEEPEST = 12
 _JOINERS = re.compile(
@@ -398,7 +407,7 @@ def _word(text: str) -> Node:
     bare = text[1:-1].strip() if text.startswith("(") and text.endswith(")") else text
     if NO_SOLUTION.fullmatch(bare):
         return Group("set", [], free=True)
-    if (counted := number_in_words(bare)) is not None:
+    if (counted := number_in_words(bare) or place_in_words(bare)) is not None:
         return Scalar(bare, Number(Fraction(counted)))
     if ":" in bare and (named := _labelled(bare, DEEPEST - 1)) is not None:
         return named
@@ -417,6 +426,12 @@ def _word(text: str) -> Node:
 
 
 def _leaf(text: str) -> Node:
+    if (
+        (text[:1].isdecimal() or text.startswith("the "))
+        and text[-1:].isalpha()
+        and (place := place_in_words(text)) is not None
+    ):
+        return Scalar(text, Number(Fraction(place)))
     if "\\degree" in text and "'" in text and (match := _ANGLE.fullmatch(text)):
         value = int(match[2]) + Fraction(match[3]) / 60 + Fraction(match[4] or 0) / 3600
         return Scalar(text, Number(-value if match[1] else value), unit="degree")

@@ -49,13 +49,29 @@ _QUALIFIER = re.compile(
     rf"(?:\\mathbb\s*\{{?\s*)?(?P<set>[ZNRQ])\s*\}}?(?P<marks>(?:\s*[\^_]\s*(?:\{{[^{{}}]*\}}|\S))*)"
     rf"|[,;(\s]\s*(?:(?:where|with|for|and)\s+)?(?:all\s+)?(?P<is>{_NAMES})\s+(?:is|are|be|being)\s+(?:an?\s+|any\s+|some\s+|the\s+)*"
     rf"(?P<kind>{_KINDS}{_NOUNS})"
-    rf"|[,;(\s]\s*for\s+(?:all|any|every|each)\s+(?P<kinds>{_KINDS}(?:{_NOUNS}\s*)?)(?:{_NAMES})?"
+    rf"|[,;(\s]\s*for\s+(?:all|any|every|each|some)\s+(?P<kinds>{_KINDS}(?:{_NOUNS}\s*)?)(?P<of>{_NAMES})?"
     rf"|[,;(\s]\s*for\s+(?:all\s+|any\s+)?(?P<where>{_NAMES})\s*(?:\\ge|\\le|\\ne|<|>)\s*-?\w+"
     rf")\s*\)?",
     re.S,
 )
 _MAY_QUALIFY = re.compile(r"\\in(?![A-Za-z])|\\forall|(?<![A-Za-z])(?:for|is|are|be)(?![A-Za-z])")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_SENTENCE = re.compile(
+    r"(?P<who>[A-Z][A-Za-z]*|(?:[Tt]he )?(?:[Ff]irst|[Ss]econd|[Tt]hird) player|[Pp]layer (?:[A-Z]|one|two|\d))"
+    r"(?P<rest>(?: always| surely)? (?:will|can|wins?|won|has|is|was|gets?|takes?|receives?|[a-z]{2,}ed)(?: [a-z]+){0,8})\.?"
+)
+_NOBODY = {"It", "There", "This", "That", "He", "She", "They", "We", "You", "Yes", "No", "None", "Nobody", "Each", "Every",
+           "All", "Any", "Both", "Either", "Neither", "Some", "What", "Which", "Who", "If", "One", "The"}  # fmt: skip
+_REFUSES = re.compile(
+    r" (?:not|never|no|cannot|los(?:es?|ing|er)|if|when|while|unless|except|otherwise|only|or|nor|and|but|than|sometimes)"
+    r"(?![a-z])"
+)
+_WINS = re.compile(r" (?:wins?|winning|winner)(?![a-z])")
+_PLACE = re.compile(
+    rf"(?:the )?(?:(?P<digits>\d{{1,6}})(?:st|nd|rd|th|\^\{{\}})|(?P<word>{'|'.join(_ORDINALS)}))"
+    r" (?:day|week|month|year|century|hour|minute|floor|row|column|term|place|position|round|step|page|grade|station|seat)",
+    re.I,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +96,30 @@ def qualified(cleaned: str) -> Qualified:
     body = match["body"].rstrip(" ,;(")
     if not body or re.search(r"(?<![A-Za-z])(?:for|if|when|otherwise)(?![A-Za-z])", body):
         return Qualified(cleaned)
-    names = match["in"] or match["is"] or ""
+    names = match["in"] or match["is"] or match["of"] or ""
     if match["set"]:
         domain = match["set"] + "".join((match["marks"] or "").split())
         domain = "N" if domain in ("Z^+", "Z^{+}", "Z_+", "Z_{+}", "Z_{>0}", "N^*", "N^{*}") else domain
     else:
         domain = _domain(match["kind"] or match["kinds"] or "")
     return Qualified(body, tuple(name.strip() for name in names.split(",") if name.strip()), domain)
+
+
+def subject_of(words: str) -> tuple[str, bool] | None:
+    """(who, whether they win) of a short sentence that says what one named person or player does: `Petya wins`, `The second
+    player has a winning strategy`. None for any other words, and where the sentence denies, doubts, or names anyone else."""
+    match = _SENTENCE.fullmatch(" ".join(words.split()))
+    if match is None or match["who"] in _NOBODY or _REFUSES.search(match["rest"]):
+        return None
+    return match["who"], bool(_WINS.search(match["rest"]))
+
+
+def place_in_words(words: str) -> int | None:
+    """The number of `15th day` and `the third floor`; None for anything else."""
+    match = _PLACE.fullmatch(" ".join(words.split()))
+    if match is None:
+        return None
+    return int(match["digits"]) if match["digits"] else _ORDINALS.get(match["word"].lower())
 
 
 def _domain(kind: str) -> str:
