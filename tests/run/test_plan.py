@@ -182,8 +182,8 @@ def test_memory_of_the_warm_up(tmp_path, monkeypatch, capsys):
 
 
 def test_host_memory_while_a_checkpoint_is_saved(capsys):
-    """134,515,008 parameters: 2 ranks with fp32 weights, gradients and half of Adam's moments each, and on one rank 24 bytes a
-    parameter of what is saved: 6.0 GiB, where 7.2 GB (6.7 GiB) were seen."""
+    """134,515,008 parameters: 2 ranks with fp32 weights, gradients and half of Adam's moments each, 6 bytes of each for
+    copies, and on one rank 24 bytes a parameter of what is gathered: 7.5 GiB. 7.2 GB (6.7 GiB) were resident."""
     words = [
         "stage=rl",
         "model=smollm2-135m",
