@@ -29,7 +29,7 @@ from megatron_patches.model.checkpoint_folder import (
 from megatron_patches.model.checkpoint_saving import NonFiniteError, Saver
 from megatron_patches.model.checkpoint_state import DAMAGE, fill, sharded_state, sharded_tensors
 from megatron_patches.model.finite import anywhere, first_nonfinite, first_on_any_rank
-from pipeline.common.errors import InputError
+from pipeline.common.errors import InputError, UsageError
 from pipeline.settings import Model
 
 __all__ = [
@@ -67,19 +67,23 @@ def load_folder(
     """Loads a checkpoint, saved at any layout, into `chunks` (and `optimizer`) (a collective). Returns its
     `common` state, which is empty where another program wrote the checkpoint.
 
-    Raises InputError naming the folder when it is damaged, of another model, not finite, or asks for foreign classes.
+    Raises InputError naming the folder when it is damaged, of another model, not finite, has no optimizer state where it
+    is asked for, or asks for foreign classes; UsageError where `rl.optimizer.distributed` is not that of the checkpoint.
     """
     wrong = None if checked else damage(folder)
     if wrong is not None:
         raise InputError(f"{folder} is damaged: {wrong}; {remedy}")
     saved = safe_reading.read_common(folder)
-    safe_reading.read_metadata(folder)  # before upstream reads it on rank 0 alone and wraps what goes wrong
+    # Before upstream reads it on rank 0 alone and wraps what goes wrong.
+    entries = safe_reading.read_metadata(folder).state_dict_metadata
     for field, value in saved.get("shape", {}).items():
         if value != getattr(model, field):
             raise InputError(
                 f"{folder} is of another model: its {field} is {value!r}, the configured model's is "
                 f"{getattr(model, field)!r}; take the preset it was made with, or another name="
             )
+    if optimizer is not None:
+        _check_optimizer(folder, list(entries), saved, optimizer.config.use_distributed_optimizer)
     template = sharded_state(chunks, optimizer, is_loading=True)
     names = {path: name for path, name, _ in sharded_tensors(template)}
     try:
@@ -98,6 +102,35 @@ def load_folder(
         with torch.no_grad():
             optimizer.load_state_dict(state["optimizer"])
     return state.get("common", {})
+
+
+def _check_optimizer(folder: Path, entries: list[str], saved: dict[str, Any], distributed: bool) -> None:
+    """Refuses optimizer state that this optimizer cannot read. The distributed optimizer and the others keep Adam's step
+    and parameter groups in different places and forms, and upstream converts neither; it ends in a KeyError.
+
+    Args:
+        entries: names in the checkpoint's `.metadata`.
+        saved: its common state.
+    """
+    if "optimizer" not in saved and not any(name.startswith("optimizer.") for name in entries):
+        raise InputError(
+            f"{folder} holds no optimizer state; give rl.load_optimizer=false to start from its weights alone"
+        )
+    was = has_key(saved.get("optimizer"), "param_state_sharding_type")
+    was = was or any(name.startswith("optimizer.distributed.") for name in entries)
+    if was != distributed:
+        raise UsageError(
+            f"{folder} was saved with rl.optimizer.distributed={str(was).lower()}, and its optimizer state cannot be read "
+            f"with {str(distributed).lower()}. Give rl.optimizer.distributed={str(was).lower()}, or start from its weights "
+            "alone: rl.load=<that folder> rl.load_optimizer=false in a new run (name=...)."
+        )
+
+
+def has_key(state: Any, key: str) -> bool:
+    """Whether `state`, or a dict or list inside it, has `key`: chained optimizers nest theirs one level deeper."""
+    if isinstance(state, dict):
+        return key in state or any(has_key(value, key) for value in state.values())
+    return isinstance(state, list) and any(has_key(value, key) for value in state)
 
 
 def contents(folder: Path, chunks: list, optimizer=None) -> str:

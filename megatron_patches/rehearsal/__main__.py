@@ -44,7 +44,7 @@ def imagined(settings: Settings, rank: int) -> Iterator[tuple[Ledger, RehearsedD
     fake = FakeTensorMode(allow_non_fake_inputs=False)
     # The share of experts that a token visits is the share of a routing map that is true.
     share = model.experts.per_token / model.experts.count if model.experts.count else 0.0
-    device = RehearsedDevice(ledger, fake, share)
+    device = RehearsedDevice(ledger, fake, share, uses_gpus(cluster))
     stand_ins.host_moments(device)
     with fake, device:
         yield ledger, device, load, found

@@ -55,11 +55,15 @@ class RehearsedDevice(Counted):
     gradients are finite and clipped, and nothing is found wrong.
     """
 
-    def __init__(self, ledger: Ledger, fake: FakeTensorMode, chosen_share: float):
-        """`chosen_share`: share of a mask that `masked_select` takes, because a mask has no numbers; experts get equal
-        shares of the tokens."""
+    def __init__(self, ledger: Ledger, fake: FakeTensorMode, chosen_share: float, on_gpu: bool = True):
+        """
+        Args:
+            chosen_share: share of a mask that `masked_select` takes, because a mask has no numbers; experts get equal shares
+                of the tokens.
+            on_gpu: False if the device is the CPU, where a copy to the host is the tensor itself.
+        """
         super().__init__(ledger)
-        self.fake, self.chosen_share = fake, chosen_share
+        self.fake, self.chosen_share, self.on_gpu = fake, chosen_share, on_gpu
         self.host_is_real = True
         """False while a checkpoint is gathered: it puts gigabytes on the host, which are fake as well then."""
 
@@ -82,6 +86,7 @@ class RehearsedDevice(Counted):
         if self.host_is_real:
             done, out = self._host(func, args, kwargs, tensors, fakes)
             if done:
+                self._count_host(out)
                 return out
         elif func is aten._to_copy.default and _target(kwargs) == "cpu" and any(t.device.type == NAME for t in fakes):
             self.ledger.wait("a tensor is copied to the host")
@@ -94,6 +99,13 @@ class RehearsedDevice(Counted):
     def _count(self, func: Any, args: Any, kwargs: dict, out: Any) -> None:
         if all(tensor.device.type == NAME for tensor in tensors_of((out,))):
             super()._count(func, args, kwargs, out)
+        elif self.on_gpu or func is not aten._to_copy.default:
+            self._count_host(out)
+
+    def _count_host(self, out: Any) -> None:
+        for tensor in tensors_of((out,)):
+            if tensor.device.type != NAME:
+                self.ledger.made_on_host(tensor)
 
     def _host(self, func: Any, args: Any, kwargs: dict, tensors: list, fakes: list) -> tuple[bool, Any]:
         """(True, result) of what happens on the host, or brings a tensor to it."""

@@ -42,6 +42,10 @@ class Phase:
     """Most bytes on the device at one time."""
     parts: dict[str, int] = field(default_factory=dict)
     """The peak by part."""
+    host_peak: int = 0
+    """Most bytes of tensors on the host at one time."""
+    both_peak: int = 0
+    """Most bytes on device and host together: what a run on CPUs takes, where the two are one."""
     flops: float = 0.0
     seconds: float = 0.0
     """Of the operators one after the other, each at the slower of arithmetic and memory."""
@@ -60,12 +64,15 @@ class Ledger:
         self.speed, self.devices_per_node = speed, devices_per_node
         self.phases: dict[str, Phase] = {}
         self.total = 0
+        self.host_total = 0
+        """Bytes of tensors on the host."""
         self.by_part: collections.Counter[str] = collections.Counter()
         self.group_names: dict[str, str] = {}
         """torch's name of a process group -> Megatron's."""
         self.host_groups: set[str] = set()
         """torch's names of the groups over gloo, which exchange tensors of the host."""
         self._live: dict[int, tuple[Any, int, str]] = {}
+        self._on_host: dict[int, Any] = {}
         self._phase, self._part = Phase(), TEMPORARIES
 
     @contextlib.contextmanager
@@ -97,6 +104,21 @@ class Ledger:
         self._live[key] = (weakref.ref(storage, lambda _: self._gone(key)), size, self._part)
         self.total += size
         self.by_part[self._part] += size
+        self._note_peak()
+
+    def made_on_host(self, tensor: torch.Tensor) -> None:
+        """As `made`, of the host."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._on_host:
+            return
+
+        def gone(_: Any) -> None:
+            del self._on_host[key]
+            self.host_total -= size
+
+        self._on_host[key] = weakref.ref(storage, gone)
+        self.host_total += size
         self._note_peak()
 
     def mark(self, tensors: Iterable[torch.Tensor | None], part: str) -> None:
@@ -149,6 +171,8 @@ class Ledger:
         if self.total > self._phase.peak:
             self._phase.peak = self.total
             self._phase.parts = {part: size for part, size in self.by_part.items() if size}
+        self._phase.host_peak = max(self._phase.host_peak, self.host_total)
+        self._phase.both_peak = max(self._phase.both_peak, self.total + self.host_total)
 
 
 def nbytes(tensors: Iterable[torch.Tensor]) -> int:

@@ -16,7 +16,7 @@ from pipeline.settings import Verify
 from pipeline.verify import Grade, VerifierPool
 from pipeline.verify.judge import Judge, judge_of
 from pipeline.verify.reading.extract import graded_part
-from pipeline.verify.rewards import Scorer
+from pipeline.verify.rewards import EXCERPT, RewardError, Scorer
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Grader:
             self._early[key] = self.pool.submit([_pair(rollout)])
 
     def grade(self, groups: Groups) -> Graded:
-        """Grades groups of one size. A collective over the world, if there is one; every rank gets all grades."""
+        """Grades groups of one size. A collective over the world, if there is one; every rank gets all grades. Raises
+        RewardError for a reward that is not finite."""
         rollouts = [rollout for group in groups for rollout in group]
         keys = [_key(rollout) for rollout in rollouts]
         known = self._verdicts(dict(zip(keys, rollouts, strict=True)))
@@ -65,10 +66,7 @@ class Grader:
             known |= self._overturned(self.judge, known, dict(zip(keys, rollouts, strict=True)))
         rank, size = _place()
         grades = [known[key] for key in keys]
-        mine = [
-            self.score(r.text, g, len(r.token_ids), r.finish_reason)
-            for r, g in zip(rollouts[rank::size], grades[rank::size], strict=True)
-        ]
+        mine = [self._reward(*pair) for pair in zip(rollouts[rank::size], grades[rank::size], strict=True)]
         rewards = torch.zeros(len(rollouts), dtype=torch.float64)
         self._totals = Counter()
         for k, (some, totals) in enumerate(_share((mine, self._metrics()))):
@@ -119,6 +117,13 @@ class Grader:
             for part in _share(right)
             for key in part
         }
+
+    def _reward(self, rollout: Rollout, grade: Grade) -> float:
+        """The reward of one response. Raises RewardError that names the problem too."""
+        try:
+            return self.score(rollout.text, grade, len(rollout.token_ids), rollout.finish_reason)
+        except RewardError as error:
+            raise RewardError(f"{error} The problem: {rollout.prompt.text[-EXCERPT:]!r}") from None
 
     def _metrics(self) -> dict[str, float]:
         return self.pool.metrics() | (self.judge.metrics() if self.judge is not None else {})

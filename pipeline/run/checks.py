@@ -94,7 +94,7 @@ def check_modules(settings: Settings) -> None:
     if settings.rl.recompute != "selective":
         return
     has_experts = settings.model.experts.count > 0
-    wrong, what = (("mlp",), "experts in the place of the MLP") if has_experts else (("moe", "moe_act"), "no experts")
+    wrong, what = (("mlp",), "experts in the place of the MLP") if has_experts else (("moe",), "no experts")
     for name in recomputed_modules(settings.model, settings.rl.recompute_modules):
         if name in wrong:
             raise UsageError(f"rl.recompute_modules={name}: the layers of this model have {what}.")

@@ -57,6 +57,11 @@ def _main(words: list[str]) -> int:
     if derived is not None:
         _say(describe_derived(derived))
     check_training_data(settings, jobs)
+    if settings.plan.search:
+        from pipeline.run.search import search
+
+        print(search(next((job.settings for job in jobs if job.stage.name == "rl"), settings)))
+        return 0
     for job in jobs:
         checks.check(job, run_root(job.settings))
     compared = arms.check(settings, words, run_root(settings)) if settings.stage == "compare" else []

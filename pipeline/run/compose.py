@@ -39,6 +39,7 @@ from pipeline.settings.schema import (
 SHORT = {
     "what": "bench.what", "check": "doctor.check", "step": "replay.step", "tracking": "tracking.to",
     "rehearse": "plan.rehearse",
+    "search": "plan.search",
 }  # fmt: skip
 """Keys that may be written shorter on the command line."""
 SLURM = "SLURM's environment"

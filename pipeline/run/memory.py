@@ -37,6 +37,8 @@ class Memory:
     """Whole fp32 logits of one micro-batch and their gradient, which the policy head avoids."""
     parked: int
     """Of the states, what leaves the device while responses are sampled (`rl.offload`)."""
+    copies: int
+    """Bytes of the host that hold copies of this rank's share of the optimizer while a checkpoint is gathered."""
     on_host: int
     """Bytes of the host, not of the device: what is parked, except gradients, and Adam's moments if they stay there."""
     generation: int
@@ -93,6 +95,7 @@ def estimate(settings: Settings, data_parallel: int, engine: str, on_gpu: bool) 
         head=_head(rl.head_chunk_tokens, tokens, vocab, model.hidden_size, element),
         logits_avoided=2 * 4 * tokens * vocab,
         parked=sum(parts[name] for name in {*rl.offload}),
+        copies=SAVED * (min(mine, BUCKET // shards) if _is_cut(settings) else mine) if rl.optimizer.distributed else 0,
         on_host=sum(parts[name] for name in {*rl.offload} - {"gradients"}) + MOMENTS * mine * rl.optimizer.cpu_offload,
         generation=_generation(settings, engine, on_gpu),
         overhead=int(OVERHEAD_GIB * GIB) if on_gpu else 0,
@@ -114,11 +117,13 @@ def _generation(settings: Settings, engine: str, on_gpu: bool) -> int:
 
 MOMENTS = 8
 """Bytes of Adam's two moments of a parameter."""
-SAVED_BYTES = 12
-"""Of one parameter in a checkpoint: fp32 master and Adam's two moments."""
-SAVED_COPIES = 2
-"""Gathered from the data-parallel ranks, and once more as it is written. SmolLM2-135M in fp32 on two CPU ranks took 7.2 GB in
-all while it was saved, of which 3.2 GB are its states."""
+SAVED = 12
+"""Bytes of one parameter in a checkpoint: fp32 master and Adam's two moments."""
+GATHERED = 12
+"""Bytes of a parameter that the writer holds for a moment as it gathers them: what comes in of one of the three, of the one
+before, and the two joined. A rehearsal and a run on CPUs both count them."""
+BUCKET = 40_000_000
+"""Parameters that are gathered at once if gradients are summed in buckets (Megatron's size of one)."""
 
 
 def host(settings: Settings, memory: Memory, on_gpu: bool) -> tuple[int, str]:
@@ -126,12 +131,13 @@ def host(settings: Settings, memory: Memory, on_gpu: bool) -> tuple[int, str]:
 
     Each rank of the warm-up reads the whole model before it moves to the device (stages/sft.py); with ZeRO 3 only rank 0 holds
     all of it, as it is exported. To save a checkpoint, one rank of each part of the model gathers that part's optimizer state
-    on the host. On CPU the ranks' device memory is the node's as well.
+    on the host: 36 bytes a parameter if it has all of it, 24 + 12 / n of n data-parallel ranks. On CPU the ranks' device
+    memory is the node's as well.
     """
     ranks, layout = settings.cluster.devices_per_node, settings.layout
     whole = count(settings.model).total * (2 if settings.model.dtype == "bf16" else 4)
     writers = min(ranks, layout.tp * layout.pp * layout.ep)
-    saving = writers * SAVED_COPIES * SAVED_BYTES * sum(on_rank(settings.model, layout))
+    saving = writers * _gathered(settings) + ranks * memory.copies
     away = ranks * memory.on_host
     needs = [(away, "what rl.offload and rl.optimizer.cpu_offload keep there" if away else "nothing large")]
     if settings.sft.enabled and settings.sft.zero_stage == 3:
@@ -143,6 +149,19 @@ def host(settings: Settings, memory: Memory, on_gpu: bool) -> tuple[int, str]:
         saving += ranks * memory.states
     needs.append((saving + away, "RL while it saves a checkpoint"))
     return max(needs)
+
+
+def _gathered(settings: Settings) -> int:
+    """Bytes of the rank that gathers and writes a part of the model, without the copies of its own share."""
+    own = sum(on_rank(settings.model, settings.layout))
+    if not settings.rl.optimizer.distributed:
+        return SAVED * own
+    return SAVED * own + GATHERED * (min(own, BUCKET) if _is_cut(settings) else own)
+
+
+def _is_cut(settings: Settings) -> bool:
+    """Whether gradients, and with them what is gathered, lie in several buckets. Later pipeline stages always have one."""
+    return settings.rl.overlap_grad_reduce and settings.layout.pp == 1
 
 
 def _head(chunk: int | None, tokens: int, vocab: int, hidden: int, element: int) -> int:

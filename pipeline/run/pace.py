@@ -53,13 +53,20 @@ def pace(settings: Settings, ranks: list[dict[str, Any]], world: int, copies: in
     one = passes("update", micro_batches) + slowest("gradients") + slowest("optimizer step")
     update = one * rl.minibatches * rl.epochs
     logprobs = passes("log-probs", micro_batches * rl.minibatches)
-    generation = _generation(settings, world, responses, length)
+    generation = generation_seconds(settings, world, responses, length)
     sync = slowest("sync")
     tokens = responses * length
     flops = 6 * visited(settings.model) * tokens * rl.epochs
     seconds = generation + logprobs + update + sync
     mfu = flops / update / world / (settings.cluster.speed.tflops * 1e12)
     return Pace(generation, logprobs, update, sync, tokens / seconds / world, mfu)
+
+
+def published(settings: Settings, world: int) -> str | None:
+    """A figure that others published for this model on as many devices, as text."""
+    if world == 32 and settings.model.hidden_size == 5120 and settings.model.num_layers == 64:
+        return "published for Qwen3-32B on 32 H100: 571 tokens/s/GPU (with other lengths and batches)"
+    return None
 
 
 def _seconds(rank: dict[str, Any], name: str) -> float:
@@ -98,7 +105,8 @@ def sampling_ranks(settings: Settings, world: int) -> int:
     return settings.rollout.server_ranks if settings.rollout.mode == "standalone" else world
 
 
-def _generation(settings: Settings, world: int, responses: int, length: int) -> float:
+def generation_seconds(settings: Settings, world: int, responses: int, length: int) -> float:
+    """Seconds in which vLLM samples `responses` of up to `length` tokens, prompts included; NaN for the native engine."""
     if chosen_engine(settings) == "native":
         return float("nan")
     rollout, speed, tp = settings.rollout, settings.cluster.speed, settings.layout.engine_tp

@@ -20,7 +20,7 @@ from pipeline.settings import Settings
 from pipeline.settings.engine import chosen_engine, is_installed, uses_gpus, why_chosen
 from pipeline.settings.levers import recomputed_modules
 
-PLAN_ALONE = ("rehearse=", "plan.", "cluster.speed.")
+PLAN_ALONE = ("rehearse=", "search=", "plan.", "cluster.speed.")
 """Begin arguments of stage=plan that no stage of the plan reads."""
 
 

@@ -16,14 +16,13 @@ from pipeline.common.devices import cores
 from pipeline.common.errors import UsageError, UserError
 from pipeline.run.door import ROOT
 from pipeline.run.memory import GIB, Memory
-from pipeline.run.pace import Pace, pace
+from pipeline.run.pace import Pace, pace, published
 from pipeline.run.plan import data_parallel, memory_of, world_size
 from pipeline.settings import Settings
 from pipeline.settings.engine import chosen_engine
 
 PARTS = ("weights", "gradients", "optimizer", "reference", "activations", "temporaries")
 PHASES = ("log-probs", "update", "gradients", "optimizer step", "sync", "save")
-PUBLISHED = "published for Qwen3-32B on 32 H100: 571 tokens/s/GPU (with other lengths and batches)"
 
 
 def ranks_of(settings: Settings, chosen: list[int]) -> list[int]:
@@ -95,6 +94,9 @@ def _memory_lines(settings: Settings, rank: dict[str, Any], memory: Memory) -> l
             continue
         sizes = [phase["peak"], *(phase["parts"].get(part, 0) for part in PARTS)]
         lines.append(f"  {name:<15}" + "  ".join(f"{size / GIB:11.3f}" for size in sizes))
+    lines.append(
+        f"  on the host, at most {rank['phases']['save']['host_peak'] / GIB:.3f} while a checkpoint is gathered"
+    )
     held = sum(rank["phases"]["update"]["parts"].get(part, 0) for part in PARTS[:4])
     held -= sum(rank["phases"]["update"]["parts"].get(part, 0) for part in {*settings.rl.offload})
     lines.append(
@@ -147,6 +149,5 @@ def _pace_lines(settings: Settings, found: Pace) -> list[str]:
         f" {found.sync:.1f} s: {found.step:.1f} s, {found.tokens_per_second:.0f} tokens/s/GPU;"
         f" MFU of the update {found.mfu:.0%}"
     )
-    if world == 32 and settings.model.hidden_size == 5120 and settings.model.num_layers == 64:
-        lines.append(f"  {PUBLISHED}")
-    return lines
+    known = published(settings, world)
+    return [*lines, f"  {known}"] if known else lines

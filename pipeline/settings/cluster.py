@@ -21,6 +21,8 @@ class Speed(Section):
     """Bandwidth between devices of a node, each way, 10^9 bytes a second and device."""
     network_gb_s: float = Field(50.0, gt=0)
     """Bandwidth between nodes, each way, 10^9 bytes a second and device."""
+    host_gb_s: float = Field(50.0, gt=0)
+    """Bandwidth between a device and its host, each way, 10^9 bytes a second (PCIe 5 x16), for levers that move the actor."""
     efficiency: float = Field(0.6, gt=0, le=1)
     """Share of `tflops` that large matrix products reach: an assumption, measure it with `bench what=policy_head`."""
 

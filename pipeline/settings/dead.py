@@ -137,11 +137,16 @@ STAGE_RULES = (
     ),
     Rule(
         lambda s: s.stage not in ("plan", "doctor"), ("cluster.speed.*",),
-        "only stage=plan rehearse=true and stage=doctor check=cluster read it", "Use one of them", typed_only=True,
+        "only stage=plan with rehearse=true or search=true, and stage=doctor check=cluster, read it", "Use one of them",
+        typed_only=True,
     ),
     Rule(
-        lambda s: s.stage == "plan" and not s.plan.rehearse, ("plan.ranks", "cluster.speed.*"), "nothing is rehearsed",
-        "Give rehearse=true", neutral=([],), typed_only=True,
+        lambda s: s.stage == "plan" and not s.plan.rehearse, ("plan.ranks",), "nothing is rehearsed", "Give rehearse=true",
+        neutral=([],), typed_only=True,
+    ),
+    Rule(
+        lambda s: s.stage == "plan" and not s.plan.rehearse and not s.plan.search, ("cluster.speed.*",),
+        "nothing is rehearsed or searched", "Give rehearse=true or search=true", typed_only=True,
     ),
     Rule(
         lambda s: s.stage == "plan" and s.plan.lengths is None, ("plan.engines", "plan.decode_ms", "plan.actor_s"),
@@ -306,8 +311,8 @@ RUN_RULES = (
         "rl.recompute={s.rl.recompute} runs no whole layers again", "Use rl.recompute=full",
     ),
     Rule(
-        _alone, ("rl.overlap_grad_reduce", "rl.overlap_param_gather"), "each rank has a part of the model of its own, so none"
-        " shares gradients with another", "Use more ranks than layout.tp x layout.pp", neutral=(False,), typed_only=True,
+        _alone, ("rl.overlap_param_gather",), "each rank has a part of the model of its own, so none gathers weights from"
+        " another", "Use more ranks than layout.tp x layout.pp", neutral=(False,), typed_only=True,
     ),
     Rule(
         lambda s: chosen_engine(s) == "vllm" and s.rollout.mode == "standalone", ("rl.offload",),

@@ -10,6 +10,8 @@ class Plan(Section):
 
     rehearse: bool = False
     """Run one step of some ranks' real code on tensors without numbers, and print its memory, time and collectives."""
+    search: bool = False
+    """Try layouts and levers of memory: rank those that fit by the seconds of a step, and say why the others do not."""
     ranks: list[int] = Field([], max_length=64)
     """Ranks to rehearse; empty: the first rank of each pipeline stage."""
     lengths: str | None = None

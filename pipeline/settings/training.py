@@ -139,7 +139,7 @@ class Rl(Section):
     recompute: Literal["none", "selective", "full"] = "none"
     """What of the forward pass is run again in the backward pass, so that its activations need not be kept. selective:
     `recompute_modules` of each layer; full: whole layers."""
-    recompute_modules: list[Literal["core_attn", "mlp", "moe", "moe_act"]] = []
+    recompute_modules: list[Literal["core_attn", "mlp", "moe"]] = []
     """selective: the parts of a layer to run again; empty: the MLP (mlp, in a model with experts moe)."""
     recompute_method: Literal["uniform", "block"] = "uniform"
     """full: uniform keeps the input of every `recompute_layers` layers; block runs only the first `recompute_layers` layers

@@ -5,12 +5,13 @@ and their weights, e.g. `{"correctness": 1.0, "overlong": 1.0}`; a name with a c
 """
 
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from pipeline.common.errors import UsageError
+from pipeline.common.errors import UsageError, UserError
 from pipeline.verify.reading.boxes import find_boxes
 from pipeline.verify.reading.extract import extract
 from pipeline.verify.reading.response import visible
@@ -93,9 +94,34 @@ def resolve(name: str) -> RewardFunction:
     return found
 
 
+class RewardError(UserError):
+    """A reward function returned NaN, infinity or no number: names the function, the value and the response."""
+
+
+EXCERPT = 80
+"""Characters of a response that a RewardError shows."""
+
+
+def value_of(name: str, function: RewardFunction, outcome: Outcome, config: RewardConfig) -> float:
+    """The reward that `function` gives. Raises RewardError unless it is a finite number."""
+    found = function(outcome, config)
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        value = math.nan
+    if math.isfinite(value):
+        return value
+    end = outcome.text[-EXCERPT:]
+    raise RewardError(
+        f"verify.rewards: {name} gave {found!r}, which is no finite number, for a response of {outcome.length} tokens "
+        f"({outcome.finish_reason}, {'right' if outcome.grade.correct else 'wrong'}) that ends in {end!r}. Correct that "
+        "function; the same command then continues from the last checkpoint."
+    )
+
+
 def score(outcome: Outcome, weights: Mapping[str, float], config: RewardConfig) -> float:
-    """The weighted sum of the reward functions named in `weights` (`settings.verify.rewards`)."""
-    return sum(weight * float(resolve(name)(outcome, config)) for name, weight in weights.items())
+    """The weighted sum of the reward functions named in `weights` (`settings.verify.rewards`). Raises RewardError."""
+    return sum(weight * value_of(name, resolve(name), outcome, config) for name, weight in weights.items())
 
 
 class Scorer:
@@ -109,6 +135,6 @@ class Scorer:
         return sum(self.parts(text, grade, length, finish_reason).values())
 
     def parts(self, text: str, grade: Grade, length: int, finish_reason: str = "stop") -> dict[str, float]:
-        """Each weighted term by name."""
+        """Each weighted term by name. Raises RewardError for one that is not finite."""
         outcome = Outcome(text, grade, length, finish_reason)
-        return {name: weight * float(function(outcome, self.config)) for name, weight, function in self.terms}
+        return {name: weight * value_of(name, function, outcome, self.config) for name, weight, function in self.terms}

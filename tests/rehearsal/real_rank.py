@@ -1,5 +1,5 @@
-"""Run by test_rehearsal.py: the rehearsed step of a world of one with real tensors on the CPU, its memory counted by other code
-than the rehearsal's. Arguments: config.yaml result.json."""
+"""Run by test_rehearsal.py: the rehearsed step with real tensors on the CPU, its memory counted by other code than the
+rehearsal's. Arguments: config.yaml result.json, to which each rank's number is added."""
 
 import json
 import sys
@@ -14,21 +14,28 @@ from megatron_patches.rehearsal.ledger import Ledger
 from pipeline.settings import Settings
 
 import torch  # isort: skip
+import torch.distributed as dist  # isort: skip
 
 
 def main() -> None:
     settings = Settings.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text("utf-8")))
     torch.set_num_threads(1)
     parallel.initialize(settings.layout, settings.seed)
-    found = steps.samples(settings, steps.Load.of(settings), copies=1)
+    found = steps.samples(settings, steps.Load.of(settings), parallel.data_parallel_size())
     peaks = {}
     with LiveBytes() as live:
         step = steps.Step(settings, Ledger(settings.cluster.speed, 1), sampled_elsewhere=False)
-        for name, phase in (("log-probs", step.score), ("update", step.update)):
+        phases = {
+            "log-probs": lambda: step.score(found),
+            "update": lambda: step.update(found),
+            "sync": step.sync,
+            "save": step.save,
+        }
+        for name, phase in phases.items():
             live.peak = live.now
-            phase(found)
+            phase()
             peaks[name] = live.peak
-    Path(sys.argv[2]).write_text(json.dumps(peaks))
+    Path(f"{sys.argv[2]}.{dist.get_rank()}").write_text(json.dumps(peaks))
     parallel.finish()
 
 

@@ -106,7 +106,7 @@ DEAD = [
     (["rl.optimizer.decay=constant", "rl.optimizer.min_lr=1e-6"], "rl.optimizer.min_lr=1e-06", "decay=constant"),
     (["rl.recompute_modules=mlp"], "rl.recompute_modules=mlp", "rl.recompute=none names no parts"),
     (["rl.recompute=selective", "rl.recompute_layers=2"], "rl.recompute_layers=2", "runs no whole layers again"),
-    (["rl.overlap_grad_reduce=true"], "rl.overlap_grad_reduce=true", "none shares gradients with another"),
+    (["rl.overlap_grad_reduce=true", "rl.overlap_param_gather=true"], "rl.overlap_param_gather=true", "none gathers weights"),
     ([*VLLM, "rollout.mode=standalone", "rl.offload=optimizer"], "rl.offload=optimizer", "generates on other devices"),
     (["rl.dynamic_sampling_rounds=2"], "rl.dynamic_sampling_rounds=2", "algo.dynamic_sampling=false"),
     (["rl.eval_every=50", "rl.steps=10"], "rl.eval_every=50", "above rl.steps=10"),

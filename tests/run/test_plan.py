@@ -142,16 +142,17 @@ def test_a_plan_of_everything_names_each_stage_and_node(tmp_path, monkeypatch, c
 
 
 def test_host_memory_of_a_node(tmp_path, monkeypatch, capsys):
-    """A checkpoint of 32,763,876,352 parameters is gathered and written at 24 bytes each: 732.4 GiB, half of it on each of two
-    nodes. The warm-up with ZeRO 1 reads the bf16 weights on each of 8 ranks: 488.2 GiB."""
+    """A checkpoint of 32,763,876,352 parameters is gathered at 36 bytes each where one rank holds each part: 1,098.5 GiB, and a
+    little for rounding. On four nodes two ranks share each part, so a node gathers half of them at 30: 457.7 GiB. The warm-up
+    with ZeRO 1 reads the bf16 weights on each of 8 ranks: 488.2 GiB."""
     monkeypatch.setenv("ETR_FOLDER", str(tmp_path))
     words = ["stage=rl", "model=32b", "dry_run=true"]
     assert cli.main(words) == 0
     out = capsys.readouterr().out
-    assert "Host memory of a node, GiB (estimate): 732.4 for RL while it saves a checkpoint" in out
+    assert "Host memory of a node, GiB (estimate): 1098.6 for RL while it saves a checkpoint" in out
     assert "a node has 1536" in out
     assert "WARNING" not in out
-    words += ["cluster.nnodes=2", "cluster.node_memory_gib=400"]
+    words += ["cluster.nnodes=4", "cluster.node_memory_gib=470"]
     assert cli.main([*words, "sft.zero_stage=1"]) == 0
     out = capsys.readouterr().out
     assert "(estimate): 488.2 for the warm-up's model on each of 8 ranks" in out
@@ -181,8 +182,8 @@ def test_memory_of_the_warm_up(tmp_path, monkeypatch, capsys):
 
 
 def test_host_memory_while_a_checkpoint_is_saved(capsys):
-    """134,515,008 parameters: 2 ranks with fp32 weights, gradients and half of Adam's moments each, and on one rank 24 bytes a
-    parameter of what is saved: 6.0 GiB, where 7.2 GB (6.7 GiB) were seen."""
+    """134,515,008 parameters: 2 ranks with fp32 weights, gradients and half of Adam's moments each, 6 bytes of each for
+    copies, and on one rank 24 bytes a parameter of what is gathered: 7.5 GiB. 7.2 GB (6.7 GiB) were resident."""
     words = [
         "stage=rl",
         "model=smollm2-135m",
@@ -198,7 +199,7 @@ def test_host_memory_while_a_checkpoint_is_saved(capsys):
         "sft.enabled=false",
     ]
     assert cli.main(words) == 0
-    assert "Host memory of a node, GiB (estimate): 6.0 for RL while it saves a checkpoint" in capsys.readouterr().out
+    assert "Host memory of a node, GiB (estimate): 7.5 for RL while it saves a checkpoint" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

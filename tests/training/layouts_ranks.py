@@ -197,6 +197,14 @@ def main() -> None:
         stretched = reference(llama, experience, ETR)
         for layout in (budget(100, tp=2), budget(100, pp=2), budget(100, cp=2)):
             check(llama, layout, "packed", True, "auto", ETR, experience, stretched)
+    if world == 4:
+        sparse = tiny_model("qwen3_moe")
+        routed = reference(sparse, experience, ETR)
+        for layout in (
+            budget(100, ep=2, pp=2),
+            budget(100, ep=2, cp=2),
+        ):  # pp: and two data-parallel ranks in each stage
+            check(sparse, layout, "packed", True, "auto", ETR, experience, routed, close=1e-4)
     # Fewer sequences than ranks, one of them without a response: ranks with nothing to learn from still take part.
     few = random_experience(dense.vocab_size, prompts=1, group=3, given_lengths=[5, 0, 9])
     few = replace(few, ref_logp=few.old_logp - 0.1)

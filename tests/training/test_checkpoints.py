@@ -17,7 +17,7 @@ from ranks import run_ranks
 from tiny_models import tiny_model
 from torch.distributed.checkpoint.api import CheckpointException
 
-from pipeline.common.errors import InputError
+from pipeline.common.errors import InputError, UsageError
 from pipeline.settings import Layout, Optimizer, Rl
 from pipeline.stage import explain
 
@@ -422,3 +422,31 @@ def test_plain_megatron_scripts_and_this_project_read_each_others_checkpoints(ac
     assert f"{sum(value.numel() for value in theirs['weights'].values()):,} weights" in said
     assert "tensors of optimizer state" in said
     assert "not read" not in said
+
+
+@pytest.mark.parametrize("distributed", [True, False])
+def test_optimizer_state_of_the_other_kind_is_refused_by_name(world, tmp_path, distributed):
+    """Upstream ends in a KeyError. The weights alone are read."""
+    from megatron_patches.model import checkpoint
+    from megatron_patches.training.actor import Actor
+
+    def actor_of(distributed: bool) -> Actor:
+        optimizer = Optimizer(lr=1e-3, warmup_steps=0, distributed=distributed)
+        return Actor(MODEL, Layout(), Rl(optimizer=optimizer), 1.0)
+
+    before, after = actor_of(distributed), actor_of(not distributed)
+    checkpoint.save(tmp_path, 1, before.chunks, MODEL, optimizer=before.optimizer, common={})
+    with pytest.raises(UsageError) as caught:
+        checkpoint.load(tmp_path, 1, after.chunks, MODEL, optimizer=after.optimizer)
+    assert f"Give rl.optimizer.distributed={str(distributed).lower()}" in str(caught.value)
+    assert str(tmp_path / "iter_0000001") in str(caught.value)
+    checkpoint.load(tmp_path, 1, after.chunks, MODEL)
+    checkpoint.load(tmp_path, 1, before.chunks, MODEL, optimizer=before.optimizer)
+
+
+def test_a_checkpoint_without_optimizer_state_says_so(actor, tmp_path):
+    from megatron_patches.model import checkpoint
+
+    checkpoint.save(tmp_path, 1, actor.chunks, MODEL, common={})
+    with pytest.raises(InputError, match=r"holds no optimizer state; give rl\.load_optimizer=false"):
+        checkpoint.load(tmp_path, 1, actor.chunks, MODEL, optimizer=actor.optimizer)

@@ -20,8 +20,8 @@ gradient by its own size, which would turn a wrong sign or scale of any single p
 A checkpoint after two steps, weights and Adam's memory, then goes on at another layout (`resharding.py`): after five
 more steps the parameters are within 1e-5 relative of those of the layout that saved it.
 
-In bf16, whose rounding depends on the cut, one process is held to a few percent of fp32. Left out: more than 4 ranks,
-expert together with pipeline parallelism, and dropout (none).
+In bf16, whose rounding depends on the cut, one process is held to a few percent of fp32. Left out: more than 4 ranks, and
+dropout (none). Expert parallelism is also cut together with pipeline and with context parallelism, at four ranks.
 """
 
 from pathlib import Path

@@ -177,6 +177,7 @@ PAIRS: dict[str, tuple[Pairs, Pairs]] = {
 
 UNDONE: Pairs = [
     (r"\frac{\sqrt{12}}{2}\cdot 2", r"2\sqrt3"), (r"\frac13\pi(3)^2(4)", r"12\pi"), (r"17\cdot 1", "17"),
+    (r"\frac{24}{1}\cdot 1", "24"), (r"\frac34\cdot 1", r"\frac34"), (r"\frac34\cdot\frac{1}{1}", r"\frac34"),
     (r"\frac{9\sqrt2}{3}", r"3\sqrt2"),
     (r"\frac{1+i}{1-i}", "i"), (r"\frac{2}{1+i}", "1-i"), (r"\sqrt{50}+\sqrt8", r"7\sqrt2"),
     (r"\sqrt{12}+\sqrt{27}", r"5\sqrt3"),
@@ -186,6 +187,20 @@ UNDONE: Pairs = [
 """Equal, and under `evaluated` not worked out."""
 
 RESPONSES: dict[str, tuple[Pairs, Pairs]] = {
+    "boxes that are called false": (
+        [
+            (r"It is not hard to see that the answer is \boxed{9}.", "9"),
+            (r"It is not wrong to say that the answer is \boxed{9}.", "9"),
+            (r"It would be wrong to answer 8; the answer is \boxed{9}.", "9"),
+            (r"It is easy to make a mistake here. The answer is \boxed{9}.", "9"),
+            (r"It is impossible that n is anything but \boxed{9}.", "9"), (r"Nobody can deny that it is \boxed{9}.", "9"),
+        ],
+        [
+            (r"It is wrong to say that the answer is \boxed{9}.", "9"), (r"I doubt that the answer is \boxed{9}.", "9"),
+            (r"It is not true that the answer is \boxed{9}.", "9"), (r"It is impossible that the answer is \boxed{9}.", "9"),
+            (r"It would be a mistake to answer \boxed{9}.", "9"), (r"The claim that the answer is \boxed{9} is false.", "9"),
+        ],
+    ),
     "questions on one line": (
         [("The answer is 12. Q: Is it even? Yes.", "12"), (r"Q: What is 6+6? So the answer is \boxed{12}.", "12")],
         [("Q: What is 5+7? Answer: 12. Q: Now solve the given one.", "12"), ("Problem: 5+7. Answer: 12. Problem: 6+6.", "12")],

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.common.errors import UsageError
 from pipeline.verify import Grade, grade
-from pipeline.verify.rewards import Outcome, RewardConfig, Scorer, resolve, score
+from pipeline.verify.rewards import Outcome, RewardConfig, RewardError, Scorer, resolve, score
 
 CONFIG = RewardConfig(max_length=100, overlong_buffer=20)
 RIGHT, WRONG = Grade(True, "1", "equal"), Grade(False, "2", "different")
@@ -62,3 +62,20 @@ def test_unknown_names_say_what_there_is() -> None:
         resolve("corectness")
     with pytest.raises(UsageError, match="cannot import"):
         resolve("no_such_module_anywhere:reward")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, None, "much"])
+def test_a_reward_that_is_no_finite_number_is_named(monkeypatch: pytest.MonkeyPatch, bad: object) -> None:
+    module = SimpleNamespace(odd=lambda outcome, config: bad if outcome.length == 7 else 1.0)
+    monkeypatch.setitem(sys.modules, "my_rewards", module)
+    weights = {"correctness": 1.0, "my_rewards:odd": 0.0}  # a weight of 0 would hide infinity as NaN
+    scorer = Scorer(SimpleNamespace(overlong_buffer=20, rewards=weights), max_new_tokens=100)
+    assert scorer("the answer is 4", RIGHT, 8) == 1.0
+    for call in (
+        lambda: scorer("the answer is 4", RIGHT, 7),
+        lambda: score(_outcome("the answer is 4", length=7), weights, CONFIG),
+    ):
+        with pytest.raises(RewardError) as caught:
+            call()
+        for part in ("my_rewards:odd", repr(bad), "7 tokens", "the answer is 4"):
+            assert part in str(caught.value)

@@ -264,7 +264,9 @@ def _of_rational(tree: Tree, value: Fraction) -> set[str]:
 
 
 def _of_product(tree: Tree, value: Fraction, large: bool) -> set[str]:
-    if _ONE in tree[1] and sum(part[0] == "num" for part in tree[1]) > 1:  # `17 \cdot 1`
+    if sum(part[0] in ("num", "mul") for part in tree[1]) > 1 and any(
+        evaluate.exact(part) == 1 for part in tree[1]
+    ):  # `17 \cdot 1`, `\frac34 \cdot 1`
         return {"product"}
     above, below = _factors(tree)
     if len(above) > 1 or len(below) > 1:

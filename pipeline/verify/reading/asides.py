@@ -70,10 +70,34 @@ _DENIED = re.compile(
     re.I,
 )
 """Before a box: `the answer is not`."""
+_CALLED_FALSE = re.compile(
+    r"(?:(?<!not )(?<!n't )\b(?:wrong|incorrect|false|untrue|impossible|a\s+mistake|an\s+error)"
+    r"|\b(?:not|n't|n’t|never)\s+(?:true|correct|right|possible|the\s+case))"
+    r"\s+(?:that|to\s+(?:say|claim|think|answer|believe|conclude|write))\b(?:(?!\b(?:but|except|other)\b)[^.,;:\n]){0,40}$"
+    r"|\b(?:I|we)\s+(?:(?:very\s+much|strongly|really)\s+)?(?:doubt|deny|reject)\b(?:(?!\b(?:but|except|other)\b)[^.,;:\n]){0,40}$",
+    re.I,
+)
+"""Before a box: `it is wrong to say that the answer is`, `I doubt that it is`."""
+_FALSE_WORDS = (
+    "wrong",
+    "incorrect",
+    "false",
+    "true",
+    "possible",
+    "mistake",
+    "error",
+    "correct",
+    "right",
+    "case",
+    "doubt",
+    "deny",
+    "reject",
+)
+"""One of these is wherever `_CALLED_FALSE` matches."""
 _WITHDRAWN = re.compile(
     r"(?:^|[.!?\n])\s*(?:(?:but|oh|no|wait|oops|hmm+|sorry|actually|hold\s+on)\b[\s,.!…-]*)*"
     r"(?:(?:that|this|it|the\s+above|my\s+(?:\w+\s+)?(?:answer|result)|the\s+answer\s+above)\s*)?(?:\b(?:is|was)|'s|’s)\s+"
-    r"(?:\w+\s+)?(?:wrong|incorrect|not\s+right|not\s+correct|a\s+mistake|an\s+error)\b"
+    r"(?:\w+\s+)?(?:wrong|incorrect|false|untrue|not\s+right|not\s+correct|a\s+mistake|an\s+error)\b"
     r"|\bI\s+(?:have\s+)?(?:made|make)\s+an?\s+(?:\w+\s+)?(?:mistake|error)\b",
     re.I,
 )
@@ -180,7 +204,10 @@ def _is_quoted(text: str, start: int, at: int) -> bool:
 
 def is_denied(text: str, at: int) -> bool:
     """Whether what begins at `at` is said not to be the answer."""
-    return _DENIED.search(text, max(0, at - 40), at) is not None
+    if _DENIED.search(text, max(0, at - 40), at) is not None:
+        return True
+    before = text[max(0, at - 100) : at]
+    return _holds(before.lower(), _FALSE_WORDS) and _CALLED_FALSE.search(before) is not None
 
 
 def is_withdrawn(tail: str) -> bool:
