@@ -4,7 +4,6 @@ from typing import Any
 
 from megatron_patches.engines.native import NativeEngine
 from megatron_patches.training.policy import Policy
-from pipeline.common.errors import UsageError
 from pipeline.rollout.interface import RolloutEngine, Sampling
 from pipeline.rollout.stops import stop_ids
 from pipeline.settings import Settings
@@ -16,18 +15,12 @@ __all__ = ["build_engine", "chosen_engine", "evaluation_sampling", "sampling_of"
 def build_engine(settings: Settings, policy: Policy, tokenizer, folder: str) -> RolloutEngine:
     """The chosen engine, sampling from `policy`'s weights. `folder` holds the model's config and tokenizer.
 
-    Raises UsageError if it is vLLM and vLLM is not installed, or cannot end responses as the settings say.
+    Raises UsageError if it is vLLM and vLLM is not installed.
     """
     check_installed(settings)
     if chosen_engine(settings) == "native":
         return NativeEngine(
             policy.chunks, settings.model, settings.rollout, tokenizer, settings.cluster.collective_minutes
-        )
-    if settings.rollout.partial_tokens and settings.rollout.stop:
-        raise UsageError(
-            f"rollout.stop={settings.rollout.stop} with rollout.partial_tokens={settings.rollout.partial_tokens}: vLLM does not"
-            " see a stop string that begins in one round and ends in the next. Use rollout.engine=native, or"
-            " rollout.partial_tokens=0."
         )
     if settings.rollout.mode == "standalone":
         from megatron_patches.engines.standalone import StandaloneVllmEngine

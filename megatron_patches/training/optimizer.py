@@ -62,8 +62,11 @@ class FusedLikeAdam(torch.optim.Optimizer):
         """Zero moments for those that have none."""
         for p in params:
             if not self.state[p]:
-                self.state[p]["exp_avg"] = torch.zeros_like(p, dtype=torch.float32)
-                self.state[p]["exp_avg_sq"] = torch.zeros_like(p, dtype=torch.float32)
+                self.state[p]["exp_avg"], self.state[p]["exp_avg_sq"] = self._zeros(p), self._zeros(p)
+
+    def _zeros(self, like: torch.Tensor) -> torch.Tensor:
+        """A new moment."""
+        return torch.zeros_like(like, dtype=torch.float32)
 
     def _moments(self, params: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Both moments of each, where the update changes them."""
@@ -82,11 +85,8 @@ class HostMomentsAdam(FusedLikeAdam):
     runs Adam on the host's processors instead, and needs CUDA to be built at all.
     """
 
-    def start(self, params: list[torch.Tensor]) -> None:
-        for p in params:
-            if not self.state[p]:
-                self.state[p]["exp_avg"] = host_zeros(p)
-                self.state[p]["exp_avg_sq"] = host_zeros(p)
+    def _zeros(self, like: torch.Tensor) -> torch.Tensor:
+        return host_zeros(like)
 
     def _moments(self, params: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         first, second = super()._moments(params)

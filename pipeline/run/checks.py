@@ -86,6 +86,13 @@ def check_training(settings: Settings) -> None:
             "rl.offload=weights: the native engine generates from the actor's own weights. Use rl.offload=gradients,optimizer,"
             " or rollout.engine=vllm."
         )
+    rollout = settings.rollout
+    if rollout.partial_tokens and rollout.stop and chosen_engine(settings) != "native":
+        raise UsageError(
+            f"rollout.stop={rollout.stop} with rollout.partial_tokens={rollout.partial_tokens}: vLLM does not"
+            " see a stop string that begins in one round and ends in the next. Use rollout.engine=native, or"
+            " rollout.partial_tokens=0."
+        )
     check_modules(settings)
 
 
