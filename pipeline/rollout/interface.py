@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -60,6 +62,9 @@ class Rollout:
     """The decoded response, special tokens left out."""
     earlier: list[tuple[int, int]] = field(default_factory=list)
     """(version, tokens) of the beginning that older weights sampled, oldest first; empty if one version sampled all."""
+    experts: np.ndarray | None = field(default=None, compare=False)
+    """uint8 [tokens of prompt and response - 1, layers, k]: the experts that sampled it, + 1; 0: not needed. None: not
+    recorded."""
 
     @property
     def is_finished(self) -> bool:
