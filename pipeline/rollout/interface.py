@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -61,6 +63,9 @@ class Rollout:
     """The decoded response, special tokens left out."""
     earlier: list[tuple[int, int]] = field(default_factory=list)
     """(version, tokens) of the beginning that older weights sampled, oldest first; empty if one version sampled all."""
+    experts: np.ndarray | None = field(default=None, compare=False)
+    """uint8 [tokens of prompt and response - 1, layers, k]: the experts that sampled it, + 1; 0: not needed. None: not
+    recorded."""
 
     @property
     def is_finished(self) -> bool:

@@ -1,6 +1,7 @@
 """The native rollout engine: `pipeline.rollout.interface.RolloutEngine` on the actor's own modules."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,10 @@ from megatron.core.utils import unwrap_model
 from megatron_patches.engines.native.batch import DecodeBatch
 from megatron_patches.engines.native.cache import Cache
 from megatron_patches.engines.native.decoder import Decoder
+from megatron_patches.engines.native.expert_record import ExpertRecord
 from megatron_patches.engines.native.stopping import StopStrings
 from megatron_patches.engines.replicas import Replicas
+from megatron_patches.model.routing import Routing
 from pipeline.common.errors import UsageError
 from pipeline.rollout.interface import GenerationProgress, Groups, Prompt, Rollout, RolloutEngine, Sampling
 from pipeline.rollout.requests import Limit, Source, check_requests, sources_of
@@ -51,13 +54,16 @@ class NativeEngine(RolloutEngine):
         rollout: RolloutSettings,
         tokenizer: Any = None,
         timeout_minutes: float = 30.0,
+        routing: Routing | None = None,
     ):
         """`tokenizer` (of transformers) decodes texts and finds stop strings. Ranks wait for each other up to
-        `timeout_minutes`. Raises UsageError under pipeline parallelism."""
+        `timeout_minutes`. With the `routing` of `chunks`, rollouts hold the experts that sampled them. Raises UsageError
+        under pipeline parallelism."""
         self.replicas = Replicas.of_world()
         self.rollout, self.tokenizer = rollout, tokenizer
         self.limit = Limit(model.max_position_embeddings, "the model's context")
         self.policy_version = 0
+        self.routing = routing
         self.decoder = Decoder(unwrap_model(chunks[0]), model.vocab_size, 60 * timeout_minutes)
         if self.decoder.products.why_not and (
             not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
@@ -95,16 +101,18 @@ class NativeEngine(RolloutEngine):
         self.decoder.begin()
         if mine:
             slots = min(plan.slots, sum(len(source.samples) for source in mine))
-            DecodeBatch(
-                self.decoder,
-                self._cache_for(slots, plan.length),
-                slots,
-                mine,
-                sampling,
-                self.policy_version,
-                plan.prefill_tokens,
-                plan.stop_strings,
-            ).run(gathering.add, gathering.meter.add)
+            with self.routing.recording() if self.routing is not None else nullcontext():
+                DecodeBatch(
+                    self.decoder,
+                    self._cache_for(slots, plan.length),
+                    slots,
+                    mine,
+                    sampling,
+                    self.policy_version,
+                    plan.prefill_tokens,
+                    plan.stop_strings,
+                    None if self.routing is None else ExpertRecord(self.routing, slots, self.decoder.device),
+                ).run(gathering.add, gathering.meter.add)
         return gathering.groups()
 
     def sync(self, actor: Any, policy_version: int) -> dict[str, float]:
