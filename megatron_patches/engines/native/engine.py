@@ -16,7 +16,7 @@ from megatron_patches.engines.native.stopping import StopStrings
 from megatron_patches.engines.replicas import Replicas
 from megatron_patches.model.routing import Routing
 from pipeline.common.errors import UsageError
-from pipeline.rollout.interface import GenerationProgress, Groups, Prompt, Rollout, Sampling, begin
+from pipeline.rollout.interface import GenerationProgress, Groups, Prompt, Rollout, RolloutEngine, Sampling
 from pipeline.rollout.requests import Limit, Source, check_requests, sources_of
 from pipeline.settings import Model
 from pipeline.settings import Rollout as RolloutSettings
@@ -37,7 +37,7 @@ class _Plan:
     stop_strings: StopStrings | None
 
 
-class NativeEngine:
+class NativeEngine(RolloutEngine):
     """Samples from the current weights of `chunks` (wrapped or not). Every rank of the world calls each method
     together.
 
@@ -72,29 +72,6 @@ class NativeEngine:
         self._cache: Cache | None = None
         self._stop_strings: StopStrings | None = None
 
-    def generate(
-        self,
-        prompts: list[Prompt],
-        group_size: int,
-        sampling: Sampling,
-        *,
-        on_finish: Callable[[Rollout], None] | None = None,
-        on_progress: Callable[[GenerationProgress], None] | None = None,
-    ) -> list[list[Rollout]]:
-        """Samples `len(prompts)` groups of `group_size` rollouts, in order, the same on every rank.
-
-        `on_finish` is called once per rollout in the world; the ranks of a replica alternate. With one replica, rank r
-        of w gets every w-th rollout of the flattened groups, from number r on.
-
-        Raises:
-            InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
-            UsageError: prompt and response exceed the model's context, rollout.kv_memory_gib is too small for one row,
-            or
-                there are stop strings and no tokenizer.
-        """
-        begun = begin(prompts, group_size)
-        return self.advance(begun, sampling, sampling.max_new_tokens, on_finish=on_finish, on_progress=on_progress)
-
     @torch.inference_mode()
     def advance(
         self,
@@ -105,8 +82,17 @@ class NativeEngine:
         on_finish: Callable[[Rollout], None] | None = None,
         on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> Groups:
-        """Samples at most `new_tokens` more tokens of each unfinished response. Keys and values of what it has are computed
-        again, with the weights of now. Calls `on_finish` and raises as `generate`."""
+        """Samples as `RolloutEngine.advance` says, the same on every rank. Keys and values of what a response has are computed
+        again, with the weights of now.
+
+        `on_finish` is called once per rollout in the world; the ranks of a replica alternate. With one replica, rank r of w
+        gets every w-th rollout of the flattened groups, from number r on.
+
+        Raises:
+            InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
+            UsageError: prompt and response exceed the model's context, rollout.kv_memory_gib is too small for one row, or
+                there are stop strings and no tokenizer.
+        """
         prompts = [group[0].prompt for group in groups]
         check_requests(self.rollout, prompts, sampling, self.limit)
         sources = sources_of(groups, sampling, new_tokens)
