@@ -48,9 +48,16 @@ def watch_phases(hold: Hold) -> None:
     Heart.enter = entered
 
 
-rank = os.environ.get("RANK")
-if rank is not None and "HOLD_AT" in os.environ and os.environ.get("HOLD_RANK", rank) == rank:
-    hold = Hold(os.environ["HOLD_AT"], os.environ["HOLD_MARK"], int(os.environ.get("HOLD_SKIP", "0")))
-    sys.addaudithook(hold)
-    if hold.event == "phase":
-        watch_phases(hold)
+def is_rank() -> bool:
+    """Whether this process is a stage's own: `python -m stages.<name> ...`."""
+    words = sys.orig_argv
+    return "-m" in words[:-1] and words[words.index("-m") + 1].startswith("stages.")
+
+
+if "HOLD_AT" in os.environ and is_rank():
+    rank = os.environ.get("RANK", "0")
+    if os.environ.get("HOLD_RANK", rank) == rank:
+        hold = Hold(os.environ["HOLD_AT"], os.environ["HOLD_MARK"], int(os.environ.get("HOLD_SKIP", "0")))
+        sys.addaudithook(hold)
+        if hold.event == "phase":
+            watch_phases(hold)
