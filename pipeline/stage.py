@@ -44,6 +44,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_SIGNS = (
     os.strerror(errno.ENOSPC),
     os.strerror(errno.EDQUOT),
+    os.strerror(errno.EFBIG),
     "PytorchStreamWriter failed writing",
     "unexpected pos ",
 )
@@ -209,7 +210,8 @@ def disk_full(error: BaseException) -> str | None:
         text = str(inner)
         if code in FULL or (not isinstance(inner, UserError) and any(sign in text for sign in FULL_SIGNS)):
             where = f" at {place}" if place else ""
-            what = "A file would exceed the size limit" if code == errno.EFBIG else "The disk is full"
+            limited = code == errno.EFBIG or os.strerror(errno.EFBIG) in text
+            what = "A file would exceed the size limit" if limited else "The disk is full"
             return f"{what}{where}. Free some space; the same command continues from the last checkpoint."
     return None
 
