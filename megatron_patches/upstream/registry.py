@@ -90,6 +90,22 @@ REPLACEMENTS = (
         reason="without transformer-engine the name is never defined, and the router's first forward is a NameError",
     ),
     Replacement(
+        name="routing-replay",
+        module="megatron.core.transformer.moe.router_replay",
+        expects=("router_instance.set_target_indices(all_layers_topk_indices[i])", "    def get_replay_topk("),
+        elsewhere=(
+            ("megatron.core.transformer.moe.router", "                router_replay=self.router_replay,"),
+            ("megatron.core.transformer.moe.moe_utils", "            return router_replay.get_replay_topk("),
+            (
+                "megatron.core.transformer.moe.moe_utils",
+                "                scores, topk, num_groups, group_topk, _compute_topk",
+            ),
+        ),
+        ours="megatron_patches.model.routing.RouterMemory",
+        reason="upstream's memory is one list for all models of a process, keeps one micro-batch, and must be told when layers "
+        "are recomputed; ours belongs to a policy and sees that itself. Only with rl.routing_replay",
+    ),
+    Replacement(
         name="results-queue",
         module="megatron.core.dist_checkpointing.strategies.filesystem_async",
         expects=("_results_queue = ctx.Manager().Queue()", 'ctx = mp.get_context("spawn")'),
