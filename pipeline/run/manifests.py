@@ -105,12 +105,14 @@ def latest_iteration(folder: Path) -> int | None:
 
 
 def _check_tracker(folder: Path) -> None:
-    """Raises InputError if the tracker file of a checkpoint folder is damaged, or missing beside iterations: those hold days of
-    work, which the advice to run their stage with force=true would move away."""
+    """Raises InputError if the tracker file of a checkpoint folder is damaged, or names none of the iterations that are there:
+    those hold days of work, which the advice to run their stage with force=true would move away."""
     there = sorted(int(path.name[5:]) for path in folder.glob("iter_*") if path.name[5:].isdecimal())
-    if latest_iteration(folder) is None and there:
+    named = latest_iteration(folder)
+    if there and named not in there:
+        what = "is missing" if named is None else f"says {named}"
         raise InputError(
-            f"{folder} holds iterations {', '.join(map(str, there))}, but {TRACKER} is missing. To use the newest: "
+            f"{folder} holds iterations {', '.join(map(str, there))}, but {TRACKER} {what}. To use the newest: "
             f"echo {there[-1]} > '{folder / TRACKER}'"
         )
 

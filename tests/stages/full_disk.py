@@ -113,6 +113,14 @@ def small_disk(folder: Path) -> bool:
     return False
 
 
+def unmount(folder: Path) -> None:
+    """Waits until the last process has closed its files."""
+    for _ in range(20):
+        if subprocess.run(["umount", str(folder)], stderr=subprocess.DEVNULL).returncode == 0:
+            return
+        time.sleep(0.5)
+
+
 def fill(folder: Path) -> None:
     """Until nothing fits any more."""
     with open(folder / BALLAST, "wb", buffering=0) as file, suppress(OSError):
@@ -159,10 +167,7 @@ def filled(house: House, place: Place) -> tuple[str, list[str]]:
         trial.finish(straight)
         return err, wrong + trial.wrong
     finally:
-        for _ in range(20):  # until the last process has closed its files
-            if subprocess.run(["umount", str(root)], stderr=subprocess.DEVNULL).returncode == 0:
-                break
-            time.sleep(0.5)
+        unmount(root)
         shutil.rmtree(root, ignore_errors=True)
 
 

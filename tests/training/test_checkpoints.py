@@ -10,6 +10,7 @@ import pickle
 import shutil
 import threading
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -315,6 +316,11 @@ def test_a_full_disk_is_one_message_and_costs_only_that_save(actor, root, monkey
     assert not list(root.glob(".iter_*"))
     saved(4)
     assert [path.name for path in root.glob("iter_*")] == ["iter_0000004"]
+
+
+def test_a_file_of_one_rank_that_does_not_fit_is_the_error_of_all(tmp_path):
+    """Upstream tells the first rank alone what it was; the launcher showed the traceback of the other."""
+    run_ranks(2, Path(__file__).with_name("full_disk_ranks.py"), tmp_path)
 
 
 def test_saves_start_no_process(actor, tmp_path):
