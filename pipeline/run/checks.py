@@ -13,7 +13,7 @@ from pipeline.run.catalog import Job
 from pipeline.run.imports import check_function
 from pipeline.settings import Settings
 from pipeline.settings.algo import SEQUENCE
-from pipeline.settings.engine import chosen_engine
+from pipeline.settings.engine import chosen_engine, uses_gpus
 from pipeline.settings.levers import recomputed_modules
 
 
@@ -94,6 +94,11 @@ def check_training(settings: Settings) -> None:
             " rollout.partial_tokens=0."
         )
     check_routing(settings)
+    if settings.rl.grouped_experts and settings.model.dtype == "fp32" and uses_gpus(settings.cluster):
+        raise UsageError(
+            "rl.grouped_experts=true with model.dtype=fp32: on GPUs the grouped product takes bf16 alone. Use model.dtype=bf16,"
+            " or rl.grouped_experts=false."
+        )
     check_modules(settings)
 
 

@@ -311,8 +311,8 @@ RUN_RULES = (
         "rl.recompute={s.rl.recompute} runs no whole layers again", "Use rl.recompute=full",
     ),
     Rule(
-        lambda s: s.model.experts.count == 0, ("rl.routing_replay",), "the model has no experts to choose among",
-        "Use model=30b-a3b", neutral=("none",),
+        lambda s: s.model.experts.count == 0, ("rl.routing_replay", "rl.grouped_experts"), "the model has no experts",
+        "Use model=30b-a3b", neutral=("none", False),
     ),
     Rule(
         lambda s: s.rl.routing_replay == "actor" and s.rl.minibatches * s.rl.epochs == 1, ("rl.routing_replay",),

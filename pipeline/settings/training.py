@@ -155,6 +155,8 @@ class Rl(Section):
     fused_swiglu: bool = False
     """Keep only the input of the MLP's activation, and compute gate, up and their product in one function, forward and
     backward."""
+    grouped_experts: bool = False
+    """Mixture of experts: one product for all experts of a rank, instead of one for each."""
     overlap_grad_reduce: bool = False
     """Sum gradients over data-parallel ranks bucket by bucket while the backward pass goes on."""
     overlap_param_gather: bool = False
