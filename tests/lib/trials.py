@@ -22,7 +22,7 @@ from house import House, family, kill_all, ranks_of, rows
 
 from pipeline.common import heartbeat
 
-PATIENCE_S = 240
+PATIENCE_S = 900
 """For a start to come to its moment, and for a run to end."""
 HARMLESS = re.compile(r"(^|/)(logs|outcome|tensorboard)(/|$)|\.lock$")
 """Files whose number depends on how often a run was started."""

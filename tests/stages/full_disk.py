@@ -161,7 +161,8 @@ def filled(house: House, place: Place) -> tuple[str, list[str]]:
         wrong += [f"exit code {code}, not 3"] if code != 3 else []
         wrong += [f"{len(text.splitlines())} lines"] if len(text.splitlines()) != 1 else []
         wrong += [] if f"The disk is full at {root}/" in text.replace(f"{ROOT}/", "") else ["the place is not named"]
-        wrong += broken(root)
+        # What a thread was writing when its rank ended is cleared by the next start.
+        wrong += [text for text in broken(root) if "rl.async_save=true" not in place.words or "half" not in text]
         (root / BALLAST).unlink()
         trial.wrong.clear()
         trial.finish(straight)
