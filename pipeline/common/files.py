@@ -63,6 +63,12 @@ def write_bytes(path: StrPath, chunks: Iterable[bytes]) -> None:
     _sync_folder(path.parent)
 
 
+def clear_temporary(folder: StrPath) -> None:
+    """Deletes what a process that was killed in `write_bytes` left in `folder`. Nothing else may write there meanwhile."""
+    for path in Path(folder).glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def naming(path: StrPath) -> Iterator[None]:
     """An error inside that has no `filename` gets this one, so that its message says where: a write to a full disk, torch's

@@ -103,7 +103,7 @@ class Trial:
         shutil.rmtree(self.root, ignore_errors=True)
         shutil.rmtree(self.temporary, ignore_errors=True)
 
-    def end(self, start: Start, what: str, timeout_s: float = 60) -> tuple[int | None, str, str]:
+    def end(self, start: Start, what: str, timeout_s: float = PATIENCE_S) -> tuple[int | None, str, str]:
         """Waits for the start's end and looks for what it left. Returns exit code, output and errors."""
         try:
             out, err = start.process.communicate(timeout=timeout_s)
@@ -117,13 +117,13 @@ class Trial:
     def look_for_what_is_left(self, start: Start, what: str) -> None:
         """Notes processes of a start that live, and kills them, and ports that are open."""
         deadline = time.monotonic() + 10
-        while ((left := tagged(start.tag)) or start.ports & listening(None)) and time.monotonic() < deadline:
+        while ((left := tagged(start.tag)) or still_open(start)) and time.monotonic() < deadline:
             time.sleep(0.1)
         for process in left:
             with suppress(psutil.NoSuchProcess):
                 self.wrong.append(f"{what}: left behind: {process.pid} {' '.join(process.cmdline())[:200]}")
                 process.kill()
-        if still := start.ports & listening(None):
+        if still := still_open(start):
             self.wrong.append(f"{what}: ports are open still: {still}")
 
     def finish(self, straight: Path) -> None:
@@ -155,10 +155,17 @@ def prepared_house(folder: Path) -> House:
     return house
 
 
-def listening(pids: list[int] | None) -> set[int]:
-    """The ports on which some processes listen, or any process."""
+def listening(pids: list[int]) -> set[int]:
+    """The ports on which some processes listen."""
+    found = psutil.net_connections("inet")
+    return {one.laddr.port for one in found if one.status == psutil.CONN_LISTEN and one.pid in pids}
+
+
+def still_open(start: Start) -> set[int]:
+    """Ports of a start that are open, unless another program has taken them since."""
     found = [one for one in psutil.net_connections("inet") if one.status == psutil.CONN_LISTEN]
-    return {one.laddr.port for one in found if pids is None or one.pid in pids}
+    ours = {None, *(process.pid for process in tagged(start.tag))}
+    return {one.laddr.port for one in found if one.pid in ours} & start.ports
 
 
 def tagged(tag: str) -> list[psutil.Process]:
