@@ -172,7 +172,10 @@ def learn(
     needed = samples.select(signal.scored(objective.everything))
     scored = needed if objective.old_logprobs == "actor" else samples.select(signal.sample())
     with tracker.phase("logprobs"):
-        actor_logp, entropy = actor.logprobs_and_entropy(scored)
+        if settings.rl.routing_replay == "actor" and scored is needed:
+            actor_logp, entropy, needed = actor.record(scored)
+        else:
+            actor_logp, entropy = actor.logprobs_and_entropy(scored)
         ref_logp = reference.logprobs(needed) if reference is not None else None
     old_logp = {"actor": actor_logp, "engine": needed.rollout_logp, "none": None}[objective.old_logprobs]
     experience = Experience.of(needed, signal, old_logp, ref_logp, objective.everything)
@@ -302,7 +305,8 @@ def export_actor(run: StageRun, settings: Settings, actor: Actor, step: int) -> 
 
 def load_reference(run: StageRun, settings: Settings) -> Policy:
     """The frozen base, for the KL penalty."""
-    policy = Policy(settings.model, settings.layout, settings.rl, settings.rollout.temperature)
+    free = settings.rl.model_copy(update={"routing_replay": "none"})  # it visits the experts that it was trained with
+    policy = Policy(settings.model, settings.layout, free, settings.rollout.temperature)
     base, iteration = session.checkpoint_of(run, "before")
     checkpoint.load(base, iteration, policy.chunks, settings.model)
     for chunk in policy.chunks:

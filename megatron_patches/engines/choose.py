@@ -19,8 +19,9 @@ def build_engine(settings: Settings, policy: Policy, tokenizer, folder: str) -> 
     """
     check_installed(settings)
     if chosen_engine(settings) == "native":
+        recorded = policy.routing if settings.stage == "rl" and settings.rl.routing_replay == "engine" else None
         return NativeEngine(
-            policy.chunks, settings.model, settings.rollout, tokenizer, settings.cluster.collective_minutes
+            policy.chunks, settings.model, settings.rollout, tokenizer, settings.cluster.collective_minutes, recorded
         )
     if settings.rollout.mode == "standalone":
         from megatron_patches.engines.standalone import StandaloneVllmEngine

@@ -15,7 +15,7 @@ from megatron_patches.model.weights.buckets import BucketSender
 from megatron_patches.training.policy import Policy
 from pipeline.common.errors import UsageError, UserError
 from pipeline.rollout.gathering import Gathering, Response
-from pipeline.rollout.interface import GenerationProgress, Groups, Prompt, Rollout, Sampling, begin
+from pipeline.rollout.interface import GenerationProgress, Groups, Rollout, RolloutEngine, Sampling
 from pipeline.rollout.requests import check_requests, row_budget, sources_of
 from pipeline.rollout.streams import request_key
 from pipeline.rollout.vllm.core import POSITIVE, Timer, stream_of
@@ -31,7 +31,7 @@ ATTEMPTS = 3
 """How often weights are sent before no server that takes them is an error."""
 
 
-class ServeEngine:
+class ServeEngine(RolloutEngine):
     """Asks the servers of `rollout.server_urls`.
 
     Rank 0 of the world talks with them. The other ranks help to gather the weights, and receive the rollouts. A lost server's
@@ -60,19 +60,6 @@ class ServeEngine:
             self.fleet = Fleet(rollout.server_urls, wanted, rollout.max_concurrent, longest, patience)
             atexit.register(self.fleet.close)
 
-    def generate(
-        self,
-        prompts: list[Prompt],
-        group_size: int,
-        sampling: Sampling,
-        *,
-        on_finish: Callable[[Rollout], None] | None = None,
-        on_progress: Callable[[GenerationProgress], None] | None = None,
-    ) -> list[list[Rollout]]:
-        """Samples as `RolloutEngine.generate` says; only rank 0 calls `on_finish` and `on_progress`. Raises as `advance`."""
-        begun = begin(prompts, group_size)
-        return self.advance(begun, sampling, sampling.max_new_tokens, on_finish=on_finish, on_progress=on_progress)
-
     def advance(
         self,
         groups: Groups,
@@ -82,7 +69,7 @@ class ServeEngine:
         on_finish: Callable[[Rollout], None] | None = None,
         on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> Groups:
-        """Samples at most `new_tokens` more tokens of each unfinished response.
+        """Samples as `RolloutEngine.advance` says; only rank 0 calls `on_finish` and `on_progress`.
 
         Where temperature, top-p or top-k change the distribution, a server gives no log-probs of the raw policy, and
         `raw_logps` are NaN; training refuses such settings.

@@ -16,7 +16,7 @@ from megatron_patches.model.weights.buckets import BucketSender
 from megatron_patches.training.policy import Policy
 from pipeline.common.errors import UsageError
 from pipeline.rollout.gathering import Gathering, Response
-from pipeline.rollout.interface import GenerationProgress, Groups, Prompt, Rollout, Sampling, begin
+from pipeline.rollout.interface import GenerationProgress, Groups, Rollout, RolloutEngine, Sampling
 from pipeline.rollout.requests import check_requests, row_budget, shares_of, sources_of
 from pipeline.rollout.vllm.core import Timer
 from pipeline.rollout.vllm.link import Link, ServerError, ServerLostError, parse_address
@@ -26,7 +26,7 @@ from pipeline.settings import Rollout as RolloutSettings
 T = TypeVar("T")
 
 
-class StandaloneVllmEngine:
+class StandaloneVllmEngine(RolloutEngine):
     """Commands `rollout.server_ranks` server ranks, in engines of `layout.rollout_tp`.
 
     Rank 0 of the world is connected to them. The other ranks help to gather the weights, and receive the rollouts. A call in
@@ -75,22 +75,6 @@ class StandaloneVllmEngine:
             atexit.register(self.close)
         self._build()
 
-    def generate(
-        self,
-        prompts: list[Prompt],
-        group_size: int,
-        sampling: Sampling,
-        *,
-        on_finish: Callable[[Rollout], None] | None = None,
-        on_progress: Callable[[GenerationProgress], None] | None = None,
-    ) -> list[list[Rollout]]:
-        """Samples as `RolloutEngine.generate` says; only rank 0 calls `on_finish` and `on_progress`.
-
-        Raises ServerError on every rank if a server fails, or is lost once too often.
-        """
-        begun = begin(prompts, group_size)
-        return self.advance(begun, sampling, sampling.max_new_tokens, on_finish=on_finish, on_progress=on_progress)
-
     def advance(
         self,
         groups: Groups,
@@ -100,7 +84,10 @@ class StandaloneVllmEngine:
         on_finish: Callable[[Rollout], None] | None = None,
         on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> Groups:
-        """Samples at most `new_tokens` more tokens of each unfinished response. Calls and raises as `generate`."""
+        """Samples as `RolloutEngine.advance` says; only rank 0 calls `on_finish` and `on_progress`.
+
+        Raises ServerError on every rank if a server fails, or is lost once too often.
+        """
         check_requests(self.rollout, [group[0].prompt for group in groups], sampling, self.limit)
         return self._surviving(lambda: self._advance(groups, sampling, new_tokens, on_finish, on_progress))
 
@@ -141,7 +128,7 @@ class StandaloneVllmEngine:
         return box
 
     def sync(self, actor: Policy, policy_version: int) -> dict[str, float]:
-        """Sends the weights and checks them. Returns and raises as `VllmEngine.sync`, and raises as `generate`."""
+        """Sends the weights and checks them. Returns and raises as `VllmEngine.sync`, and raises as `advance`."""
         self.last_sync = lambda: self._sync(actor, policy_version)
         return self._surviving(self.last_sync)
 

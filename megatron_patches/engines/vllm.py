@@ -10,7 +10,7 @@ from megatron_patches.engines.sync_check import SyncCheck, gathered
 from megatron_patches.model.weights.buckets import BucketSender
 from megatron_patches.training.policy import Policy
 from pipeline.common.errors import UsageError
-from pipeline.rollout.interface import GenerationProgress, Groups, Prompt, Rollout, Sampling, begin
+from pipeline.rollout.interface import GenerationProgress, Groups, Rollout, RolloutEngine, Sampling
 from pipeline.rollout.requests import check_requests, row_budget, sources_of
 from pipeline.rollout.vllm.blocks import checksums
 from pipeline.rollout.vllm.core import EngineCore, Options, Timer
@@ -20,7 +20,7 @@ from pipeline.settings import Rollout as RolloutSettings
 MIB = 2**20
 
 
-class VllmEngine:
+class VllmEngine(RolloutEngine):
     """One vLLM engine for every `layout.rollout_tp` consecutive ranks; engines split the prompts.
 
     An engine has its own copy of the weights, which is random until the first `sync`. All tensor-parallel ranks of an
@@ -55,20 +55,6 @@ class VllmEngine:
         self.sender = BucketSender(policy.chunks, model, int(rollout.sync_bucket_mib * MIB))
         self.check = SyncCheck(model, rollout, self._score, lambda: gathered(checksums(self.core.model)))
         self._synced = False
-
-    def generate(
-        self,
-        prompts: list[Prompt],
-        group_size: int,
-        sampling: Sampling,
-        *,
-        on_finish: Callable[[Rollout], None] | None = None,
-        on_progress: Callable[[GenerationProgress], None] | None = None,
-    ) -> list[list[Rollout]]:
-        """Samples `len(prompts)` groups of `group_size` rollouts, in order, the same on every rank. Calls and raises as
-        `advance`."""
-        begun = begin(prompts, group_size)
-        return self.advance(begun, sampling, sampling.max_new_tokens, on_finish=on_finish, on_progress=on_progress)
 
     def advance(
         self,

@@ -10,7 +10,7 @@ from pipeline.settings.levers import recomputed_modules
 
 def of_layers(model: Model, rl: Rl) -> dict[str, Any]:
     """Fields of `TransformerConfig`."""
-    options: dict[str, Any] = {"bias_activation_fusion": rl.fused_swiglu}
+    options: dict[str, Any] = {"bias_activation_fusion": rl.fused_swiglu, "moe_grouped_gemm": rl.grouped_experts}
     if rl.recompute == "selective":
         options |= {
             "recompute_granularity": "selective",

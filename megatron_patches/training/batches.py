@@ -33,6 +33,8 @@ class MicroBatch:
     """[K] which of `rows` each of them belongs to."""
     rows: torch.Tensor
     """[n] the micro-batch's sequences in the samples; the same on all context-parallel ranks."""
+    places: torch.Tensor
+    """[T] which of the samples' positions each is; -1: padding."""
 
     @property
     def total(self) -> int:
@@ -40,10 +42,11 @@ class MicroBatch:
         return self.targets.numel()
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """With what the model reads on `device`; `source`, `row` and `rows` stay on the host, where they are used."""
+        """With what the model reads on `device`; `source`, `row`, `rows` and `places` stay on the host, where they are used."""
         moved = {name: getattr(self, name).to(device) for name in ("tokens", "position_ids", "targets", "index")}
         packed = None if self.packed is None else self.packed.to(device)
-        return MicroBatch(**moved, packed=packed, source=self.source, row=self.row, rows=self.rows)
+        stay = {name: getattr(self, name) for name in ("source", "row", "rows", "places")}
+        return MicroBatch(**moved, packed=packed, **stay)
 
 
 def assign(lengths: list[int], ranks: int) -> list[list[int]]:
@@ -105,34 +108,39 @@ def build(samples: Samples, rows: list[int], layout: Layout, cp_rank: int, packe
 
 @dataclass
 class _Sequence:
-    """One sequence, position by position: int64 [L]; `source` is -1 where no response token is predicted."""
+    """One sequence, position by position: int64 [L]; `source` is -1 where no response token is predicted, `places` where it
+    is padding."""
 
     tokens: torch.Tensor
     targets: torch.Tensor
     source: torch.Tensor
+    places: torch.Tensor
     row: int
 
     @classmethod
     def empty(cls) -> "_Sequence":
-        return cls(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), torch.tensor([-1]), 0)
+        nothing = torch.tensor([-1])
+        return cls(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), nothing, nothing, 0)
 
     def padded(self, length: int) -> "_Sequence":
         def extend(x: torch.Tensor, fill: int) -> torch.Tensor:
             return torch.nn.functional.pad(x, (0, length - len(x)), value=fill)
 
-        return _Sequence(extend(self.tokens, 0), extend(self.targets, 0), extend(self.source, -1), self.row)
+        fills = {"tokens": 0, "targets": 0, "source": -1, "places": -1}
+        return _Sequence(**{name: extend(getattr(self, name), fill) for name, fill in fills.items()}, row=self.row)
 
 
 def _sequence(samples: Samples, i: int, row: int) -> _Sequence:
     prompt, response = samples.prompts[i], samples.responses[i]
     tokens = torch.tensor(prompt + response, dtype=torch.int64)
+    places = torch.arange(int(samples.position_offsets[i]), int(samples.position_offsets[i + 1]))
     if not response:  # nothing is predicted; the prompt alone still makes a row
-        return _Sequence(tokens, torch.zeros_like(tokens), torch.full_like(tokens, -1), row)
+        return _Sequence(tokens, torch.zeros_like(tokens), torch.full_like(tokens, -1), places, row)
     first = len(prompt) - 1
     source = torch.full((len(tokens) - 1,), -1, dtype=torch.int64)
     source[first:] = torch.arange(int(samples.offsets[i]), int(samples.offsets[i + 1]))
     targets = torch.where(source >= 0, tokens[1:], 0)
-    return _Sequence(tokens[:-1], targets, source, row)
+    return _Sequence(tokens[:-1], targets, source, places, row)
 
 
 def _up(length: int, multiple: int) -> int:
@@ -149,26 +157,26 @@ def _padded(sequences: list[_Sequence], rows: torch.Tensor, multiple: int, cp: i
     length = _up(max(len(s.tokens) for s in sequences), multiple)
     here = _local(length, cp, cp_rank)
     padded = [s.padded(length) for s in sequences]
-    tokens, targets, source = (torch.stack([getattr(s, name)[here] for s in padded]) for name in _COLUMNS)
+    tokens, targets, source, places = (torch.stack([getattr(s, name)[here] for s in padded]) for name in _COLUMNS)
     row = torch.tensor([s.row for s in padded])[:, None].expand_as(tokens)
-    targets, source, row = (x.t().reshape(-1) for x in (targets, source, row))  # [b, s] -> [s * b]
-    return _finish(tokens, here[None].expand_as(tokens).contiguous(), None, targets, source, row, rows)
+    targets, source, row, places = (x.t().reshape(-1) for x in (targets, source, row, places))  # [b, s] -> [s * b]
+    return _finish(tokens, here[None].expand_as(tokens).contiguous(), None, targets, source, row, rows, places)
 
 
 def _packed(sequences: list[_Sequence], rows: torch.Tensor, multiple: int, cp: int, cp_rank: int) -> MicroBatch:
     parts = [s.padded(_up(len(s.tokens), multiple)) for s in sequences]
     here = [_local(len(s.tokens), cp, cp_rank) for s in parts]
-    tokens, targets, source = (
+    tokens, targets, source, places = (
         torch.cat([getattr(s, name)[at] for s, at in zip(parts, here, strict=True)]) for name in _COLUMNS
     )
     row = torch.cat([torch.full((len(at),), s.row) for s, at in zip(parts, here, strict=True)])
     packed = PackedRows.of([len(s.tokens) for s in parts])
-    return _finish(tokens[None], torch.cat(here)[None], packed, targets, source, row, rows)
+    return _finish(tokens[None], torch.cat(here)[None], packed, targets, source, row, rows, places)
 
 
-_COLUMNS = ("tokens", "targets", "source")
+_COLUMNS = ("tokens", "targets", "source", "places")
 
 
-def _finish(tokens, position_ids, packed, targets, source, row, rows) -> MicroBatch:
+def _finish(tokens, position_ids, packed, targets, source, row, rows, places) -> MicroBatch:
     index = (source >= 0).nonzero()[:, 0]
-    return MicroBatch(tokens, position_ids, packed, targets, index, source[index], row[index], rows)
+    return MicroBatch(tokens, position_ids, packed, targets, index, source[index], row[index], rows, places)

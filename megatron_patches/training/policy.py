@@ -1,6 +1,7 @@
 """A Megatron-core policy that scores responses: log-probs of a step's samples, at any layout."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
 
 from megatron_patches import parallel
+from megatron_patches.model import routing
 from megatron_patches.model.policy_model import Head, build_chunks
+from megatron_patches.model.routing import Routing
 from megatron_patches.policy_head import token_logprobs
 from megatron_patches.training import batches
 from megatron_patches.training.batches import MicroBatch
@@ -32,23 +35,35 @@ class Policy:
         self.device = parallel.device()
         self.chunks: list[Any] = build_chunks(model, layout, rl)
         self.config = self.chunks[0].config
+        replays = rl.routing_replay != "none" and model.experts.count > 0
+        self.routing = Routing(self.chunks, layout.sp) if replays else None
         if self.config.bf16:
             self.chunks = [Float16Module(self.config, chunk) for chunk in self.chunks]
 
     def logprobs(self, samples: Samples, temperature: float | None = None) -> torch.Tensor:
         """Log-prob of every response token, fp32 `[T]` on the CPU, on every rank; at the sampling temperature, unless
         another is given."""
-        return self._score(
-            samples, need_entropy=False, **({} if temperature is None else {"temperature": temperature})
-        )[0]
+        options = {} if temperature is None else {"temperature": temperature}
+        return self._score(samples, None, need_entropy=False, **options)[0]
 
     def logprobs_and_entropy(self, samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
         """As `logprobs`, and the policy's entropy at every response token, fp32 `[T]`."""
         logp, entropy = self._score(samples, need_entropy=True)
         return logp, entropy
 
-    def _score(self, samples: Samples, **options: Any) -> torch.Tensor:
-        """fp32 [2, T]: log-probs and entropies (NaN if `need_entropy` is False)."""
+    def record(self, samples: Samples) -> tuple[torch.Tensor, torch.Tensor, Samples]:
+        """As `logprobs_and_entropy`, and the samples with the experts that were visited (`rl.routing_replay=actor`), those of
+        this rank's layers."""
+        assert self.routing is not None
+        positions = int(samples.position_offsets[-1])
+        choices = torch.zeros((positions, self.routing.layers, self.routing.top_k), dtype=torch.uint8)
+        with self.routing.recording():
+            logp, entropy = self._score(samples, choices, need_entropy=True)
+        choices = routing.exchange(choices, self.layout.sp, self.device)
+        return logp, entropy, replace(samples, experts=choices)
+
+    def _score(self, samples: Samples, choices: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
+        """fp32 [2, T]: log-probs and entropies (NaN if `need_entropy` is False). `choices` is filled as `_run` says."""
         results: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def step(micro: MicroBatch) -> tuple[Head, Callable]:
@@ -65,7 +80,7 @@ class Policy:
         for chunk in self.chunks:
             chunk.eval()
         with torch.no_grad():
-            self._run(samples, list(range(len(samples))), step, forward_only=True)
+            self._run(samples, list(range(len(samples))), step, forward_only=True, choices=choices)
         whole = torch.zeros(2, int(samples.offsets[-1]))
         if parallel_state.get_tensor_model_parallel_rank() == 0:
             for source, scores in results:
@@ -98,8 +113,10 @@ class Policy:
         chosen: list[int],
         step: Callable[[MicroBatch], tuple[Head, Callable]],
         forward_only: bool,
+        choices: torch.Tensor | None = None,
     ) -> None:
-        """All micro-batches of `chosen` through Megatron's schedule; `step` gives each its head and loss function."""
+        """All micro-batches of `chosen` through Megatron's schedule; `step` gives each its head and loss function. Experts are
+        those of the samples, if they have any. `choices` [positions, layers, k] gets what this rank's routers choose."""
         planned = batches.plan(samples, chosen, self.layout, parallel.data_parallel_size(), self.packed)
         mine = planned[parallel.data_parallel_rank()]
         cp_rank = parallel_state.get_context_parallel_rank()
@@ -108,8 +125,20 @@ class Policy:
         def forward_step(iterator: Iterator[MicroBatch], model) -> tuple[Any, Callable]:
             micro = next(iterator)
             head, loss = step(micro)
-            packed = micro.packed
-            return model(micro.tokens, micro.position_ids, None, packed_seq_params=packed, head=head), loss
+            if self.routing is None:
+                return forward(model, micro, head), loss
+            chunk = next(i for i, one in enumerate(self.chunks) if one is model)
+            given = None if samples.experts is None else routing.at(samples.experts, micro.places).to(self.device)
+            self.routing.give(chunk, given, trains=not forward_only)
+            out = forward(model, micro, head)
+            if choices is not None:
+                places = self.routing.mine(micro.places)
+                kept = places >= 0
+                choices[places[kept], self.routing.layers_of(chunk)] = self.routing.chosen(chunk).cpu()[kept]
+            return out, loss
+
+        def forward(model, micro: MicroBatch, head: Head):
+            return model(micro.tokens, micro.position_ids, None, packed_seq_params=micro.packed, head=head)
 
         iterators = [iter(micros) for _ in self.chunks]
         get_forward_backward_func()(
@@ -121,6 +150,8 @@ class Policy:
             micro_batch_size=1,
             forward_only=forward_only,
         )
+        if self.routing is not None:
+            self.routing.forget()
 
 
 def flat(hidden: torch.Tensor) -> torch.Tensor:

@@ -90,6 +90,40 @@ REPLACEMENTS = (
         reason="without transformer-engine the name is never defined, and the router's first forward is a NameError",
     ),
     Replacement(
+        name="routing-replay",
+        module="megatron.core.transformer.moe.router_replay",
+        expects=("router_instance.set_target_indices(all_layers_topk_indices[i])", "    def get_replay_topk("),
+        elsewhere=(
+            ("megatron.core.transformer.moe.router", "                router_replay=self.router_replay,"),
+            ("megatron.core.transformer.moe.moe_utils", "            return router_replay.get_replay_topk("),
+            (
+                "megatron.core.transformer.moe.moe_utils",
+                "                scores, topk, num_groups, group_topk, _compute_topk",
+            ),
+        ),
+        ours="megatron_patches.model.routing.RouterMemory",
+        reason="upstream's memory is one list for all models of a process, keeps one micro-batch, and must be told when layers "
+        "are recomputed; ours belongs to a policy and sees that itself. Only with rl.routing_replay",
+    ),
+    Replacement(
+        name="grouped-experts",
+        module="megatron.core.transformer.moe.experts",
+        expects=(
+            "            for expert, tokens, probs in zip(self.local_experts, tokens_list, probs_list):",
+            "class SequentialMLP(MegatronModule):",
+            "        permuted_probs: torch.Tensor,",
+        ),
+        elsewhere=(
+            (
+                "megatron.core.transformer.mlp",
+                "                intermediate_parallel = intermediate_parallel * per_token_scale.unsqueeze(-1)",
+            ),
+        ),
+        ours="megatron_patches.model.grouped_experts.GroupedExperts",
+        reason="local experts run one by one; ours makes one product for all, with the same parameters. Only with "
+        "rl.grouped_experts, and not in Transformer Engine's layers, which have their own",
+    ),
+    Replacement(
         name="results-queue",
         module="megatron.core.dist_checkpointing.strategies.filesystem_async",
         expects=("_results_queue = ctx.Manager().Queue()", 'ctx = mp.get_context("spawn")'),

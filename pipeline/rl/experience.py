@@ -10,6 +10,7 @@ sequences only (`index`): a response whose advantage is 0 moves nothing, so most
 """
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 
@@ -32,12 +33,16 @@ class Samples:
     """[T], log-prob under the distribution that each token was sampled from."""
     raw_logp: torch.Tensor
     """[T], log-prob under the sampling weights at temperature 1 without top-p or top-k."""
+    experts: torch.Tensor | None = None
+    """uint8 [positions, layers, k]: the experts that each position of the model's input has to visit, + 1; 0: those that the
+    router chooses. Whoever scores or trains the samples obeys it. None: the router chooses everywhere."""
 
     @classmethod
     def collect(cls, groups: list[list[Rollout]]) -> "Samples":
         """The rollouts of all groups, in order."""
         rollouts = [rollout for group in groups for rollout in group]
         lengths = torch.tensor([len(r.token_ids) for r in rollouts], dtype=torch.int64)
+        experts = [torch.from_numpy(r.experts) for r in rollouts if r.experts is not None]
         return cls(
             prompts=[r.prompt.token_ids for r in rollouts],
             responses=[r.token_ids for r in rollouts],
@@ -45,7 +50,15 @@ class Samples:
             offsets=_offsets(lengths),
             rollout_logp=torch.tensor([x for r in rollouts for x in r.logps], dtype=torch.float32),
             raw_logp=torch.tensor([x for r in rollouts for x in r.raw_logps], dtype=torch.float32),
+            experts=torch.cat(experts) if len(experts) == len(rollouts) > 0 else None,
         )
+
+    @cached_property
+    def position_offsets(self) -> torch.Tensor:
+        """int64 [N + 1], where each sequence's positions begin: prompt and response without the last token, which enters no
+        model. A prompt without a response has all its tokens."""
+        inputs = [len(p) + max(len(r), 1) - 1 for p, r in zip(self.prompts, self.responses, strict=True)]
+        return _offsets(torch.tensor(inputs, dtype=torch.int64))
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -57,8 +70,7 @@ class Samples:
 
     def tokens_of(self, chosen: torch.Tensor) -> torch.Tensor:
         """int64 [t]: where the response tokens of the sequences `chosen` [n] lie in the flat tensors."""
-        parts = [torch.arange(int(self.offsets[i]), int(self.offsets[i + 1])) for i in chosen.tolist()]
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+        return _ranges(self.offsets, chosen)
 
     def select(self, chosen: torch.Tensor) -> "Samples":
         """The sequences `chosen` [n] alone, ascending."""
@@ -70,7 +82,13 @@ class Samples:
             offsets=_offsets(self.lengths[chosen]),
             rollout_logp=self.rollout_logp[at],
             raw_logp=self.raw_logp[at],
+            experts=None if self.experts is None else self.experts[_ranges(self.position_offsets, chosen)],
         )
+
+
+def _ranges(offsets: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    parts = [torch.arange(int(offsets[i]), int(offsets[i + 1])) for i in chosen.tolist()]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
 
 
 def _offsets(lengths: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pipeline.rollout.interface import GenerationProgress, Groups, Rollout
 from pipeline.rollout.meter import Meter
 from pipeline.rollout.packing import Key, pack, unpack
@@ -21,6 +23,8 @@ class Response:
     raw_logps: list[float]
     stopped: bool
     """False: it ran into the limit of its length, or of the round's new tokens."""
+    experts: np.ndarray | None = None
+    """`Rollout.experts`, of the whole response."""
 
 
 class Gathering:
@@ -75,6 +79,7 @@ class Gathering:
             policy_version=self.policy_version,
             text=self.tokenizer.decode(tokens, skip_special_tokens=True) if has_text else "",
             earlier=earlier,
+            experts=response.experts,
         )
 
     def groups(self) -> Groups:

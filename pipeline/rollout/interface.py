@@ -1,8 +1,11 @@
 """The interface of all rollout engines."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class Rollout:
     """The decoded response, special tokens left out."""
     earlier: list[tuple[int, int]] = field(default_factory=list)
     """(version, tokens) of the beginning that older weights sampled, oldest first; empty if one version sampled all."""
+    experts: np.ndarray | None = field(default=None, compare=False)
+    """uint8 [tokens of prompt and response - 1, layers, k]: the experts that sampled it, + 1; 0: not needed. None: not
+    recorded."""
 
     @property
     def is_finished(self) -> bool:
@@ -111,7 +117,7 @@ class GenerationProgress:
         return self.seconds / self.rows_done * (self.rows_total - self.rows_done)
 
 
-class RolloutEngine(Protocol):
+class RolloutEngine(ABC):
     """Generates on every rank of the torchrun world in step (SPMD): all ranks call with the same prompts, and all get
     all rollouts back, grouped by prompt in the order of `prompts`."""
 
@@ -129,14 +135,11 @@ class RolloutEngine(Protocol):
         on_finish: Callable[[Rollout], None] | None = None,
         on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> list[list[Rollout]]:
-        """Returns `len(prompts)` groups of `group_size` rollouts.
+        """Samples `len(prompts)` groups of `group_size` rollouts, each to its end. Calls and raises as `advance`."""
+        begun = begin(prompts, group_size)
+        return self.advance(begun, sampling, sampling.max_new_tokens, on_finish=on_finish, on_progress=on_progress)
 
-        `on_finish` is called with every rollout as it ends, on exactly one rank of the world, so that grading can start while
-        others are still being sampled. `on_progress` is called from time to time on the first rank of each copy of the
-        model, and with `rows_done == rows_total` at the end.
-        """
-        ...
-
+    @abstractmethod
     def advance(
         self,
         groups: Groups,
@@ -147,14 +150,17 @@ class RolloutEngine(Protocol):
         on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> Groups:
         """Samples at most `new_tokens` more tokens of each unfinished response (`begin` makes new ones) from the engine's
-        weights. Returns the groups with all responses, those that were finished as they are. `on_finish` is called with those
-        that end."""
-        ...
+        weights. Returns the groups with all responses, those that were finished as they are.
 
+        `on_finish` is called with every rollout as it ends, on exactly one rank of the world, so that grading can start while
+        others are still being sampled. `on_progress` is called from time to time on the first rank of each copy of the
+        model, and with `rows_done == rows_total` at the end.
+        """
+
+    @abstractmethod
     def sync(self, actor: Any, policy_version: int) -> dict[str, float]:
         """Makes the engine sample from the actor's current weights; returns what to log (seconds, bytes, gap)."""
-        ...
 
+    @abstractmethod
     def sleep(self) -> None:
         """Frees the memory that only generation needs (KV cache, and for vLLM the weights) until the next `sync`."""
-        ...

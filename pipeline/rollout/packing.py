@@ -2,6 +2,7 @@
 
 Pickled as objects, they would cost more time than sampling them."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -33,7 +34,28 @@ def pack(rollouts: dict[Key, Rollout]) -> dict[str, Any]:
             -1, 3
         ),
         "texts": [r.text for r in made],
+    } | _pack_experts(made)
+
+
+def _pack_experts(made: list[Rollout]) -> dict[str, np.ndarray]:
+    recorded = [np.zeros((0, 0, 0), np.uint8) if r.experts is None else r.experts for r in made]
+    if not any(map(len, recorded)):
+        return {}
+    return {
+        "expert_shapes": np.array([part.shape for part in recorded], dtype=np.int64),
+        "experts": np.concatenate([part.reshape(-1) for part in recorded]),
     }
+
+
+def _unpack_experts(packed: dict[str, Any], count: int) -> Iterator[np.ndarray | None]:
+    if "experts" not in packed:
+        yield from [None] * count
+        return
+    flat, first = np.asarray(packed["experts"]), 0
+    for shape in np.asarray(packed["expert_shapes"]).tolist():
+        part = flat[first : first + math.prod(shape)]
+        first += part.size
+        yield part.reshape(shape).copy() if part.size else None
 
 
 def unpack(packed: dict[str, Any], prompts: list[Prompt]) -> Iterator[tuple[Key, Rollout]]:
@@ -45,6 +67,7 @@ def unpack(packed: dict[str, Any], prompts: list[Prompt]) -> Iterator[tuple[Key,
     first = 0
     names = ("keys", "lengths", "ends", "versions")
     rows = zip(*(packed[name].tolist() for name in names), packed["texts"], strict=True)
+    experts = _unpack_experts(packed, len(packed["texts"]))
     for row, ((prompt, sample), length, end, version, text) in enumerate(rows):
         part = slice(first, first + length)
         first += length
@@ -60,6 +83,7 @@ def unpack(packed: dict[str, Any], prompts: list[Prompt]) -> Iterator[tuple[Key,
                 policy_version=version,
                 text=text,
                 earlier=earlier.get(row, []),
+                experts=next(experts),
             ),
         )
 

@@ -13,7 +13,7 @@ from pipeline.run.catalog import Job
 from pipeline.run.imports import check_function
 from pipeline.settings import Rollout, Settings
 from pipeline.settings.algo import SEQUENCE
-from pipeline.settings.engine import chosen_engine
+from pipeline.settings.engine import chosen_engine, uses_gpus
 from pipeline.settings.levers import recomputed_modules
 
 
@@ -100,6 +100,12 @@ def check_training(settings: Settings) -> None:
             " see a stop string that begins in one round and ends in the next. Use rollout.engine=native, or"
             " rollout.partial_tokens=0."
         )
+    check_routing(settings)
+    if settings.rl.grouped_experts and settings.model.dtype == "fp32" and uses_gpus(settings.cluster):
+        raise UsageError(
+            "rl.grouped_experts=true with model.dtype=fp32: on GPUs the grouped product takes bf16 alone. Use model.dtype=bf16,"
+            " or rl.grouped_experts=false."
+        )
     check_modules(settings)
 
 
@@ -107,6 +113,34 @@ def _not_raw(rollout: Rollout) -> list[tuple[str, float]]:
     """The settings by which responses are not sampled from the policy as it is."""
     plain = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
     return [(key, value) for key, one in plain.items() if (value := getattr(rollout, key)) != one]
+
+
+def check_routing(settings: Settings) -> None:
+    """Raises `UsageError` if `rl.routing_replay` asks for choices of experts that nobody records."""
+    replayed = settings.rl.routing_replay
+    if replayed == "none":
+        return
+    where = f"rl.routing_replay={replayed}"
+    if settings.model.experts.count > 255:
+        raise UsageError(
+            f"{where}: choices are kept in one byte, and model.experts.count={settings.model.experts.count}."
+        )
+    if replayed == "actor" and settings.rl.old_logprobs == "engine":
+        raise UsageError(
+            f"{where} uses the choices of the pass of old log-probs, and rl.old_logprobs=engine makes none. Use"
+            " rl.old_logprobs=actor."
+        )
+    if replayed == "engine" and chosen_engine(settings) != "native":
+        raise UsageError(
+            f"{where}: this project reads no choices of experts from vLLM. Use rl.routing_replay=actor, or"
+            " rollout.engine=native."
+        )
+    if replayed == "engine" and settings.rollout.partial_tokens:
+        raise UsageError(
+            f"{where} with rollout.partial_tokens={settings.rollout.partial_tokens}: each round computes the beginning of a"
+            " response again, with other experts than those that sampled it. Use rl.routing_replay=actor, or"
+            " rollout.partial_tokens=0."
+        )
 
 
 def check_modules(settings: Settings) -> None:

@@ -319,6 +319,15 @@ RUN_RULES = (
         "rl.recompute={s.rl.recompute} runs no whole layers again", "Use rl.recompute=full",
     ),
     Rule(
+        lambda s: s.model.experts.count == 0, ("rl.routing_replay", "rl.grouped_experts"), "the model has no experts",
+        "Use model=30b-a3b", neutral=("none", False),
+    ),
+    Rule(
+        lambda s: s.rl.routing_replay == "actor" and s.rl.minibatches * s.rl.epochs == 1, ("rl.routing_replay",),
+        "rl.minibatches x rl.epochs = 1, so the update makes the choices of the pass of old log-probs anyway",
+        "Give rl.minibatches or rl.epochs above 1",
+    ),
+    Rule(
         _alone, ("rl.overlap_param_gather",), "each rank has a part of the model of its own, so none gathers weights from"
         " another", "Use more ranks than layout.tp x layout.pp", neutral=(False,), typed_only=True,
     ),

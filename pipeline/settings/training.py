@@ -95,6 +95,9 @@ class Rl(Section):
     """Passes over a rollout batch."""
     optimizer: Optimizer = Optimizer()
     """The actor's optimizer."""
+    routing_replay: Literal["none", "actor", "engine"] = "none"
+    """Mixture of experts: whose choice of experts the update uses. none: its own in each optimizer step; actor: that of the
+    pass of old log-probs; engine: that of the native rollout engine, in the pass of old log-probs as well (docs/levers.md)."""
     rows: Literal["padded", "packed"] = "packed"
     """How sequences are placed in a micro-batch: padded rows of similar length, or packed end to end (THD)."""
     old_logprobs: Literal["auto", "actor", "engine"] = "auto"
@@ -152,6 +155,8 @@ class Rl(Section):
     fused_swiglu: bool = False
     """Keep only the input of the MLP's activation, and compute gate, up and their product in one function, forward and
     backward."""
+    grouped_experts: bool = False
+    """Mixture of experts: one product for all experts of a rank, instead of one for each."""
     overlap_grad_reduce: bool = False
     """Sum gradients over data-parallel ranks bucket by bucket while the backward pass goes on."""
     overlap_param_gather: bool = False

@@ -49,8 +49,9 @@ def check(family: str, layouts: list, folder: Path) -> None:
         assert all(torch.equal(again[name], published[name]) for name in published)
 
 
-def check_backends(family: str, layout, folder: Path) -> None:
-    """Local layers and Transformer Engine's: the same logits, names and checkpoints, whichever wrote and whichever reads."""
+def check_backends(family: str, layout, folder: Path, rl=None) -> None:
+    """Local layers and Transformer Engine's: the same logits, names and checkpoints, whichever wrote and whichever reads. `rl`:
+    levers of the latter."""
     local = tiny_model(family, backend="local")
     te = local.model_copy(update={"backend": "te"})
     hf = hf_model(local)
@@ -60,13 +61,13 @@ def check_backends(family: str, layout, folder: Path) -> None:
         expected = hf(ids).logits
     parallel.initialize(layout, seed=0)
     for number, (writer, reader) in enumerate(((local, te), (te, local))):
-        chunks = build_chunks(writer, layout)
+        chunks = build_chunks(writer, layout, rl if writer is te else None)
         names = {name for name, _ in chunks[0].named_parameters()}
         assert any("linear_qkv.layer_norm_weight" in name for name in names) == (writer is te)
         load_hf(chunks, writer, published.__getitem__)
         torch.testing.assert_close(logits_of(chunks, ids)[..., : local.vocab_size], expected, rtol=0, atol=1e-5)
         checkpoint.save(folder / f"{family}-backends", number, chunks, writer, common={})
-        other = build_chunks(reader, layout)
+        other = build_chunks(reader, layout, rl if reader is te else None)
         with torch.no_grad():
             for parameter in other[0].parameters():
                 parameter.fill_(7.0)  # what is not read shows
@@ -78,7 +79,7 @@ def check_backends(family: str, layout, folder: Path) -> None:
 
 
 def main() -> None:
-    from pipeline.settings import Layout
+    from pipeline.settings import Layout, Rl
 
     folder, families = Path(sys.argv[1]), sys.argv[2].split(",")
     parallel.initialize(Layout(), seed=0)
@@ -91,6 +92,9 @@ def main() -> None:
     layout = Layout() if size == 1 else Layout(tp=2, sp=True)
     for family in ("qwen2", "qwen3", "qwen3_moe"):
         check_backends(family, layout, folder)
+    grouped = Rl(grouped_experts=True)
+    for other in (layout, Layout(ep=2)) if size == 2 else (layout,):
+        check_backends("qwen3_moe", other, folder / f"grouped{other.ep}", grouped)
     parallel.finish()
 
 

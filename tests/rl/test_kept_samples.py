@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ def step_of(version: int) -> KeptStep:
                     prompt=prompt, sample=s, token_ids=list(range(p + s)), logps=[-0.1] * (p + s), raw_logps=[-0.2] * (p + s),
                     finish_reason="stop" if s else "length", policy_version=version + p, text=f"{p} {s}",
                     earlier=[(version - 1, 1)] * p,
+                    experts=np.full((2 + p + s, 3, 2), 10 * p + s, np.uint8) if p + s else None,
                 )
                 for s in range(2)
             ]
@@ -46,6 +48,7 @@ def test_a_step_comes_back_whole(tmp_path):
             assert one.logps == as_fp32
             names = ("prompt", "sample", "token_ids", "finish_reason", "policy_version", "text", "earlier")
             assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
+            assert np.array_equal(one.experts, other.experts)
 
 
 def test_only_the_newest_stay_and_steps_that_are_made_again_go(tmp_path):

@@ -28,11 +28,14 @@ LLAMA_ROPE = {
 GSPO = Algo(loss="gspo", aggregate="seq-mean-token-mean", gspo_eps_low=0.1, gspo_eps_high=0.1, is_form="sequence_mis")
 
 
-def reference(model, experience, algo: Algo):
-    """Log-probs, the model after one AdamW step, the gradient norm and the metrics: one process, row by row, transformers."""
+def reference(model, experience, algo: Algo, prepare=None):
+    """Log-probs, the model after one AdamW step, the gradient norm and the metrics: one process, row by row, transformers.
+    `prepare(hf, i)` is called before each row."""
     hf = hf_model(model)
     before, current, entropies = [], [], []
-    for prompt, response in zip(experience.prompts, experience.responses, strict=True):
+    for i, (prompt, response) in enumerate(zip(experience.prompts, experience.responses, strict=True)):
+        if prepare is not None:
+            prepare(hf, i)
         logits = hf(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
         logs = logits.log_softmax(-1)
         current.append(logs.gather(1, torch.tensor(response, dtype=torch.int64)[:, None])[:, 0])

@@ -38,6 +38,7 @@ def test_settings_reach_megatrons_configs(world):
     assert config("qwen3_moe", recompute="selective").recompute_modules == ["moe"]
     assert config().recompute_granularity is None
     assert config(fused_swiglu=True).bias_activation_fusion
+    assert config("qwen3_moe", grouped_experts=True).moe_grouped_gemm
     ddp = levers.of_gradients(Rl(overlap_grad_reduce=True, overlap_param_gather=True))
     assert ddp.overlap_grad_reduce
     assert ddp.overlap_param_gather
@@ -57,11 +58,12 @@ def test_earlier_words_are_understood():
     [
         (["rl.offload=weights"], "the native engine generates from the actor's own weights"),
         (["rl.recompute=selective", "rl.recompute_modules=moe"], "the layers of this model have no experts"),
+        (["model=30b-a3b", "cluster=gpu8", "rl.grouped_experts=true", "model.dtype=fp32"], "takes bf16 alone"),
     ],
 )
 def test_what_cannot_work_is_refused(words, said):
     with pytest.raises(UsageError, match=said):
-        checks.check_training(compose(["stage=rl", "model=tiny", *words]))
+        checks.check_training(compose(["stage=rl", *["model=tiny"] * ("model=30b-a3b" not in words), *words]))
 
 
 NODE = ["stage=rl", "model=32b", "cluster=gpu8", "rollout.engine=vllm"]

@@ -12,6 +12,7 @@ import torch
 
 from megatron_patches.engines.native.cache import Cache
 from megatron_patches.engines.native.decoder import Decoder
+from megatron_patches.engines.native.expert_record import ExpertRecord
 from megatron_patches.engines.native.sampler import sample, uniforms
 from megatron_patches.engines.native.stopping import StopStrings
 from pipeline.rollout.gathering import Response
@@ -47,6 +48,7 @@ class DecodeBatch:
         policy_version: int,
         prefill_tokens: int,
         stop_strings: StopStrings | None,
+        experts: ExpertRecord | None = None,
     ):
         self.decoder, self.cache, self.sampling = decoder, cache, sampling
         self.policy_version, self.prefill_tokens, self.stop_strings = policy_version, prefill_tokens, stop_strings
@@ -72,6 +74,9 @@ class DecodeBatch:
         self.logps = torch.zeros((2, slots, most), device=self.device)
         self.uniforms = torch.zeros((slots, most), dtype=torch.float64, device=self.device)
         self.stop_ids = torch.tensor(sampling.stop_token_ids, dtype=torch.int64, device=self.device)
+        self.experts = experts
+        if experts is not None:
+            experts.begin(most)
 
     def run(self, on_finish: Callable[[Response], None], on_step: Callable[[int], None]) -> None:
         """Decodes until every request has ended. `on_step` gets the number of tokens of each step."""
@@ -107,6 +112,8 @@ class DecodeBatch:
             ids[row, : len(source.token_ids) - 1] = torch.tensor(source.token_ids[:-1], dtype=torch.int64)
             self.ready += [Request(source, sample, row) for sample in source.samples]
         self.stash = self.decoder.prefill(ids.to(self.device))
+        if self.experts is not None:
+            self.experts.prefilled(chosen, longest)
 
     def _begin(self, starting: list[Request]) -> None:
         """Appends rows. The source's last token is not in the cache yet: the first step feeds it and samples."""
@@ -142,6 +149,8 @@ class DecodeBatch:
         own = sample(logits, self.uniforms.view(-1)[cursor[mine]], self.sampling)
         chosen = self.decoder.together(own, self.rows)
         tokens = chosen.tokens
+        if self.experts is not None:
+            self.experts.stepped(cursor)
         self.tokens.view(-1).index_copy_(0, cursor, tokens)
         self.logps[0].view(-1).index_copy_(0, cursor, chosen.logps)
         if chosen.raw_logps is not chosen.logps:
@@ -195,8 +204,11 @@ class DecodeBatch:
             # A row can reach its token limit with a stop token: its finish reason is then "stop".
             stopped = n < limits[i] or last[i] in stop_ids or self._string_at(row, n)
             request = self.requests[row]
+            experts = None if self.experts is None else self.experts.of(request.source, records[i], n)
             finished.append(
-                Response(request.source.group, request.sample, tokens[i][:n], logps[0][i][:n], raw[i][:n], stopped)
+                Response(
+                    request.source.group, request.sample, tokens[i][:n], logps[0][i][:n], raw[i][:n], stopped, experts
+                )
             )
         self.free_records += records
         self._close_gaps(ended)

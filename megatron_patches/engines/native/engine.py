@@ -1,6 +1,7 @@
 """The native rollout engine: `pipeline.rollout.interface.RolloutEngine` on the actor's own modules."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,12 @@ from megatron.core.utils import unwrap_model
 from megatron_patches.engines.native.batch import DecodeBatch
 from megatron_patches.engines.native.cache import Cache
 from megatron_patches.engines.native.decoder import Decoder
+from megatron_patches.engines.native.expert_record import ExpertRecord
 from megatron_patches.engines.native.stopping import StopStrings
 from megatron_patches.engines.replicas import Replicas
+from megatron_patches.model.routing import Routing
 from pipeline.common.errors import UsageError
-from pipeline.rollout.interface import GenerationProgress, Groups, Prompt, Rollout, Sampling, begin
+from pipeline.rollout.interface import GenerationProgress, Groups, Prompt, Rollout, RolloutEngine, Sampling
 from pipeline.rollout.requests import Limit, Source, check_requests, sources_of
 from pipeline.settings import Model
 from pipeline.settings import Rollout as RolloutSettings
@@ -34,7 +37,7 @@ class _Plan:
     stop_strings: StopStrings | None
 
 
-class NativeEngine:
+class NativeEngine(RolloutEngine):
     """Samples from the current weights of `chunks` (wrapped or not). Every rank of the world calls each method
     together.
 
@@ -51,13 +54,16 @@ class NativeEngine:
         rollout: RolloutSettings,
         tokenizer: Any = None,
         timeout_minutes: float = 30.0,
+        routing: Routing | None = None,
     ):
         """`tokenizer` (of transformers) decodes texts and finds stop strings. Ranks wait for each other up to
-        `timeout_minutes`. Raises UsageError under pipeline parallelism."""
+        `timeout_minutes`. With the `routing` of `chunks`, rollouts hold the experts that sampled them. Raises UsageError
+        under pipeline parallelism."""
         self.replicas = Replicas.of_world()
         self.rollout, self.tokenizer = rollout, tokenizer
         self.limit = Limit(model.max_position_embeddings, "the model's context")
         self.policy_version = 0
+        self.routing = routing
         self.decoder = Decoder(unwrap_model(chunks[0]), model.vocab_size, 60 * timeout_minutes)
         if self.decoder.products.why_not and (
             not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
@@ -65,29 +71,6 @@ class NativeEngine:
             print(self.decoder.products.why_not, flush=True)
         self._cache: Cache | None = None
         self._stop_strings: StopStrings | None = None
-
-    def generate(
-        self,
-        prompts: list[Prompt],
-        group_size: int,
-        sampling: Sampling,
-        *,
-        on_finish: Callable[[Rollout], None] | None = None,
-        on_progress: Callable[[GenerationProgress], None] | None = None,
-    ) -> list[list[Rollout]]:
-        """Samples `len(prompts)` groups of `group_size` rollouts, in order, the same on every rank.
-
-        `on_finish` is called once per rollout in the world; the ranks of a replica alternate. With one replica, rank r
-        of w gets every w-th rollout of the flattened groups, from number r on.
-
-        Raises:
-            InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
-            UsageError: prompt and response exceed the model's context, rollout.kv_memory_gib is too small for one row,
-            or
-                there are stop strings and no tokenizer.
-        """
-        begun = begin(prompts, group_size)
-        return self.advance(begun, sampling, sampling.max_new_tokens, on_finish=on_finish, on_progress=on_progress)
 
     @torch.inference_mode()
     def advance(
@@ -99,8 +82,17 @@ class NativeEngine:
         on_finish: Callable[[Rollout], None] | None = None,
         on_progress: Callable[[GenerationProgress], None] | None = None,
     ) -> Groups:
-        """Samples at most `new_tokens` more tokens of each unfinished response. Keys and values of what it has are computed
-        again, with the weights of now. Calls `on_finish` and raises as `generate`."""
+        """Samples as `RolloutEngine.advance` says, the same on every rank. Keys and values of what a response has are computed
+        again, with the weights of now.
+
+        `on_finish` is called once per rollout in the world; the ranks of a replica alternate. With one replica, rank r of w
+        gets every w-th rollout of the flattened groups, from number r on.
+
+        Raises:
+            InputError: an empty prompt, or one longer than rollout.max_prompt_tokens.
+            UsageError: prompt and response exceed the model's context, rollout.kv_memory_gib is too small for one row, or
+                there are stop strings and no tokenizer.
+        """
         prompts = [group[0].prompt for group in groups]
         check_requests(self.rollout, prompts, sampling, self.limit)
         sources = sources_of(groups, sampling, new_tokens)
@@ -109,16 +101,18 @@ class NativeEngine:
         self.decoder.begin()
         if mine:
             slots = min(plan.slots, sum(len(source.samples) for source in mine))
-            DecodeBatch(
-                self.decoder,
-                self._cache_for(slots, plan.length),
-                slots,
-                mine,
-                sampling,
-                self.policy_version,
-                plan.prefill_tokens,
-                plan.stop_strings,
-            ).run(gathering.add, gathering.meter.add)
+            with self.routing.recording() if self.routing is not None else nullcontext():
+                DecodeBatch(
+                    self.decoder,
+                    self._cache_for(slots, plan.length),
+                    slots,
+                    mine,
+                    sampling,
+                    self.policy_version,
+                    plan.prefill_tokens,
+                    plan.stop_strings,
+                    None if self.routing is None else ExpertRecord(self.routing, slots, self.decoder.device),
+                ).run(gathering.add, gathering.meter.add)
         return gathering.groups()
 
     def sync(self, actor: Any, policy_version: int) -> dict[str, float]:
