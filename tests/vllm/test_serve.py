@@ -65,11 +65,12 @@ class Served:
         }  # fmt: skip
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=os.environ | own, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                command, cwd=ROOT, env=os.environ | own, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
             )  # fmt: skip
 
     def wait(self) -> None:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 400
         while True:
             try:
                 with urllib.request.urlopen(f"{self.url}/health", timeout=5):
@@ -140,5 +141,5 @@ def test_servers_hold_the_weights_they_were_sent_and_a_lost_one_is_taken_in_agai
     supervisor = threading.Thread(target=start_again)
     supervisor.start()
     urls = ",".join(server.url for server in servers)
-    run_ranks(1, SCRIPT, lost.folder, urls, lost.process.pid, timeout=280)
+    run_ranks(1, SCRIPT, lost.folder, urls, lost.process.pid, timeout=600)
     supervisor.join()
