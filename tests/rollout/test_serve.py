@@ -91,11 +91,12 @@ def test_every_server_gets_the_weights_and_about_half_of_the_requests(servers):
 
 def test_the_next_request_goes_to_the_server_with_the_fewest_tokens_under_way(servers):
     fleet = sent(fleet_of(servers, most=40))
-    freed = threading.Event()
-    servers[0].before = freed.wait  # what it gets, it keeps
-    threading.Timer(0.5, freed.set).start()
-    assert run(fleet) == EXPECTED
-    assert servers[0].most * 2 < servers[1].asked.count("/inference/v1/generate")
+    together = threading.Barrier(11)  # nothing is answered before all is asked
+    for server in servers:
+        server.before = together.wait
+    long, short = [Request(0, 0, [1] * 50, 0, 5)], [Request(i, 0, [1], i, 4) for i in range(1, 11)]
+    assert fleet.run(short + long, HOW, lambda *both: None) == []
+    assert sorted(server.most for server in servers) == [1, 10]
 
 
 def test_requests_of_a_lost_server_go_to_the_other_and_it_gets_the_newest_weights_when_it_is_back(servers, capsys):

@@ -87,6 +87,14 @@ WRONG = [
 ]  # fmt: skip
 
 
+def test_training_with_log_probs_that_a_server_does_not_give_is_refused(call):
+    serve = ("rollout.engine=vllm", "rollout.mode=serve", "rollout.server_urls=[http://127.0.0.1:1]", "dry_run=true")
+    code, _, err = call("stage=rl", *serve, "rollout.temperature=0.8", "rollout.top_p=0.9")
+    assert code == 2
+    assert "rollout.temperature=0.8, rollout.top_p=0.9: with rollout.mode=serve" in err
+    assert call("stage=evaluate", *serve, "rollout.temperature=0.8")[0] == 0
+
+
 @pytest.mark.parametrize("dry", [True, False], ids=["dry run", "run"])
 @pytest.mark.parametrize(("stage", "word", "code", "said"), WRONG, ids=[f"{row[0]} {row[1][:60]!r}" for row in WRONG])
 def test_a_mistake_is_told_before_anything_starts(call, tmp_path, stage, word, code, said, dry):

@@ -63,7 +63,7 @@ DEAD = [
     (["layout.rollout_tp=2", "rollout.engine=native"], "layout.rollout_tp=2", "and rollout.engine=native"),
     (["rollout.server_urls=[http://a:1]"], "rollout.server_urls=", NATIVE),
     ([*VLLM, "rollout.server_urls=[http://a:1]"], "rollout.server_urls=", "rollout.mode=colocated has no servers"),
-    ([*VLLM, "rollout.mode=standalone", "rollout.server_urls=[http://a:1]"], "rollout.server_urls=", "come to rollout.server_address"),
+    ([*VLLM, "rollout.mode=standalone", "rollout.server_urls=[http://a:1]"], "server_urls=", "come to rollout.server_address"),
     ([*SERVE, "rollout.server_ranks=2"], "rollout.server_ranks=2", "decided where the servers are started"),
     ([*SERVE, "rollout.kv_memory_gib=2"], "rollout.kv_memory_gib=2", "decided where the servers are started"),
     ([*SERVE, "rl.offload=optimizer"], "rl.offload=optimizer", "rollout.mode=serve generates on other devices"),
