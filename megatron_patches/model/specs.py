@@ -37,10 +37,17 @@ def chosen(backend: Literal["auto", "te", "local"]) -> Backend:
     return "local" if backend == "local" or why is not None else "te"
 
 
-def block_spec(config: TransformerConfig, backend: Backend, vp_stage: int | None = None) -> TransformerBlockSubmodules:
-    """The layers of this rank's chunk: upstream's spec with our core attention, and with our norm where it is local."""
+def block_spec(
+    config: TransformerConfig,
+    backend: Backend,
+    vp_stage: int | None = None,
+    attention: Literal["torch", "te"] = "torch",
+) -> TransformerBlockSubmodules:
+    """The layers of this rank's chunk: upstream's spec with our core attention (unless `attention` is te), and with our norm
+    where it is local."""
     layer = _te_layer(config) if backend == "te" else _local_layer(config)
-    layer.submodules.self_attention.submodules.core_attention = SdpaCoreAttention
+    if attention == "torch":
+        layer.submodules.self_attention.submodules.core_attention = SdpaCoreAttention
     count = get_num_layers_to_build(config, vp_stage=vp_stage)
     norm = gpt_layer_specs.TESpecProvider().layer_norm() if backend == "te" else RMSNorm
     return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=norm)

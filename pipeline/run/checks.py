@@ -14,7 +14,7 @@ from pipeline.run.imports import check_function
 from pipeline.settings import Settings
 from pipeline.settings.algo import SEQUENCE
 from pipeline.settings.engine import chosen_engine, uses_gpus
-from pipeline.settings.levers import recomputed_modules
+from pipeline.settings.levers import of_transformer_engine, recomputed_modules
 
 
 def check(job: Job, root: Path) -> None:
@@ -94,12 +94,35 @@ def check_training(settings: Settings) -> None:
             " rollout.partial_tokens=0."
         )
     check_routing(settings)
+    check_transformer_engine(settings)
     if settings.rl.grouped_experts and settings.model.dtype == "fp32" and uses_gpus(settings.cluster):
         raise UsageError(
             "rl.grouped_experts=true with model.dtype=fp32: on GPUs the grouped product takes bf16 alone. Use model.dtype=bf16,"
             " or rl.grouped_experts=false."
         )
     check_modules(settings)
+
+
+def check_transformer_engine(settings: Settings) -> None:
+    """Raises `UsageError` for a lever of Transformer Engine's where its layers cannot be, or cannot take this model."""
+    model = settings.model
+    for name in of_transformer_engine(settings.rl):
+        if not uses_gpus(settings.cluster):
+            raise UsageError(f"{name} needs Transformer Engine on GPUs, and the ranks run on the CPU. Remove the key.")
+        if model.dtype == "fp32":
+            raise UsageError(
+                f"{name} with model.dtype=fp32: Transformer Engine's kernels are for bf16. Use model.dtype=bf16."
+            )
+        if model.backend == "local" and name.startswith(("rl.attention", "rl.fp8")):
+            raise UsageError(
+                f"{name} needs layers of Transformer Engine, and model.backend=local. Use model.backend=auto."
+            )
+    widths = (model.hidden_size, model.ffn_hidden_size, model.experts.ffn_hidden_size)
+    if settings.rl.fp8 != "none" and any(width // settings.layout.tp % 32 for width in widths):
+        raise UsageError(
+            f"rl.fp8={settings.rl.fp8}: FP8 products need widths that layout.tp={settings.layout.tp} cuts into multiples of 32;"
+            f" this model has {', '.join(map(str, widths))}. Use rl.fp8=none."
+        )
 
 
 def check_routing(settings: Settings) -> None:

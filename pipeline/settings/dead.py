@@ -295,6 +295,10 @@ RUN_RULES = (
         "Use rl.optimizer.decay=linear",
     ),
     Rule(
+        lambda s: not s.rl.optimizer.precision_aware, ("rl.optimizer.moments",), "Adam's moments are fp32",
+        "Use rl.optimizer.precision_aware=true", neutral=("fp32",),
+    ),
+    Rule(
         lambda s: not s.algo.dynamic_sampling, ("rl.dynamic_sampling_rounds",), "algo.dynamic_sampling=false",
         "Use algo.dynamic_sampling=true",
     ),

@@ -7,9 +7,11 @@ import te_modules
 from tiny_models import FAMILIES, hf_model, hf_tensors, tiny_model
 
 from megatron_patches import parallel
-from megatron_patches.model import checkpoint
-from megatron_patches.model.policy_model import build_chunks
+from megatron_patches.model import checkpoint, specs
+from megatron_patches.model.attention import SdpaCoreAttention
+from megatron_patches.model.policy_model import build_chunks, transformer_config
 from megatron_patches.model.weights import export_tensors, load_hf
+from pipeline.settings import Layout, Rl
 
 import torch  # isort: skip
 import torch.distributed as dist  # isort: skip
@@ -78,9 +80,15 @@ def check_backends(family: str, layout, folder: Path, rl=None) -> None:
         assert not wrong, f"{family} {layout}, written by {writer.backend}: {wrong}"
 
 
-def main() -> None:
-    from pipeline.settings import Layout, Rl
+def check_attention() -> None:
+    """Transformer Engine's layers keep its attention only where that is chosen."""
+    config = transformer_config(tiny_model("qwen3"), Layout())
+    for attention, expected in (("torch", SdpaCoreAttention), ("te", te_modules.Provider().core_attention())):
+        layer = specs.block_spec(config, "te", attention=attention).layer_specs[0]
+        assert layer.submodules.self_attention.submodules.core_attention is expected
 
+
+def main() -> None:
     folder, families = Path(sys.argv[1]), sys.argv[2].split(",")
     parallel.initialize(Layout(), seed=0)
     size = dist.get_world_size()
@@ -89,6 +97,7 @@ def main() -> None:
         extra = [Layout(ep=2)] if size == 2 and FAMILIES[family.partition("-")[0]].get("experts") else []
         check(family, layouts + extra, folder)
     te_modules.install()
+    check_attention()
     layout = Layout() if size == 1 else Layout(tp=2, sp=True)
     for family in ("qwen2", "qwen3", "qwen3_moe"):
         check_backends(family, layout, folder)

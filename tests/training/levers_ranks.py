@@ -24,6 +24,7 @@ STEPS = 3
 ALGO = Algo(loss="etr", entropy_coef=0.01)
 WITHOUT = Rl(optimizer=Optimizer(lr=1e-3, warmup_steps=0, weight_decay=0.01))
 HOST = WITHOUT.optimizer.model_copy(update={"cpu_offload": True})
+FUSED = {"fused_grad_accumulation": True}
 GROUPED = {"grouped_experts": True}
 OVERLAP = {"overlap_grad_reduce": True, "overlap_param_gather": True}
 
@@ -151,6 +152,18 @@ def check_gather_is_deferred(model: Model) -> None:
     assert not all(changed)
 
 
+def check_gradients_are_not_rounded(model: Model) -> None:
+    """In bf16 a linear layer's gradient over one micro-batch is a bf16 number, unless its product adds it to the buffer."""
+    model = model.model_copy(update={"dtype": "bf16"})
+    for changes, is_rounded in (({}, True), (FUSED, False)):
+        actor = trained(model, WITHOUT.model_copy(update=changes), range(1), Layout(micro_batch_tokens=4096))
+        grads = [p.main_grad for n, p in actor.chunks[0].named_parameters() if "linear_" in n and n.endswith(".weight")]
+        assert len(grads) == 4 * model.num_layers
+        for grad in grads:
+            assert float(grad.norm()) > 0
+            assert torch.equal(grad, grad.bfloat16().float()) == is_rounded, f"{changes}"
+
+
 def check_grouped_in_bf16(model: Model) -> None:
     """One step from the same bf16 weights: most tensors are within a rounding of those of experts one by one."""
     model = model.model_copy(update={"dtype": "bf16"})
@@ -183,7 +196,9 @@ def main() -> None:
         check(dense.model_copy(update={"dtype": "bf16"}), small, [SELECTIVE[1], AWAY[0], AWAY[2]])
         check(routed, small, [FULL[0], SELECTIVE[0]])
         check(untied, small, [{"fused_swiglu": True}], close=1e-5)
-        check(routed, small, [GROUPED | {"fused_swiglu": True}, GROUPED | {"recompute": "full"}], close=1e-5)
+        check(dense, small, [FUSED | {"recompute": "full"}], close=1e-5)
+        check_gradients_are_not_rounded(dense)
+        check(routed, small, [GROUPED | FUSED | {"fused_swiglu": True}, GROUPED | {"recompute": "full"}], close=1e-5)
         check_grouped_in_bf16(routed)
         check_parking(dense.model_copy(update={"dtype": "bf16"}))
         check_saved(dense, Path(sys.argv[2]) / "moments")
@@ -193,6 +208,7 @@ def main() -> None:
     check(dense, small, [OVERLAP, {"overlap_grad_reduce": True}, AWAY[0], AWAY[2]], close=1e-5)
     check(untied, small, [OVERLAP | {"recompute": "full"}], close=1e-5)
     check(routed, small.model_copy(update={"ep": 2}), [OVERLAP, GROUPED], close=1e-5)
+    check(untied, small.model_copy(update={"tp": 2, "sp": True}), [FUSED | OVERLAP], close=1e-5)
     check(routed, small.model_copy(update={"tp": 2, "sp": True}), [GROUPED | {"recompute": "selective"}], close=1e-5)
     check(dense, small.model_copy(update={"cp": 2}), [OVERLAP | AWAY[0]], close=1e-5)
     check(dense, small.model_copy(update={"tp": 2, "sp": True}), [FULL[0], SELECTIVE[1]])
