@@ -69,6 +69,9 @@ WRONG = [
     ("rl", "rl.optimizer.min_lr=1", 2, "rl.optimizer.min_lr=1 is above rl.optimizer.lr=0.0001"),
     ("rl", "model.parameters=5", 2, "model.parameters=5 (from the command line), but the shape has 599104 parameters"),
     ("rl", "rollout.server_address=node0", 2, "expected host:port"),
+    ("rl", "rollout.server_urls=[node0:8000]", 2, "expected http://host:port"),
+    ("rl", "rollout.server_urls=[http://a:1,http://a:1/]", 2, "names http://a:1/ twice"),
+    ("rl", "rollout.mode=serve", 2, "rollout.mode=serve needs rollout.server_urls"),
     ("rl", "model.experts.count=8", 2, "qwen3_moe needs experts"),
     ("rl", "seed=18446744073709551616", 2, "<= 4294967295"),
     ("evaluate", "evaluate.k_of.held_ou=3", 2, "Did you mean evaluate.k_of=held_out?"),
@@ -82,6 +85,14 @@ WRONG = [
     ("rl", "sft.phases=[&a [*a]]", 2, "lies inside its own anchor"),
     ("rl", "sft.phases=" + "[" * 1200, 2, "nested too deeply"),
 ]  # fmt: skip
+
+
+def test_training_with_log_probs_that_a_server_does_not_give_is_refused(call):
+    serve = ("rollout.engine=vllm", "rollout.mode=serve", "rollout.server_urls=[http://127.0.0.1:1]", "dry_run=true")
+    code, _, err = call("stage=rl", *serve, "rollout.temperature=0.8", "rollout.top_p=0.9")
+    assert code == 2
+    assert "rollout.temperature=0.8, rollout.top_p=0.9: with rollout.mode=serve" in err
+    assert call("stage=evaluate", *serve, "rollout.temperature=0.8")[0] == 0
 
 
 @pytest.mark.parametrize("dry", [True, False], ids=["dry run", "run"])
