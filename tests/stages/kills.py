@@ -13,7 +13,6 @@ times, samples, and the names of all its files. Exit code 1 if anything differs.
 
 import os
 import random
-import re
 import shutil
 import signal
 import sys
@@ -29,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "lib")]
 
 import psutil  # noqa: E402
-import torch  # noqa: E402
-from house import House, family, kill_all, ranks_of, rows  # noqa: E402
+from house import House, family, kill_all, ranks_of  # noqa: E402
+from run_differences import differences  # noqa: E402
 
 from pipeline.common import heartbeat  # noqa: E402
 from pipeline.common.tables import aligned  # noqa: E402
@@ -54,8 +53,6 @@ RL = [f"rl.steps={STEPS}", "rl.save_every=1", "rl.keep_checkpoints=2"]
 WORDS = {"rl": RL, "async": [*RL, "rl.async_save=true"], "partial": [*RL, "rollout.partial_tokens=6"]}
 UNDISTURBED = {"partial": "straight-partial"}
 """Runs to compare with, by kind; `straight` for the others."""
-HARMLESS = re.compile(r"(^|/)(logs|outcome|tensorboard)(/|$)|\.lock$")
-"""Files whose number depends on how often a run was started."""
 
 
 @dataclass(frozen=True)
@@ -186,39 +183,6 @@ def _tagged(tag: str) -> list[psutil.Process]:
             if process.environ().get("KILL_TAG") == tag and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
-
-
-def differences(root: Path, straight: Path, stage: str) -> list[str]:
-    """What differs between a run that was disturbed and the undisturbed one."""
-    found = []
-    one, other = (
-        {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} for folder in (root, straight)
-    )
-    found += [f"a file too many: {name}" for name in sorted(one - other) if not HARMLESS.search(name)]
-    found += [f"a file is missing: {name}" for name in sorted(other - one) if not HARMLESS.search(name)]
-    for name in sorted(one & other):
-        path, twin = root / name, straight / name
-        if not name.startswith((f"{stage}/", "checkpoints/", "samples", "metrics.jsonl")) or HARMLESS.search(name):
-            continue
-        if path.name in ("metrics.jsonl", "samples.jsonl"):
-            same = rows(path) == rows(twin)
-        elif path.suffix == ".pt":
-            same = _same(*(torch.load(file, weights_only=False) for file in (path, twin)))
-        else:
-            same = path.suffix not in (".distcp", ".safetensors") or path.read_bytes() == twin.read_bytes()
-        if not same:
-            found.append(f"{name} differs")
-    return found
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and one.equal(other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return type(one) is type(other) and (one == other or hasattr(one, "__dict__"))
 
 
 def prepared(folder: Path, kind: str) -> House:
