@@ -44,6 +44,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_SIGNS = (
     os.strerror(errno.ENOSPC),
     os.strerror(errno.EDQUOT),
+    os.strerror(errno.EFBIG),
     "PytorchStreamWriter failed writing",
     "unexpected pos ",
 )
@@ -194,22 +195,22 @@ def disk_full(error: BaseException) -> str | None:
     collect the errors of all ranks in one exception that has `failures`.
     """
     seen: set[int] = set()
-    queue: list[BaseException | None] = [error]
+    queue: list[tuple[BaseException | None, str | None]] = [(error, None)]
     while queue:
-        inner = queue.pop()
+        inner, place = queue.pop()
         if inner is None or id(inner) in seen:
             continue
         seen.add(id(inner))
-        queue += [
-            inner.__cause__,
-            inner.__context__,
-            *(wrapped[0] for wrapped in getattr(inner, "failures", {}).values()),
-        ]
+        # Of a copy, the second file is the one that is written.
+        place = getattr(inner, "filename2", None) or getattr(inner, "filename", None) or place
+        wrapped = [entry[0] for entry in getattr(inner, "failures", {}).values()]
+        queue += [(cause, place) for cause in (inner.__cause__, inner.__context__, *wrapped)]
         code = inner.errno if isinstance(inner, OSError) else None
         text = str(inner)
         if code in FULL or (not isinstance(inner, UserError) and any(sign in text for sign in FULL_SIGNS)):
-            where = f" at {inner.filename}" if isinstance(inner, OSError) and inner.filename else ""
-            what = "A file would exceed the size limit" if code == errno.EFBIG else "The disk is full"
+            where = f" at {place}" if place else ""
+            limited = code == errno.EFBIG or os.strerror(errno.EFBIG) in text
+            what = "A file would exceed the size limit" if limited else "The disk is full"
             return f"{what}{where}. Free some space; the same command continues from the last checkpoint."
     return None
 

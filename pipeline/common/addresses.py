@@ -50,3 +50,22 @@ def parse_judge(address: str) -> SplitResult:
     if not usable:
         raise UsageError(f"verify.judge={address}: expected http://host:port, for example http://127.0.0.1:8000")
     return parts
+
+
+def is_local(parts: SplitResult) -> bool:
+    """Whether a URL is of this machine."""
+    host = parts.hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def parse_url(url: str) -> SplitResult:
+    """`http://host:port` of `rollout.server_urls`, with or without a path. Raises `UsageError` for anything else."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = usable and not (parts.username or parts.query or parts.fragment)
+    except ValueError:  # a port that is no number, or a broken IPv6 address
+        usable = False
+    if not usable:
+        raise UsageError(f"rollout.server_urls={url}: expected http://host:port, for example http://node0:8000")
+    return parts

@@ -11,7 +11,7 @@ import pytest
 from hosts import Hosts
 from house import rows, steps_done, until
 from ranks import free_port
-from run_differences import differences
+from trials import differences
 
 STEPS = 6
 SMALL = [f"rl.steps={STEPS}", "rl.save_every=1", "rl.keep_checkpoints=2", "cluster.threads_per_rank=1"]

@@ -19,8 +19,9 @@ import torch.distributed as dist
 from pipeline.common.errors import UserError
 from pipeline.common.processes import die_with_parent, end_process, tie_forked_children
 from pipeline.rollout.vllm.blocks import checksums
-from pipeline.rollout.vllm.core import EngineCore, Piece
+from pipeline.rollout.vllm.core import EngineCore
 from pipeline.rollout.vllm.link import Link
+from pipeline.rollout.vllm.loading import Piece
 
 PATIENCE_MINUTES = 24 * 60.0
 """Most minutes that a server waits for a trainer, or for its next command: training steps may be long."""
