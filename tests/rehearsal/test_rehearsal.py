@@ -180,7 +180,12 @@ def test_every_preset_rehearses_in_about_a_minute_a_rank(model, cluster, nodes):
         check(settings)
     except UsageError as error:
         pytest.skip(str(error))
+    planned, limit, peaks = memory_of(settings), settings.cluster.device_memory_gib * 2**30, []
     for rank in rehearse(settings, ranks_of(settings, [])):
         assert rank["processor_seconds"] < (120 if settings.model.experts.count else 60)
         assert rank["phases"]["update"]["flops"] > 0
-        assert rank["phases"]["update"]["peak"] < settings.cluster.device_memory_gib * 2**30
+        peaks.append(max(phase["peak"] for phase in rank["phases"].values()))
+    if planned.peak < limit:  # the plan warns otherwise
+        assert max(peaks) < limit
+    if settings.cluster.device == "cuda":
+        assert planned.training - planned.overhead == pytest.approx(max(peaks), rel=0.05)
