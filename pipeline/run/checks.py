@@ -11,7 +11,7 @@ from pipeline.common.names import nearest, unknown
 from pipeline.run import manifests, plan
 from pipeline.run.catalog import Job
 from pipeline.run.imports import check_function
-from pipeline.settings import Settings
+from pipeline.settings import Rollout, Settings
 from pipeline.settings.algo import SEQUENCE
 from pipeline.settings.engine import chosen_engine, uses_gpus
 from pipeline.settings.levers import of_transformer_engine, recomputed_modules
@@ -87,6 +87,13 @@ def check_training(settings: Settings) -> None:
             " or rollout.engine=vllm."
         )
     rollout = settings.rollout
+    changed = [f"rollout.{key}={value}" for key, value in _not_raw(rollout)]
+    if changed and chosen_engine(settings) == "vllm" and rollout.mode == "serve":
+        raise UsageError(
+            f"{', '.join(changed)}: with rollout.mode=serve a server gives log-probs of the distribution sampled from, and"
+            " training also needs those of the policy itself. Use rollout.temperature=1, rollout.top_p=1 and rollout.top_k=0,"
+            " or rollout.mode=standalone. Evaluation may have its own (evaluate.temperature, evaluate.top_p)."
+        )
     if rollout.partial_tokens and rollout.stop and chosen_engine(settings) != "native":
         raise UsageError(
             f"rollout.stop={rollout.stop} with rollout.partial_tokens={rollout.partial_tokens}: vLLM does not"
@@ -192,3 +199,9 @@ def check_checkpoint(job: Job) -> None:
         f"{key}={chosen}: there is no such folder.{hint} Allowed: {', '.join(manifests.WORDS)}, or a checkpoint folder."
     )
     raise UsageError(text) if guess else InputError(text)
+
+
+def _not_raw(rollout: Rollout) -> list[tuple[str, float]]:
+    """The settings by which responses are not sampled from the policy as it is."""
+    plain = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    return [(key, value) for key, one in plain.items() if (value := getattr(rollout, key)) != one]

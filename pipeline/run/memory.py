@@ -109,7 +109,7 @@ def _generation(settings: Settings, engine: str, on_gpu: bool) -> int:
     rollout, cache = settings.rollout, int(settings.rollout.kv_memory_gib * GIB)
     if engine == "native":
         return cache
-    if rollout.mode == "standalone":
+    if rollout.mode != "colocated":
         return 0
     if on_gpu:
         return int(rollout.gpu_memory_share * settings.cluster.device_memory_gib * GIB)

@@ -60,8 +60,9 @@ def is_installed() -> bool:
 
 
 def check_installed(settings: Settings) -> None:
-    """Raises `UsageError` if the run samples with vLLM and this Python cannot import it."""
-    if chosen_engine(settings) == "vllm" and not is_installed():
+    """Raises `UsageError` if the run samples with vLLM and this Python cannot import it. Servers of rollout.mode=serve have an
+    environment of their own."""
+    if chosen_engine(settings) == "vllm" and settings.rollout.mode != "serve" and not is_installed():
         raise UsageError(
             f"{why_chosen(settings)}, but vLLM is not installed. On a GPU machine run.sh installs it; on a CPU, set "
             "ETR_EXTRAS=cpu-vllm. Or use rollout.engine=native with layout.pp=1."
