@@ -47,6 +47,11 @@ class Problem:
         return {"id": self.id, "file": self.file, "line": self.line}
 
 
+def problem_row(problem: Problem) -> dict[str, Any]:
+    """The row in which later stages read a problem."""
+    return {"id": problem.id, "problem": problem.problem, "answer": problem.answer, "source": problem.source}
+
+
 def parse(
     raw: RawRow, source: str, columns: Columns, needs: str = "answer", strip: bool = True, keep_several: bool = False
 ) -> Problem:
