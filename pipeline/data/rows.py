@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.data import messages
-from pipeline.data.answers import RowError, as_gold, as_text, from_solution, tidy
+from pipeline.data.answers import RowError, as_gold, as_text, check_readable, from_solution, tidy
 from pipeline.data.columns import ABSENT, cell, normal
 from pipeline.data.raw import RawRow
 from pipeline.data.text import canonical, clean, tokens
@@ -75,6 +75,8 @@ def parse(
         answer, derived = tidy(found)[0], True
     if answer is None and needs == "answer":
         raise RowError(fault.reason, fault.detail or ("and the solution states none" if solution else ""))
+    if answer is not None and needs == "answer":
+        check_readable(answer)
     problem = clean(unwrapped(given)) if strip else given
     _check_choices(row, problem, answer)
     name = cell(row, columns.id)
