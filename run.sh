@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The one door: makes the environment if needed, then starts the stage. `bash run.sh` alone prints what can be run.
-# ETR_VENV=<folder> names another environment than .venv, ETR_EXTRAS=cpu-vllm adds to it, and ETR_PYTHON=<interpreter> uses
+# ETR_VENV=<folder> names another environment than .venv, ETR_EXTRAS=cpu-vllm (or gguf) adds to it, and ETR_PYTHON=<interpreter> uses
 # one that has everything (a container's) instead.
 set -euo pipefail
 
@@ -67,7 +67,10 @@ settled() { # was a GPU extra installed, or tried without success?
 }
 
 extras_ready() {
-    [[ " ${ETR_EXTRAS-} " != *cpu-vllm* ]] || is_ready cpu-vllm cpu-vllm.txt || return 1
+    local extra
+    for extra in cpu-vllm gguf; do
+        [[ "${ETR_EXTRAS-}" != *"$extra"* ]] || is_ready "$extra" "$extra.txt" || return 1
+    done
     # A machine without the driver's tool has no GPU; where it has, asking it on every start would cost a second.
     ! command -v nvidia-smi >/dev/null 2>&1 ||
         { settled gpu-vllm gpu-vllm.txt && settled gpu-te gpu-te-build.txt gpu-te.txt; } ||

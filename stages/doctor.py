@@ -17,7 +17,7 @@ from pipeline.run.summary import revision, versions
 from pipeline.stage import StageRun, run_stage
 
 GIB = 2**30
-EXTRAS = ("vllm", "transformer_engine", "flash_attn")
+EXTRAS = ("vllm", "transformer_engine", "flash_attn", "gguf")
 
 
 def main(run: StageRun) -> dict:

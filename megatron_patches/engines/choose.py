@@ -15,7 +15,7 @@ __all__ = ["build_engine", "chosen_engine", "evaluation_sampling", "sampling_of"
 def build_engine(settings: Settings, policy: Policy, tokenizer, folder: str) -> RolloutEngine:
     """The chosen engine, sampling from `policy`'s weights. `folder` holds the model's config and tokenizer.
 
-    Raises UsageError if it is vLLM and vLLM is not installed.
+    Raises UsageError if it is vLLM in the trainer's own environment, and vLLM is not installed there.
     """
     check_installed(settings)
     if chosen_engine(settings) == "native":
@@ -27,6 +27,10 @@ def build_engine(settings: Settings, policy: Policy, tokenizer, folder: str) -> 
         from megatron_patches.engines.standalone import StandaloneVllmEngine
 
         return StandaloneVllmEngine(policy, settings.rollout, tokenizer, folder, settings.cluster)
+    if settings.rollout.mode == "serve":
+        from megatron_patches.engines.serve import ServeEngine
+
+        return ServeEngine(policy, settings.rollout, tokenizer, settings.cluster)
     from megatron_patches.engines.vllm import VllmEngine
 
     return VllmEngine(policy, settings.rollout, tokenizer, folder)

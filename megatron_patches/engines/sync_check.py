@@ -100,6 +100,13 @@ class SyncCheck:
         The actor's tensors come from the exporter, whose code is not that of the sync.
         """
         holdings = self.held()
+        if not holdings:
+            for _ in self._whole(actor):  # the exporter is a collective
+                pass
+            return (
+                "The servers cannot say which tensor differs: start them with --worker-extension-cls "
+                "pipeline.rollout.vllm.serve.extension.Extension (docs/rollout.md)"
+            )
         name, difference = worst(holdings, self._whole(actor))
         if name is None:
             return (

@@ -43,9 +43,12 @@ class PackedRows(PackedSeqParams):
             lengths=lengths, device_bounds=bounds,
         )  # fmt: skip
 
-    def to(self, device: torch.device) -> "PackedRows":
-        """With the kernel's copy on `device`; the host's stays."""
-        return replace(self, device_bounds=self.cu_seqlens_q.to(device))
+    def to(self, device: torch.device, all_bounds: bool = False) -> "PackedRows":
+        """With the kernel's copy on `device`; the host's stays. `all_bounds`: kernels of Transformer Engine take the place of
+        what reads numbers on the host, so those go too."""
+        bounds = self.cu_seqlens_q.to(device)
+        theirs = {"cu_seqlens_q": bounds, "cu_seqlens_kv": bounds} if all_bounds else {}
+        return replace(self, device_bounds=bounds, **theirs)
 
 
 HALF = (torch.bfloat16, torch.float16)

@@ -1,5 +1,6 @@
 """What a checkpoint holds of a model and its optimizer, as Megatron's sharded state."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +12,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 DAMAGE = (Exception, CheckpointException)
 """What a failed save and a damaged checkpoint raise; torch derives the second from BaseException."""
-EXTRA_STATE = "_extra_state"
-"""Ends the name of what a module keeps besides tensors."""
+EXTRA_STATE = re.compile(r"_extra_state\d*$")
+"""Ends the name of what a module keeps besides tensors; numbered where one module holds several experts."""
 SHAPE_FIELDS = (
     "family", "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "head_dim",
     "vocab_size", "tie_word_embeddings", "qkv_bias", "qk_norm",
@@ -51,13 +52,13 @@ def _without_extra(state: dict[str, Any]) -> dict[str, Any]:
     """`state` without the `_extra_state` of modules, which holds FP8 scales and is empty here. It is written, because other
     programs ask for it, and not read: local norms have none, so a checkpoint of local layers lacks some that Transformer
     Engine's ask for."""
-    return {key: value for key, value in state.items() if not key.endswith(EXTRA_STATE)}
+    return {key: value for key, value in state.items() if not EXTRA_STATE.search(key)}
 
 
 def fill(module: torch.nn.Module, state: dict[str, Any]) -> None:
     """Loads `state` into `module`. Raises KeyError if either has a tensor that the other has not."""
     found = module.load_state_dict(state, strict=False)
-    wrong = [name for name in (*found.missing_keys, *found.unexpected_keys) if not name.endswith(EXTRA_STATE)]
+    wrong = [name for name in (*found.missing_keys, *found.unexpected_keys) if not EXTRA_STATE.search(name)]
     if wrong:
         raise KeyError(f"not both in the checkpoint and in the model: {', '.join(wrong)}")
 

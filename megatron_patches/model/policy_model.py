@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from math import lcm
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.moe import moe_utils
 
 from megatron_patches import parallel
-from megatron_patches.model import levers, specs
+from megatron_patches.model import levers, specs, weight_gradients
 from pipeline.settings import Layout, Model, Rl, Rope
 
 if not hasattr(moe_utils, "te_general_gemm"):  # patch `router-gemm`
@@ -164,14 +164,21 @@ def build_chunks(model: Model, layout: Layout, rl: Rl | None = None) -> list[Pol
 
     Raises UsageError for `model.backend=te` where Transformer Engine cannot be used.
     """
-    config = transformer_config(model, layout, rl)
     backend = specs.chosen(model.backend)
+    if rl is not None:
+        levers.check(rl, backend, specs.unusable())  # before Megatron's config, which says less of what is missing
+    config = transformer_config(model, layout, rl)
+    attention: Literal["torch", "te"] = "torch"
+    if rl is not None:
+        attention = rl.attention
+        if rl.fused_grad_accumulation:
+            weight_gradients.install()
     chunks = []
     for stage in range(layout.vpp) if layout.vpp else [None]:
         chunks.append(
             PolicyModel(
                 config,
-                specs.block_spec(config, backend, stage),
+                specs.block_spec(config, backend, stage, attention),
                 vocab_size=padded_vocab(model.vocab_size, layout.tp),
                 max_sequence_length=model.max_position_embeddings,
                 pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),

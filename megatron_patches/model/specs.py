@@ -13,6 +13,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 
 from megatron_patches import parallel
 from megatron_patches.model.attention import SdpaCoreAttention
+from megatron_patches.model.grouped_experts import GroupedExperts
 from megatron_patches.model.norm import RMSNorm
 from pipeline.common.errors import UsageError
 
@@ -36,10 +37,17 @@ def chosen(backend: Literal["auto", "te", "local"]) -> Backend:
     return "local" if backend == "local" or why is not None else "te"
 
 
-def block_spec(config: TransformerConfig, backend: Backend, vp_stage: int | None = None) -> TransformerBlockSubmodules:
-    """The layers of this rank's chunk: upstream's spec with our core attention, and with our norm where it is local."""
+def block_spec(
+    config: TransformerConfig,
+    backend: Backend,
+    vp_stage: int | None = None,
+    attention: Literal["torch", "te"] = "torch",
+) -> TransformerBlockSubmodules:
+    """The layers of this rank's chunk: upstream's spec with our core attention (unless `attention` is te), and with our norm
+    where it is local."""
     layer = _te_layer(config) if backend == "te" else _local_layer(config)
-    layer.submodules.self_attention.submodules.core_attention = SdpaCoreAttention
+    if attention == "torch":
+        layer.submodules.self_attention.submodules.core_attention = SdpaCoreAttention
     count = get_num_layers_to_build(config, vp_stage=vp_stage)
     norm = gpt_layer_specs.TESpecProvider().layer_norm() if backend == "te" else RMSNorm
     return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=norm)
@@ -47,7 +55,9 @@ def block_spec(config: TransformerConfig, backend: Backend, vp_stage: int | None
 
 def _te_layer(config: TransformerConfig) -> ModuleSpec:
     return gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec(
-        num_experts=config.num_moe_experts, qk_layernorm=config.qk_layernorm
+        num_experts=config.num_moe_experts,
+        qk_layernorm=config.qk_layernorm,
+        moe_grouped_gemm=config.moe_grouped_gemm,
     )
 
 
@@ -61,6 +71,8 @@ def _local_layer(config: TransformerConfig) -> ModuleSpec:
         # Upstream names this norm in checkpoints as if it were inside a dense MLP (gpt_layer_specs.py:419); Transformer
         # Engine's layer, where it is a module by itself, would not find it.
         del layer.submodules.sharded_state_dict_keys_map["pre_mlp_layernorm."]
+        if config.moe_grouped_gemm:
+            layer.submodules.mlp.submodules.experts.module = GroupedExperts
     if config.qk_layernorm:
         attention = layer.submodules.self_attention.submodules
         attention.q_layernorm = attention.k_layernorm = RMSNorm

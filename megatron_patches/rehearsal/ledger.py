@@ -198,6 +198,11 @@ def _spreads(operation: str) -> bool:
 
 def _flops(func: Any, args: Any, kwargs: dict, out: Any) -> float:
     packet = func._overloadpacket
+    if (
+        packet is torch.ops.aten._grouped_mm
+    ):  # rows of all groups, or weight gradients of all: each row meets one matrix
+        left, right = args[:2]
+        return 2.0 * left.shape[0] * left.shape[1] * right.shape[-1]
     if packet not in flop_registry:
         return 0.0
     name = packet.__name__

@@ -41,10 +41,11 @@ class MicroBatch:
         """T."""
         return self.targets.numel()
 
-    def to(self, device: torch.device) -> "MicroBatch":
-        """With what the model reads on `device`; `source`, `row`, `rows` and `places` stay on the host, where they are used."""
+    def to(self, device: torch.device, all_bounds: bool = False) -> "MicroBatch":
+        """With what the model reads on `device`; `source`, `row`, `rows` and `places` stay on the host, where they are used.
+        `all_bounds`: as in `PackedRows.to`."""
         moved = {name: getattr(self, name).to(device) for name in ("tokens", "position_ids", "targets", "index")}
-        packed = None if self.packed is None else self.packed.to(device)
+        packed = None if self.packed is None else self.packed.to(device, all_bounds)
         stay = {name: getattr(self, name) for name in ("source", "row", "rows", "places")}
         return MicroBatch(**moved, packed=packed, **stay)
 
@@ -96,10 +97,11 @@ def plan(samples: Samples, chosen: list[int], layout: Layout, dp_size: int, pack
     return [rows + [[]] * (count - len(rows)) for rows in cuts]
 
 
-def build(samples: Samples, rows: list[int], layout: Layout, cp_rank: int, packed: bool) -> MicroBatch:
-    """The tensors of one micro-batch for context-parallel rank `cp_rank`."""
+def build(samples: Samples, rows: list[int], layout: Layout, cp_rank: int, packed: bool, pad_to: int = 1) -> MicroBatch:
+    """The tensors of one micro-batch for context-parallel rank `cp_rank`. Its part of each sequence is padded to a multiple of
+    `pad_to`."""
     sequences = [_sequence(samples, i, row) for row, i in enumerate(rows)] or [_Sequence.empty()]
-    multiple = 2 * layout.cp if layout.cp > 1 else 1
+    multiple = pad_to * (2 * layout.cp if layout.cp > 1 else 1)
     if layout.sp:
         multiple *= layout.tp
     arrange = _packed if packed else _padded

@@ -7,6 +7,7 @@ from megatron.core import optimizer as upstream
 from megatron.core.optimizer import OptimizerConfig, distrib_optimizer, get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
+from megatron_patches.model import levers
 from pipeline.settings import Optimizer
 
 PART_NUMBERS = 2**26
@@ -155,6 +156,7 @@ def build_optimizer(chunks: list, settings: Optimizer, params_dtype: torch.dtype
             use_distributed_optimizer=settings.distributed,
             params_dtype=params_dtype,
             bf16=params_dtype == torch.bfloat16,
+            **levers.of_optimizer(settings),
         ),
         chunks,
     )

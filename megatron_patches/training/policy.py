@@ -19,6 +19,7 @@ from megatron_patches.training import batches
 from megatron_patches.training.batches import MicroBatch
 from pipeline.rl.experience import Samples
 from pipeline.settings import Layout, Model, Rl
+from pipeline.settings.levers import fp8_multiple
 
 
 class Policy:
@@ -120,7 +121,11 @@ class Policy:
         planned = batches.plan(samples, chosen, self.layout, parallel.data_parallel_size(), self.packed)
         mine = planned[parallel.data_parallel_rank()]
         cp_rank = parallel_state.get_context_parallel_rank()
-        micros = [batches.build(samples, rows, self.layout, cp_rank, self.packed).to(self.device) for rows in mine]
+        pad_to, all_bounds = fp8_multiple(self.rl), self.rl.fused_rope
+        micros = [
+            batches.build(samples, rows, self.layout, cp_rank, self.packed, pad_to).to(self.device, all_bounds)
+            for rows in mine
+        ]
 
         def forward_step(iterator: Iterator[MicroBatch], model) -> tuple[Any, Callable]:
             micro = next(iterator)

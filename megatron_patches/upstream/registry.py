@@ -106,6 +106,36 @@ REPLACEMENTS = (
         "are recomputed; ours belongs to a policy and sees that itself. Only with rl.routing_replay",
     ),
     Replacement(
+        name="grouped-experts",
+        module="megatron.core.transformer.moe.experts",
+        expects=(
+            "            for expert, tokens, probs in zip(self.local_experts, tokens_list, probs_list):",
+            "class SequentialMLP(MegatronModule):",
+            "        permuted_probs: torch.Tensor,",
+        ),
+        elsewhere=(
+            (
+                "megatron.core.transformer.mlp",
+                "                intermediate_parallel = intermediate_parallel * per_token_scale.unsqueeze(-1)",
+            ),
+        ),
+        ours="megatron_patches.model.grouped_experts.GroupedExperts",
+        reason="local experts run one by one; ours makes one product for all, with the same parameters. Only with "
+        "rl.grouped_experts, and not in Transformer Engine's layers, which have their own",
+    ),
+    Replacement(
+        name="weight-gradients",
+        module="megatron.core.tensor_parallel.layers",
+        expects=(
+            "    import fused_weight_gradient_mlp_cuda",
+            "                        fused_weight_gradient_mlp_cuda.wgrad_gemm_accum_fp32(",
+            "_grad_accum_fusion_available = False",
+        ),
+        ours="megatron_patches.model.weight_gradients.TorchProducts",
+        reason="adding a weight gradient to the fp32 buffer within its product needs apex's extension; torch's product with "
+        "fp32 sums does the same. Only with rl.fused_grad_accumulation, and where apex is not installed",
+    ),
+    Replacement(
         name="results-queue",
         module="megatron.core.dist_checkpointing.strategies.filesystem_async",
         expects=("_results_queue = ctx.Manager().Queue()", 'ctx = mp.get_context("spawn")'),

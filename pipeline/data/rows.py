@@ -67,9 +67,13 @@ def parse(
     if not isinstance(row, dict):
         raise RowError("not an object", f"a row is a JSON object, and this is of type {type(row).__name__}")
     given, reply, gold = _problem(row, columns.problem)
-    solution = _solution(row, columns.solution, needed=needs == "solution" and reply is None) or reply
+    needs_solution = needs == "solution" and reply is None
+    solution = _solution(row, columns.solution, needs_solution) or reply
     answer, before, fault = _answer(row, columns.answer, gold, keep_several)
-    solution = solution or before
+    solution = solution or before  # GSM8K as published has the solution in its answer column
+    if needs_solution and not solution:
+        value = cell(row, columns.solution)
+        raise RowError("no solution", _columns_of(row, columns.solution) if value is ABSENT else "")
     derived = False
     if answer is None and solution is not None and (found := from_solution(solution)) is not None:
         answer, derived = tidy(found)[0], True
@@ -116,8 +120,6 @@ def _solution(row: dict[str, Any], names: str, needed: bool) -> str | None:
         if needed:
             raise
         return None
-    if needed and not text:
-        raise RowError("no solution", _columns_of(row, names) if value is ABSENT else "")
     return text or None
 
 

@@ -11,10 +11,10 @@ from pipeline.common.names import nearest, unknown
 from pipeline.run import manifests, plan
 from pipeline.run.catalog import Job
 from pipeline.run.imports import check_function
-from pipeline.settings import Settings
+from pipeline.settings import Rollout, Settings
 from pipeline.settings.algo import SEQUENCE
-from pipeline.settings.engine import chosen_engine
-from pipeline.settings.levers import recomputed_modules
+from pipeline.settings.engine import chosen_engine, uses_gpus
+from pipeline.settings.levers import of_transformer_engine, recomputed_modules
 
 
 def check(job: Job, root: Path) -> None:
@@ -87,6 +87,13 @@ def check_training(settings: Settings) -> None:
             " or rollout.engine=vllm."
         )
     rollout = settings.rollout
+    changed = [f"rollout.{key}={value}" for key, value in _not_raw(rollout)]
+    if changed and chosen_engine(settings) == "vllm" and rollout.mode == "serve":
+        raise UsageError(
+            f"{', '.join(changed)}: with rollout.mode=serve a server gives log-probs of the distribution sampled from, and"
+            " training also needs those of the policy itself. Use rollout.temperature=1, rollout.top_p=1 and rollout.top_k=0,"
+            " or rollout.mode=standalone. Evaluation may have its own (evaluate.temperature, evaluate.top_p)."
+        )
     if rollout.partial_tokens and rollout.stop and chosen_engine(settings) != "native":
         raise UsageError(
             f"rollout.stop={rollout.stop} with rollout.partial_tokens={rollout.partial_tokens}: vLLM does not"
@@ -94,7 +101,35 @@ def check_training(settings: Settings) -> None:
             " rollout.partial_tokens=0."
         )
     check_routing(settings)
+    check_transformer_engine(settings)
+    if settings.rl.grouped_experts and settings.model.dtype == "fp32" and uses_gpus(settings.cluster):
+        raise UsageError(
+            "rl.grouped_experts=true with model.dtype=fp32: on GPUs the grouped product takes bf16 alone. Use model.dtype=bf16,"
+            " or rl.grouped_experts=false."
+        )
     check_modules(settings)
+
+
+def check_transformer_engine(settings: Settings) -> None:
+    """Raises `UsageError` for a lever of Transformer Engine's where its layers cannot be, or cannot take this model."""
+    model = settings.model
+    for name in of_transformer_engine(settings.rl):
+        if not uses_gpus(settings.cluster):
+            raise UsageError(f"{name} needs Transformer Engine on GPUs, and the ranks run on the CPU. Remove the key.")
+        if model.dtype == "fp32":
+            raise UsageError(
+                f"{name} with model.dtype=fp32: Transformer Engine's kernels are for bf16. Use model.dtype=bf16."
+            )
+        if model.backend == "local" and name.startswith(("rl.attention", "rl.fp8")):
+            raise UsageError(
+                f"{name} needs layers of Transformer Engine, and model.backend=local. Use model.backend=auto."
+            )
+    widths = (model.hidden_size, model.ffn_hidden_size, model.experts.ffn_hidden_size)
+    if settings.rl.fp8 != "none" and any(width // settings.layout.tp % 32 for width in widths):
+        raise UsageError(
+            f"rl.fp8={settings.rl.fp8}: FP8 products need widths that layout.tp={settings.layout.tp} cuts into multiples of 32;"
+            f" this model has {', '.join(map(str, widths))}. Use rl.fp8=none."
+        )
 
 
 def check_routing(settings: Settings) -> None:
@@ -164,3 +199,9 @@ def check_checkpoint(job: Job) -> None:
         f"{key}={chosen}: there is no such folder.{hint} Allowed: {', '.join(manifests.WORDS)}, or a checkpoint folder."
     )
     raise UsageError(text) if guess else InputError(text)
+
+
+def _not_raw(rollout: Rollout) -> list[tuple[str, float]]:
+    """The settings by which responses are not sampled from the policy as it is."""
+    plain = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    return [(key, value) for key, one in plain.items() if (value := getattr(rollout, key)) != one]

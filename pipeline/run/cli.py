@@ -18,7 +18,7 @@ import yaml
 
 from pipeline.common.errors import UsageError, UserError
 from pipeline.common.files import write_text
-from pipeline.run import arms, checks, door, interfaces, machines, manifests, record
+from pipeline.run import arms, checks, door, gguf, interfaces, machines, manifests, record
 from pipeline.run.catalog import ORDER, STAGES, Job, variant_of
 from pipeline.run.compose import SHORT, compose, derived_preset
 from pipeline.run.launch import command, config_path
@@ -50,6 +50,7 @@ def main(words: list[str]) -> int:
 def _main(words: list[str]) -> int:
     if "stage=test" in words:
         return _test(words)
+    words = gguf.with_folders(words, _say)
     settings = compose(words)
     os.chdir(ROOT)
     jobs = list_jobs(words, settings)

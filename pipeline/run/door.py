@@ -80,7 +80,14 @@ def usage() -> str:
 
 def is_folder(model: str) -> bool:
     """Whether `model=` names a Hugging Face folder, relative to where the command was typed, instead of a preset."""
-    return bool(model) and not model.endswith((".yaml", ".yml")) and ("/" in model or typed(model).is_dir())
+    if not model or model.endswith((".yaml", ".yml")) or is_gguf(model):
+        return False
+    return "/" in model or typed(model).is_dir()
+
+
+def is_gguf(model: str) -> bool:
+    """Whether `model=` names a GGUF file, of which `pipeline.run.gguf` makes a folder."""
+    return model.lower().endswith(".gguf")
 
 
 def typed(path: str) -> Path:
@@ -124,11 +131,11 @@ def check_names(words: list[str]) -> str | None:
         unmade = f" The run name={chosen['name']} has left no config.yaml to take it from." if named else ""
         return (
             f"model= is missing.{unmade} Allowed: {', '.join(preset_names('model'))}, a file of your own (model=my.yaml), or"
-            " the folder of a Hugging Face model."
+            " the folder of a Hugging Face model, or a GGUF file."
         )
     for group in GROUPS:
         value = chosen.get(group, "")
-        if group == "model" and is_folder(value):
+        if group == "model" and (is_folder(value) or is_gguf(value)):
             continue
         if group in chosen and not value.endswith((".yaml", ".yml")) and value not in preset_names(group):
             return unknown(group, value, preset_names(group))

@@ -1,6 +1,6 @@
 """Makes the environment from the pinned requirements; `run.sh` runs it with the system's Python, standard library alone.
 
-Each layer (base, gpu-vllm, gpu-te, cpu-vllm) leaves a stamp that holds the hash of its requirements. A base whose stamp
+Each layer (base, gpu-vllm, gpu-te, cpu-vllm, gguf) leaves a stamp that holds the hash of its requirements. A base whose stamp
 differs, or is missing because an installation was interrupted, is made again from nothing; an extra is added to what is
 there. GPU extras that cannot be installed are reported and left out. One process installs at a time; others wait.
 
@@ -25,8 +25,11 @@ LAYERS = {
     "gpu-vllm": ("gpu-vllm.txt",),
     "gpu-te": ("gpu-te-build.txt", "gpu-te.txt"),
     "cpu-vllm": ("cpu-vllm.txt",),
+    "gguf": ("gguf.txt",),
 }
 """Requirement files of each layer, in the order of their installation."""
+EXTRAS = ("cpu-vllm", "gguf")
+"""Layers that are added where ETR_EXTRAS names them."""
 OPTIONAL = ("gpu-vllm", "gpu-te")
 """Layers that a GPU machine goes on without if they cannot be installed."""
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
@@ -37,7 +40,7 @@ TRANSFORMER_ENGINE = (
     "transformer-engine-cu13",
     "transformer-engine-cu12",
 )
-NEEDED_GIB = {"base": 4, "gpu-vllm": 15, "gpu-te": 5, "cpu-vllm": 3}
+NEEDED_GIB = {"base": 4, "gpu-vllm": 15, "gpu-te": 5, "cpu-vllm": 3, "gguf": 0.1}
 LOOSE = ("numpy",)
 """Packages of the lock that extras may change: vLLM's mistral-common wants numpy below 2.4."""
 DIRECT = (
@@ -69,8 +72,8 @@ def wanted() -> list[str]:
     """The layers this machine should have."""
     layers = ["base", *(OPTIONAL if has_gpu() else ())]
     for extra in os.environ.get("ETR_EXTRAS", "").replace(",", " ").split():
-        if extra != "cpu-vllm":
-            raise SystemExit(fail(f"ETR_EXTRAS={extra}: there is no such extra. Allowed: cpu-vllm", 2))
+        if extra not in EXTRAS:
+            raise SystemExit(fail(f"ETR_EXTRAS={extra}: there is no such extra. Allowed: {', '.join(EXTRAS)}", 2))
         if extra not in layers:
             layers.append(extra)
     return layers

@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.common.addresses import is_local, parse_url
 from pipeline.run import interfaces, machines
 from pipeline.run.catalog import Job
 from pipeline.run.door import ROOT
@@ -80,6 +81,7 @@ def _network(job: Job) -> dict[str, str]:
     vLLM servers elsewhere. What the user has set stays."""
     cluster, rollout = job.settings.cluster, job.settings.rollout
     far = rollout.mode == "standalone" and not rollout.server_address.startswith(("127.", "localhost:"))
+    far = far or (rollout.mode == "serve" and any(not is_local(parse_url(url)) for url in rollout.server_urls))
     if cluster.nnodes > 1 or far:
         names = interfaces.variables(cluster.interface) if cluster.interface else {}
     else:
@@ -95,8 +97,8 @@ def torchrun_options(cluster: Cluster, node_rank: int, logs: str) -> list[str]:
     else:
         words += [
             f"--node-rank={node_rank}",
-            f"--master-addr={cluster.master_addr}",
-            f"--master-port={cluster.master_port}",
+            "--rdzv-backend=nodes",  # of pipeline.run.torchrun: a node that was lost may come back
+            f"--rdzv-endpoint={cluster.master_addr}:{cluster.master_port}",
             f"--rdzv-conf=timeout={math.ceil(60 * cluster.timeout_minutes)}",
         ]
     words += [

@@ -76,7 +76,9 @@ def estimate(settings: Settings, data_parallel: int, engine: str, on_gpu: bool) 
     dense, experts = on_rank(model, layout)
     own = dense + experts
     element = 2 if model.dtype == "bf16" else 4
-    masters = 4 if model.dtype == "bf16" else 0  # fp32 parameters are their own
+    # fp32 parameters are their own masters; of a bf16 one the precision-aware optimizer keeps the other half.
+    masters = 0 if model.dtype == "fp32" else 2 if rl.optimizer.precision_aware else 4
+    moments = MOMENTS // 2 if rl.optimizer.moments == "bf16" else MOMENTS
     shards = data_parallel * layout.cp if rl.optimizer.distributed else 1
     # Experts are copied over fewer ranks than dense weights: ep of the data-parallel ranks hold different ones.
     expert_shards = max(1, shards * layout.tp // layout.ep) if rl.optimizer.distributed else 1
@@ -86,7 +88,7 @@ def estimate(settings: Settings, data_parallel: int, engine: str, on_gpu: bool) 
     parts = {
         "weights": own * element,
         "gradients": own * 4,
-        "optimizer": masters * mine + (0 if rl.optimizer.cpu_offload else MOMENTS * mine),
+        "optimizer": masters * mine + (0 if rl.optimizer.cpu_offload else moments * mine),
     }
     return Memory(
         **parts,
@@ -107,7 +109,7 @@ def _generation(settings: Settings, engine: str, on_gpu: bool) -> int:
     rollout, cache = settings.rollout, int(settings.rollout.kv_memory_gib * GIB)
     if engine == "native":
         return cache
-    if rollout.mode == "standalone":
+    if rollout.mode != "colocated":
         return 0
     if on_gpu:
         return int(rollout.gpu_memory_share * settings.cluster.device_memory_gib * GIB)

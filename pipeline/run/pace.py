@@ -102,6 +102,8 @@ def _element(settings: Settings) -> int:
 
 def sampling_ranks(settings: Settings, world: int) -> int:
     """Ranks that vLLM's engines have in all, where the actor has `world`."""
+    if settings.rollout.mode == "serve":  # of the size that the plan assumes
+        return len(settings.rollout.server_urls) * settings.layout.engine_tp
     return settings.rollout.server_ranks if settings.rollout.mode == "standalone" else world
 
 

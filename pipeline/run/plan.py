@@ -109,6 +109,8 @@ def _world(settings: Settings) -> list[str]:
 def _engines(settings: Settings) -> list[str]:
     """Whether the ranks that sample with vLLM can be grouped into engines."""
     rollout, size = settings.rollout, settings.layout.engine_tp
+    if rollout.mode == "serve":
+        return []  # the servers' own business
     key, ranks = "cluster.devices_per_node", settings.cluster.devices_per_node
     if rollout.mode == "standalone":
         key, ranks = "rollout.server_ranks", rollout.server_ranks
@@ -369,7 +371,7 @@ def _host_lines(settings: Settings) -> list[str]:
 def _generation_text(settings: Settings) -> str:
     if chosen_engine(settings) == "native":
         return "KV cache, at most"
-    if settings.rollout.mode == "standalone":
+    if settings.rollout.mode != "colocated":
         return "on the servers"
     if uses_gpus(settings.cluster):
         return f"vLLM's share of {settings.rollout.gpu_memory_share:g}"

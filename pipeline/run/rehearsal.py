@@ -20,6 +20,7 @@ from pipeline.run.pace import Pace, pace, published
 from pipeline.run.plan import data_parallel, memory_of, world_size
 from pipeline.settings import Settings
 from pipeline.settings.engine import chosen_engine
+from pipeline.settings.levers import without_transformer_engine
 
 PARTS = ("weights", "gradients", "optimizer", "reference", "activations", "temporaries")
 PHASES = ("log-probs", "update", "gradients", "optimizer step", "sync", "save")
@@ -47,7 +48,8 @@ def rehearse(settings: Settings, ranks: Iterable[int]) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         config = Path(folder) / "config.yaml"
         # Transformer Engine's layers cannot be built without a GPU; the local ones stand in for them.
-        local = settings.model_copy(update={"model": settings.model.model_copy(update={"backend": "local"})})
+        model = settings.model.model_copy(update={"backend": "local"})
+        local = settings.model_copy(update={"model": model, "rl": without_transformer_engine(settings.rl)})
         config.write_text(yaml.safe_dump(local.model_dump(mode="json")), "utf-8")
         with ThreadPoolExecutor(max_workers=cores()) as pool:
             return list(pool.map(lambda rank: _one(config, rank), ranks))

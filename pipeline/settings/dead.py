@@ -74,8 +74,16 @@ def _native(s: Settings) -> bool:
     return chosen_engine(s) == "native"
 
 
+def _vllm_in(s: Settings, mode: str) -> bool:
+    return chosen_engine(s) == "vllm" and s.rollout.mode == mode
+
+
 def _colocated(s: Settings) -> bool:
-    return chosen_engine(s) == "vllm" and s.rollout.mode == "colocated"
+    return _vllm_in(s, "colocated")
+
+
+def _served(s: Settings) -> bool:
+    return _vllm_in(s, "serve")
 
 
 def _alone(s: Settings) -> bool:
@@ -295,6 +303,10 @@ RUN_RULES = (
         "Use rl.optimizer.decay=linear",
     ),
     Rule(
+        lambda s: not s.rl.optimizer.precision_aware, ("rl.optimizer.moments",), "Adam's moments are fp32",
+        "Use rl.optimizer.precision_aware=true", neutral=("fp32",),
+    ),
+    Rule(
         lambda s: not s.algo.dynamic_sampling, ("rl.dynamic_sampling_rounds",), "algo.dynamic_sampling=false",
         "Use algo.dynamic_sampling=true",
     ),
@@ -311,8 +323,8 @@ RUN_RULES = (
         "rl.recompute={s.rl.recompute} runs no whole layers again", "Use rl.recompute=full",
     ),
     Rule(
-        lambda s: s.model.experts.count == 0, ("rl.routing_replay",), "the model has no experts to choose among",
-        "Use model=30b-a3b", neutral=("none",),
+        lambda s: s.model.experts.count == 0, ("rl.routing_replay", "rl.grouped_experts"), "the model has no experts",
+        "Use model=30b-a3b", neutral=("none", False),
     ),
     Rule(
         lambda s: s.rl.routing_replay == "actor" and s.rl.minibatches * s.rl.epochs == 1, ("rl.routing_replay",),
@@ -324,8 +336,8 @@ RUN_RULES = (
         " another", "Use more ranks than layout.tp x layout.pp", neutral=(False,), typed_only=True,
     ),
     Rule(
-        lambda s: chosen_engine(s) == "vllm" and s.rollout.mode == "standalone", ("rl.offload",),
-        "rollout.mode=standalone generates on other devices", "Use rollout.mode=colocated", neutral=([],),
+        lambda s: chosen_engine(s) == "vllm" and s.rollout.mode != "colocated", ("rl.offload",),
+        "rollout.mode={s.rollout.mode} generates on other devices", "Use rollout.mode=colocated", neutral=([],),
     ),
     Rule(
         lambda s: s.rl.eval_every > s.rl.steps, ("rl.eval_every",), "it is above rl.steps={s.rl.steps}, so no step evaluates",
@@ -361,6 +373,15 @@ RUN_RULES = (
     ),
     Rule(
         _colocated, ("rollout.server_*",), "rollout.mode=colocated has no servers", "Use rollout.mode=standalone",
+    ),
+    Rule(
+        _served, ("rollout.server_*", "rollout.gpu_memory_share", "rollout.kv_memory_gib"),
+        "with rollout.mode=serve that is decided where the servers are started", "Use rollout.mode=standalone",
+        but=("rollout.server_urls",),
+    ),
+    Rule(
+        lambda s: _vllm_in(s, "standalone"), ("rollout.server_urls",), "rollout.mode=standalone servers come to"
+        " rollout.server_address", "Use rollout.mode=serve", neutral=([],),
     ),
     Rule(
         lambda s: _colocated(s) and not uses_gpus(s.cluster), ("rollout.gpu_memory_share",),
@@ -416,7 +437,7 @@ RUN_RULES = (
         " meets nobody", "Give cluster.nnodes", typed_only=True,
     ),
     Rule(
-        lambda s: s.cluster.nnodes == 1 and s.rollout.mode != "standalone", ("cluster.interface",),
+        lambda s: s.cluster.nnodes == 1 and s.rollout.mode == "colocated", ("cluster.interface",),
         "a single node (cluster.nnodes=1) meets nobody", "Give cluster.nnodes", neutral=(None,), typed_only=True,
     ),
 )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Literal
 from pipeline.common.devices import gpu_count
 from pipeline.common.errors import UsageError
 from pipeline.settings import Cluster, Settings
+from pipeline.settings.levers import of_transformer_engine
 
 Engine = Literal["native", "vllm"]
 
@@ -59,8 +60,9 @@ def is_installed() -> bool:
 
 
 def check_installed(settings: Settings) -> None:
-    """Raises `UsageError` if the run samples with vLLM and this Python cannot import it."""
-    if chosen_engine(settings) == "vllm" and not is_installed():
+    """Raises `UsageError` if the run samples with vLLM and this Python cannot import it. Servers of rollout.mode=serve have an
+    environment of their own."""
+    if chosen_engine(settings) == "vllm" and settings.rollout.mode != "serve" and not is_installed():
         raise UsageError(
             f"{why_chosen(settings)}, but vLLM is not installed. On a GPU machine run.sh installs it; on a CPU, set "
             "ETR_EXTRAS=cpu-vllm. Or use rollout.engine=native with layout.pp=1."
@@ -68,13 +70,16 @@ def check_installed(settings: Settings) -> None:
 
 
 def check_backend(settings: Settings) -> None:
-    """Raises `UsageError` if the layers are to be Transformer Engine's and cannot."""
-    if settings.model.backend != "te":
+    """Raises `UsageError` if the layers are to be Transformer Engine's, or a lever needs it, and cannot."""
+    levers = of_transformer_engine(settings.rl) if settings.stage == "rl" else []
+    named = ["model.backend=te"] * (settings.model.backend == "te") + levers
+    if not named:
         return
+    cure = "Use model.backend=auto." if named[0] == "model.backend=te" else "Remove it."
     if not uses_gpus(settings.cluster):
-        raise UsageError("model.backend=te needs GPUs, and the ranks run on the CPU. Use model.backend=auto.")
+        raise UsageError(f"{named[0]} needs GPUs, and the ranks run on the CPU. {cure}")
     if importlib.util.find_spec("transformer_engine") is None:
         raise UsageError(
-            "model.backend=te, but Transformer Engine is not installed. run.sh builds it on a machine with a GPU and nvcc "
-            "(bash run.sh stage=doctor says what failed). Or use model.backend=auto."
+            f"{named[0]}, but Transformer Engine is not installed. run.sh builds it on a machine with a GPU and nvcc "
+            f"(bash run.sh stage=doctor says what failed). Or: {cure}"
         )

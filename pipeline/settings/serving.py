@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.common.addresses import parse_address, parse_judge
+from pipeline.common.addresses import parse_address, parse_judge, parse_url
 from pipeline.common.benches import BENCHES
 from pipeline.common.errors import UsageError
 from pipeline.common.names import unknown
@@ -20,8 +20,11 @@ class Rollout(Section):
     engine: Literal["auto", "native", "vllm"] = "auto"
     """native: the actor's own modules; vllm: a colocated or standalone vLLM. auto: vllm if layout.pp > 1, or on GPUs if it
     is installed; native otherwise."""
-    mode: Literal["colocated", "standalone"] = "colocated"
-    """colocated: vLLM shares the actor's ranks; standalone: vLLM servers on separate machines (docs/rollout.md)."""
+    mode: Literal["colocated", "standalone", "serve"] = "colocated"
+    """colocated: vLLM shares the actor's ranks; standalone: servers of this project on separate machines; serve: `vllm serve`
+    processes anywhere (docs/rollout.md)."""
+    server_urls: list[str] = []
+    """serve: `http://host:port` of each server."""
     server_address: str = "127.0.0.1:29600"
     """standalone: host:port at which the trainer's first rank awaits the servers."""
     server_ranks: int = Field(1, ge=1)
@@ -60,6 +63,24 @@ class Rollout(Section):
     """stage=rollout: prompts in one shard, the unit in which an interrupted stage continues."""
     offline_split: str = "train"
     """stage=rollout: `train` or the name of an evaluation set."""
+
+    @field_validator("server_urls")
+    @classmethod
+    def _check_urls(cls, urls: list[str]) -> list[str]:
+        try:
+            for url in urls:
+                parse_url(url)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        if twice := [url for i, url in enumerate(urls) if url.rstrip("/") in [one.rstrip("/") for one in urls[:i]]]:
+            raise ValueError(f"rollout.server_urls names {twice[0]} twice")
+        return urls
+
+    @model_validator(mode="after")
+    def _check_servers(self) -> "Rollout":
+        if self.mode == "serve" and not self.server_urls:
+            raise ValueError("rollout.mode=serve needs rollout.server_urls=[http://host:port,...]")
+        return self
 
     @field_validator("server_address")
     @classmethod

@@ -70,6 +70,11 @@ class Optimizer(Section):
     """Largest norm of the gradient; 0: no clipping."""
     distributed: bool = True
     """Shard optimizer state over data-parallel ranks (ZeRO-1)."""
+    precision_aware: bool = False
+    """Transformer Engine's Adam keeps of each fp32 master only the 16 bits that its bf16 weight lacks: the same numbers in half
+    the memory."""
+    moments: Literal["fp32", "bf16"] = "fp32"
+    """`precision_aware`: the type of Adam's two moments."""
     cpu_offload: bool = False
     """Keep Adam's two moments in host memory, 8 bytes a parameter, and bring them to the device part by part in each step."""
 
@@ -77,6 +82,15 @@ class Optimizer(Section):
     def _check(self) -> "Optimizer":
         if self.min_lr > self.lr:
             raise ValueError(f"rl.optimizer.min_lr={self.min_lr:g} is above rl.optimizer.lr={self.lr:g}")
+        if self.precision_aware and (self.cpu_offload or not self.distributed):
+            raise ValueError(
+                "rl.optimizer.precision_aware=true needs rl.optimizer.distributed=true and rl.optimizer.cpu_offload=false"
+            )
+        if self.moments == "bf16" and self.beta2 > 0.99:
+            raise ValueError(
+                f"rl.optimizer.moments=bf16 with rl.optimizer.beta2={self.beta2:g}: a step changes the second moment by at most"
+                f" {1 - self.beta2:g} of itself, which bf16 (steps of 0.004 to 0.008) rounds away. Use beta2 of at most 0.99"
+            )
         return self
 
 
@@ -155,6 +169,16 @@ class Rl(Section):
     fused_swiglu: bool = False
     """Keep only the input of the MLP's activation, and compute gate, up and their product in one function, forward and
     backward."""
+    fused_rope: bool = False
+    """Rotate queries and keys in one of Transformer Engine's kernels."""
+    fused_grad_accumulation: bool = False
+    """Add weight gradients to the fp32 buffer inside their product, without rounding them to bf16 first."""
+    attention: Literal["torch", "te"] = "torch"
+    """Attention in training: torch's kernels, or Transformer Engine's (FlashAttention or cuDNN), which needs `fused_rope`."""
+    fp8: Literal["none", "tensorwise", "blockwise", "mxfp8"] = "none"
+    """Products of the layers in FP8 by this recipe of Transformer Engine; weights, sums and the policy head are as without."""
+    grouped_experts: bool = False
+    """Mixture of experts: one product for all experts of a rank, instead of one for each."""
     overlap_grad_reduce: bool = False
     """Sum gradients over data-parallel ranks bucket by bucket while the backward pass goes on."""
     overlap_param_gather: bool = False
@@ -177,6 +201,11 @@ class Rl(Section):
             raise ValueError(
                 "rl.overlap_param_gather=true needs rl.overlap_grad_reduce=true and rl.optimizer.distributed=true"
             )
+        if self.attention == "te" and not self.fused_rope:
+            raise ValueError(
+                "rl.attention=te needs rl.fused_rope=true: both read on the device where sequences lie, other rotations on the"
+                " host"
+            )
         if self.load_optimizer and self.load is None:
             raise ValueError("rl.load_optimizer=true needs rl.load=<checkpoint folder>")
         low, high = self.min_pass_rate, self.max_pass_rate
@@ -192,3 +221,5 @@ class Replay(Section):
 
     step: int | None = Field(None, ge=1)
     """The step; none: the newest that can be replayed."""
+    generate: bool = False
+    """Also sample the responses again and compare them with those that are kept. The update is made from the kept ones."""

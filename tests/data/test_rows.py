@@ -209,6 +209,8 @@ def test_a_broken_answer_among_several_is_named():
 
 def test_warm_up_rows_need_a_solution_and_no_answer():
     assert read({"problem": "p", "solution": "so it is."}, needs="solution").answer is None
+    published = read({"question": "p", "answer": "1+1 = 2\n#### 2"}, needs="solution")  # GSM8K's own columns
+    assert (published.answer, published.solution) == ("2", "1+1 = 2\n#### 2")
     with pytest.raises(RowError, match="no solution"):
         read({"problem": "p", "answer": "1"}, needs="solution")
     with pytest.raises(RowError, match="several values"):

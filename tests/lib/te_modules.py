@@ -9,7 +9,8 @@ from megatron.core.models.gpt import gpt_layer_specs  # isort: skip
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear  # isort: skip
 from megatron.core.transformer.dot_product_attention import DotProductAttention  # isort: skip
 from megatron.core.transformer.mlp import MLPSubmodules  # isort: skip
-from megatron.core.transformer.moe.experts import SequentialMLP  # isort: skip
+from megatron.core.transformer.moe.experts import SequentialMLP, TEGroupedMLP  # isort: skip
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint  # isort: skip
 
 
 class Norm(RMSNorm):
@@ -36,6 +37,53 @@ class LayerNormColumnParallelLinear(ColumnParallelLinear):
         return super().forward(x, *args, **options)
 
 
+class GroupedLinear(torch.nn.Module):
+    """As te.pytorch.GroupedLinear in Megatron's wrapper: `weight0`, `weight1`, ..., in checkpoints as if each expert had a
+    module, and an extra state for each."""
+
+    cut: int
+    """The dimension that tensor-parallel ranks share."""
+
+    def __init__(self, num_gemms, input_size, output_size, *, config, init_method, pg_collection, **options):
+        super().__init__()
+        self.count, self.groups = num_gemms, pg_collection
+        form = [output_size, input_size]
+        form[self.cut] //= pg_collection.expt_tp.size()
+        for number in range(num_gemms):
+            weight = torch.nn.Parameter(torch.empty(form, dtype=config.params_dtype))
+            init_method(weight)
+            weight.allreduce = config.expert_model_parallel_size == 1
+            self.register_parameter(f"weight{number}", weight)
+
+    def forward(self, x, tokens):
+        parts = x.split(tokens)
+        return torch.cat([part @ getattr(self, f"weight{n}").t() for n, part in enumerate(parts)]), None
+
+    def sharded_state_dict(self, prefix="", sharded_offsets=(), metadata=None):
+        found = {}
+        first, total = self.groups.ep.rank() * self.count, self.groups.ep.size() * self.count
+        for number in range(self.count):
+            own = {"weight": getattr(self, f"weight{number}"), "_extra_state": torch.empty(0, dtype=torch.uint8)}
+            where = (*sharded_offsets, (len(sharded_offsets), first + number, total))
+            made = make_sharded_tensors_for_checkpoint(
+                own, prefix, {"weight": self.cut}, where,
+                tp_group=self.groups.expt_tp, dp_cp_group=metadata["dp_cp_group"],
+            )  # fmt: skip
+            found[f"{prefix}weight{number}"] = made[f"{prefix}weight"]
+            found[f"{prefix}_extra_state{number or ''}"] = made[f"{prefix}_extra_state"]
+        for entry in found.values():
+            entry.replica_id = (*entry.replica_id[:2], self.groups.expt_dp.rank())
+        return found
+
+
+class ColumnGroupedLinear(GroupedLinear):
+    cut = 0
+
+
+class RowGroupedLinear(GroupedLinear):
+    cut = 1
+
+
 class Provider:
     """What megatron-core asks TESpecProvider for."""
 
@@ -58,6 +106,8 @@ class Provider:
         return DotProductAttention
 
     def grouped_mlp_modules(self, moe_use_grouped_gemm, moe_use_legacy_grouped_gemm):
+        if moe_use_grouped_gemm:
+            return TEGroupedMLP, MLPSubmodules(linear_fc1=ColumnGroupedLinear, linear_fc2=RowGroupedLinear)
         return SequentialMLP, MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
 
     def activation_func(self):

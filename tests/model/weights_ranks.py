@@ -7,9 +7,11 @@ import te_modules
 from tiny_models import FAMILIES, hf_model, hf_tensors, tiny_model
 
 from megatron_patches import parallel
-from megatron_patches.model import checkpoint
-from megatron_patches.model.policy_model import build_chunks
+from megatron_patches.model import checkpoint, specs
+from megatron_patches.model.attention import SdpaCoreAttention
+from megatron_patches.model.policy_model import build_chunks, transformer_config
 from megatron_patches.model.weights import export_tensors, load_hf
+from pipeline.settings import Layout, Rl
 
 import torch  # isort: skip
 import torch.distributed as dist  # isort: skip
@@ -49,8 +51,9 @@ def check(family: str, layouts: list, folder: Path) -> None:
         assert all(torch.equal(again[name], published[name]) for name in published)
 
 
-def check_backends(family: str, layout, folder: Path) -> None:
-    """Local layers and Transformer Engine's: the same logits, names and checkpoints, whichever wrote and whichever reads."""
+def check_backends(family: str, layout, folder: Path, rl=None) -> None:
+    """Local layers and Transformer Engine's: the same logits, names and checkpoints, whichever wrote and whichever reads. `rl`:
+    levers of the latter."""
     local = tiny_model(family, backend="local")
     te = local.model_copy(update={"backend": "te"})
     hf = hf_model(local)
@@ -60,13 +63,13 @@ def check_backends(family: str, layout, folder: Path) -> None:
         expected = hf(ids).logits
     parallel.initialize(layout, seed=0)
     for number, (writer, reader) in enumerate(((local, te), (te, local))):
-        chunks = build_chunks(writer, layout)
+        chunks = build_chunks(writer, layout, rl if writer is te else None)
         names = {name for name, _ in chunks[0].named_parameters()}
         assert any("linear_qkv.layer_norm_weight" in name for name in names) == (writer is te)
         load_hf(chunks, writer, published.__getitem__)
         torch.testing.assert_close(logits_of(chunks, ids)[..., : local.vocab_size], expected, rtol=0, atol=1e-5)
         checkpoint.save(folder / f"{family}-backends", number, chunks, writer, common={})
-        other = build_chunks(reader, layout)
+        other = build_chunks(reader, layout, rl if reader is te else None)
         with torch.no_grad():
             for parameter in other[0].parameters():
                 parameter.fill_(7.0)  # what is not read shows
@@ -77,9 +80,15 @@ def check_backends(family: str, layout, folder: Path) -> None:
         assert not wrong, f"{family} {layout}, written by {writer.backend}: {wrong}"
 
 
-def main() -> None:
-    from pipeline.settings import Layout
+def check_attention() -> None:
+    """Transformer Engine's layers keep its attention only where that is chosen."""
+    config = transformer_config(tiny_model("qwen3"), Layout())
+    for attention, expected in (("torch", SdpaCoreAttention), ("te", te_modules.Provider().core_attention())):
+        layer = specs.block_spec(config, "te", attention=attention).layer_specs[0]
+        assert layer.submodules.self_attention.submodules.core_attention is expected
 
+
+def main() -> None:
     folder, families = Path(sys.argv[1]), sys.argv[2].split(",")
     parallel.initialize(Layout(), seed=0)
     size = dist.get_world_size()
@@ -88,9 +97,13 @@ def main() -> None:
         extra = [Layout(ep=2)] if size == 2 and FAMILIES[family.partition("-")[0]].get("experts") else []
         check(family, layouts + extra, folder)
     te_modules.install()
+    check_attention()
     layout = Layout() if size == 1 else Layout(tp=2, sp=True)
     for family in ("qwen2", "qwen3", "qwen3_moe"):
         check_backends(family, layout, folder)
+    grouped = Rl(grouped_experts=True)
+    for other in (layout, Layout(ep=2)) if size == 2 else (layout,):
+        check_backends("qwen3_moe", other, folder / f"grouped{other.ep}", grouped)
     parallel.finish()
 
 

@@ -69,6 +69,9 @@ WRONG = [
     ("rl", "rl.optimizer.min_lr=1", 2, "rl.optimizer.min_lr=1 is above rl.optimizer.lr=0.0001"),
     ("rl", "model.parameters=5", 2, "model.parameters=5 (from the command line), but the shape has 599104 parameters"),
     ("rl", "rollout.server_address=node0", 2, "expected host:port"),
+    ("rl", "rollout.server_urls=[node0:8000]", 2, "expected http://host:port"),
+    ("rl", "rollout.server_urls=[http://a:1,http://a:1/]", 2, "names http://a:1/ twice"),
+    ("rl", "rollout.mode=serve", 2, "rollout.mode=serve needs rollout.server_urls"),
     ("rl", "model.experts.count=8", 2, "qwen3_moe needs experts"),
     ("rl", "seed=18446744073709551616", 2, "<= 4294967295"),
     ("evaluate", "evaluate.k_of.held_ou=3", 2, "Did you mean evaluate.k_of=held_out?"),
@@ -82,6 +85,14 @@ WRONG = [
     ("rl", "sft.phases=[&a [*a]]", 2, "lies inside its own anchor"),
     ("rl", "sft.phases=" + "[" * 1200, 2, "nested too deeply"),
 ]  # fmt: skip
+
+
+def test_training_with_log_probs_that_a_server_does_not_give_is_refused(call):
+    serve = ("rollout.engine=vllm", "rollout.mode=serve", "rollout.server_urls=[http://127.0.0.1:1]", "dry_run=true")
+    code, _, err = call("stage=rl", *serve, "rollout.temperature=0.8", "rollout.top_p=0.9")
+    assert code == 2
+    assert "rollout.temperature=0.8, rollout.top_p=0.9: with rollout.mode=serve" in err
+    assert call("stage=evaluate", *serve, "rollout.temperature=0.8")[0] == 0
 
 
 @pytest.mark.parametrize("dry", [True, False], ids=["dry run", "run"])
@@ -224,6 +235,28 @@ def test_a_tracker_file_that_holds_no_number(call, tmp_path, content):
     code, _, err = call("stage=export", f"export.checkpoint={bad.parent}")
     assert code == 3, err
     assert str(bad) in err
+
+
+def test_a_missing_or_wrong_tracker_file_is_not_answered_by_advice_to_train_again(call, tmp_path):
+    root = tmp_path / "runs" / "tiny"
+    for stage, output in (
+        ("preprocess", {}),
+        ("convert", {"convert@latest": "x"}),
+        ("rl", {"checkpoints@latest": "x"}),
+    ):
+        (root / stage).mkdir(parents=True)
+        (root / stage / "manifest.json").write_text(json.dumps({"config": {}, "inputs": {}, "outputs": output}))
+    (root / "convert" / "iter_0000000").mkdir()
+    (root / "convert" / "latest_checkpointed_iteration.txt").write_text("0")
+    (root / "checkpoints" / "iter_0000004").mkdir(parents=True)
+    (root / "checkpoints" / "iter_0000012").mkdir()
+    for wrong in (None, "99"):
+        if wrong is not None:
+            (root / "checkpoints" / "latest_checkpointed_iteration.txt").write_text(wrong)
+        code, _, err = call("stage=export")
+        assert code == 3, err
+        assert "echo 12 >" in err
+        assert "force=true" not in err
 
 
 def test_a_stage_that_reads_a_damaged_tracker_file_itself(tmp_path):

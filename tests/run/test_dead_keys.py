@@ -29,6 +29,7 @@ NATIVE = "only vLLM reads it, and rollout.engine=auto means native on CPU"
 STATIC = "algo.loss=grpo uses static bounds"
 ONE_GPU = ["cluster=gpu1", "layout.tp=1"]
 VLLM = ["rollout.engine=vllm", "layout.rollout_tp=1"]
+SERVE = ["rollout.engine=vllm", "rollout.mode=serve", "rollout.server_urls=[http://a:1,http://b:1]"]
 MATH = ["data=math", "data.path=a.jsonl"]
 
 DEAD = [
@@ -60,6 +61,12 @@ DEAD = [
     (["rollout.sync_bucket_mib=64"], "rollout.sync_bucket_mib=64", NATIVE),
     (["layout.rollout_tp=2"], "layout.rollout_tp=2", NATIVE),
     (["layout.rollout_tp=2", "rollout.engine=native"], "layout.rollout_tp=2", "and rollout.engine=native"),
+    (["rollout.server_urls=[http://a:1]"], "rollout.server_urls=", NATIVE),
+    ([*VLLM, "rollout.server_urls=[http://a:1]"], "rollout.server_urls=", "rollout.mode=colocated has no servers"),
+    ([*VLLM, "rollout.mode=standalone", "rollout.server_urls=[http://a:1]"], "server_urls=", "come to rollout.server_address"),
+    ([*SERVE, "rollout.server_ranks=2"], "rollout.server_ranks=2", "decided where the servers are started"),
+    ([*SERVE, "rollout.kv_memory_gib=2"], "rollout.kv_memory_gib=2", "decided where the servers are started"),
+    ([*SERVE, "rl.offload=optimizer"], "rl.offload=optimizer", "rollout.mode=serve generates on other devices"),
     ([*VLLM, "rollout.server_ranks=2"], "rollout.server_ranks=2", "rollout.mode=colocated has no servers"),
     ([*VLLM, "rollout.gpu_memory_share=0.5"], "rollout.gpu_memory_share=0.5", "vLLM runs on the CPU"),
     ([*VLLM, *ONE_GPU, "rollout.kv_memory_gib=4"], "rollout.kv_memory_gib=4", "takes rollout.gpu_memory_share"),
@@ -233,6 +240,7 @@ NEUTRAL = [
     ["data=math", "data.path=folder", "data.split=train"],
     ["data=math", "data.path=a.jsonl", "data.tokenizer=sentencepiece", "data.vocab_size=400"],
     ["rollout.engine=vllm", "rollout.mode=standalone", "rollout.server_ranks=2", "rollout.kv_memory_gib=2"],
+    [*SERVE, "rollout.sync_bucket_mib=64", "rollout.max_concurrent=64", "cluster.interface=eth0"],
     ["stage=evaluate", "evaluate.checkpoint=before", "rl.steps=3", "export.dtype=fp32"],  # one line for every stage
     ["stage=all", "rollout.offline_group_size=4", "rl.min_pass_rate=0"],
     ["rl.eval_every=10", "rl.steps=10"],

@@ -13,7 +13,7 @@ from pipeline.stage import StageRun
 from stages import doctor
 
 OURS = {"pipeline", "stages", "megatron_patches"}
-ONLY_WITH_EXTRAS = {"vllm", "triton", "transformer_engine", "flash_attn"}
+ONLY_WITH_EXTRAS = {"vllm", "triton", "transformer_engine", "flash_attn", "gguf"}
 OPTIONAL = {
     "wandb",
     "mlflow",

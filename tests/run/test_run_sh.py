@@ -121,11 +121,15 @@ def test_wrong_names_are_told_before_anything_is_installed(house, bash, words, s
     assert "installs" not in result.stdout
 
 
-def test_an_extra_that_is_asked_for_and_missing_is_installed(house, bash):
-    assert "installs" in bash(house, "stage=rl", "model=8b", ETR_EXTRAS="cpu-vllm").stdout
-    digest = hashlib.sha256((house / "requirements" / "cpu-vllm.txt").read_bytes()).hexdigest()
-    (house / ".venv" / ".stamp-cpu-vllm").write_text(digest + "\n")
-    assert "installs" not in bash(house, "stage=rl", "model=8b", ETR_EXTRAS="cpu-vllm").stdout
+@pytest.mark.parametrize("extra", ["cpu-vllm", "gguf"])
+def test_an_extra_that_is_asked_for_and_missing_is_installed(house, bash, extra):
+    assert "installs" in bash(house, "stage=rl", "model=8b", ETR_EXTRAS=extra).stdout
+    digest = hashlib.sha256((house / "requirements" / f"{extra}.txt").read_bytes()).hexdigest()
+    (house / ".venv" / f".stamp-{extra}").write_text(digest + "\n")
+    assert "installs" not in bash(house, "stage=rl", "model=8b", ETR_EXTRAS=extra).stdout
+    assert (
+        "installs" in bash(house, "stage=rl", "model=8b", ETR_EXTRAS="cpu-vllm gguf").stdout
+    )  # the other one is missing
 
 
 def test_both_sides_hash_the_requirements_alike(house):

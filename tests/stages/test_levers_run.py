@@ -58,7 +58,7 @@ def test_replayed_routing_survives_a_kill_and_is_replayed_to_the_bit(routed, who
     one, other = (load_file(root / "exports" / "step_4" / "model.safetensors") for root in (straight, broken))
     assert all(one[name].equal(other[name]) for name in one)
     if who == "engine":
-        result = routed.run("replay", "step=4", "sft.enabled=false", name=straight.name)
+        result = routed.run("replay", "step=4", *words, name=straight.name)
         assert result.code == 0, result.err
         found = read_json(straight / "replay" / "step_0000004.json")
         assert [entry for entry in found["metrics"] if entry["then"] != entry["now"]] == []

@@ -1,8 +1,10 @@
 """Run by test_levers.py on real ranks: three updates with each lever of memory and time, and without."""
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
+import te_modules
 from experiences import random_experience
 from tiny_models import hf_model, hf_tensors, tiny_model
 
@@ -22,6 +24,8 @@ STEPS = 3
 ALGO = Algo(loss="etr", entropy_coef=0.01)
 WITHOUT = Rl(optimizer=Optimizer(lr=1e-3, warmup_steps=0, weight_decay=0.01))
 HOST = WITHOUT.optimizer.model_copy(update={"cpu_offload": True})
+FUSED = {"fused_grad_accumulation": True}
+GROUPED = {"grouped_experts": True}
 OVERLAP = {"overlap_grad_reduce": True, "overlap_param_gather": True}
 
 
@@ -109,6 +113,31 @@ def check_saved(model: Model, folder: Path) -> None:
             assert torch.equal(tensor, expected[name]), f"{name} after a checkpoint, saved with {saves}"
 
 
+def check_saved_experts(model: Model, layout: Layout, folder: Path) -> None:
+    """A checkpoint with optimizer state goes on between experts one by one, together, and Transformer Engine's for all (modules
+    with its names). To be called last: `model.backend=auto` means those afterwards."""
+    te_modules.install()
+    model = model.model_copy(update={"backend": "local"})
+    grouped = WITHOUT.model_copy(update=GROUPED)
+    te = model.model_copy(update={"backend": "te"})
+    forms = [(model, WITHOUT), (te, grouped), (model, grouped), (model, WITHOUT)]
+    expected = {
+        name: tensor.clone() for name, tensor in export_tensors(trained(*forms[0], range(STEPS), layout).chunks, model)
+    }
+    for number, ((its, saves), (other, loads)) in enumerate(pairwise(forms)):
+        before = trained(its, saves, range(STEPS - 1), layout)
+        checkpoint.save(
+            folder, number, before.chunks, its, optimizer=before.optimizer, common=before.scheduler.state_dict()
+        )
+        after = Actor(other, layout, loads, temperature=1.0)
+        after.scheduler.load_state_dict(checkpoint.load(folder, number, after.chunks, other, optimizer=after.optimizer))
+        assert any("fc1.weight0" in name for name, _ in after.chunks[0].named_parameters()) == (other is te)
+        learn(after, range(STEPS - 1, STEPS))
+        for name, tensor in export_tensors(after.chunks, other):
+            error = float((tensor - expected[name]).norm() / expected[name].norm())
+            assert error < 1e-5, f"{name} is off by {error:.1e} after checkpoint {number}"
+
+
 def check_gather_is_deferred(model: Model) -> None:
     """An update that is followed by another leaves the other ranks' new weights for its forward pass."""
     rl = WITHOUT.model_copy(update=OVERLAP)
@@ -121,6 +150,28 @@ def check_gather_is_deferred(model: Model) -> None:
     changed = [not torch.equal(a, b) for a, b in zip(here, actor.chunks[0].parameters(), strict=True)]
     assert any(changed)
     assert not all(changed)
+
+
+def check_gradients_are_not_rounded(model: Model) -> None:
+    """In bf16 a linear layer's gradient over one micro-batch is a bf16 number, unless its product adds it to the buffer."""
+    model = model.model_copy(update={"dtype": "bf16"})
+    for changes, is_rounded in (({}, True), (FUSED, False)):
+        actor = trained(model, WITHOUT.model_copy(update=changes), range(1), Layout(micro_batch_tokens=4096))
+        grads = [p.main_grad for n, p in actor.chunks[0].named_parameters() if "linear_" in n and n.endswith(".weight")]
+        assert len(grads) == 4 * model.num_layers
+        for grad in grads:
+            assert float(grad.norm()) > 0
+            assert torch.equal(grad, grad.bfloat16().float()) == is_rounded, f"{changes}"
+
+
+def check_grouped_in_bf16(model: Model) -> None:
+    """One step from the same bf16 weights: most tensors are within a rounding of those of experts one by one."""
+    model = model.model_copy(update={"dtype": "bf16"})
+    one, other = (trained(model, WITHOUT.model_copy(update=changes), range(1)) for changes in ({}, GROUPED))
+    expected, found = (dict(export_tensors(actor.chunks, model)) for actor in (one, other))
+    for name, tensor in expected.items():
+        error = float((found[name].float() - tensor.float()).norm() / tensor.float().norm())
+        assert error < 0.01, f"grouped in bf16: {name} is off by {error:.1e}"
 
 
 FULL = [
@@ -145,17 +196,24 @@ def main() -> None:
         check(dense.model_copy(update={"dtype": "bf16"}), small, [SELECTIVE[1], AWAY[0], AWAY[2]])
         check(routed, small, [FULL[0], SELECTIVE[0]])
         check(untied, small, [{"fused_swiglu": True}], close=1e-5)
-        check(routed, small, [{"fused_swiglu": True}], close=1e-5)
+        check(dense, small, [FUSED | {"recompute": "full"}], close=1e-5)
+        check_gradients_are_not_rounded(dense)
+        check(routed, small, [GROUPED | FUSED | {"fused_swiglu": True}, GROUPED | {"recompute": "full"}], close=1e-5)
+        check_grouped_in_bf16(routed)
         check_parking(dense.model_copy(update={"dtype": "bf16"}))
-        check_saved(dense, Path(sys.argv[2]))
+        check_saved(dense, Path(sys.argv[2]) / "moments")
+        check_saved_experts(routed, small, Path(sys.argv[2]) / "experts")
         return parallel.finish()
     check_gather_is_deferred(dense)
     check(dense, small, [OVERLAP, {"overlap_grad_reduce": True}, AWAY[0], AWAY[2]], close=1e-5)
     check(untied, small, [OVERLAP | {"recompute": "full"}], close=1e-5)
-    check(routed, small.model_copy(update={"ep": 2}), [OVERLAP], close=1e-5)
+    check(routed, small.model_copy(update={"ep": 2}), [OVERLAP, GROUPED], close=1e-5)
+    check(untied, small.model_copy(update={"tp": 2, "sp": True}), [FUSED | OVERLAP], close=1e-5)
+    check(routed, small.model_copy(update={"tp": 2, "sp": True}), [GROUPED | {"recompute": "selective"}], close=1e-5)
     check(dense, small.model_copy(update={"cp": 2}), [OVERLAP | AWAY[0]], close=1e-5)
     check(dense, small.model_copy(update={"tp": 2, "sp": True}), [FULL[0], SELECTIVE[1]])
     check(dense, small.model_copy(update={"pp": 2, "vpp": 2}), [FULL[0], {"overlap_grad_reduce": True}], close=1e-5)
+    check_saved_experts(routed, small.model_copy(update={"ep": 2}), Path(sys.argv[2]) / "experts")
     parallel.finish()
 
 

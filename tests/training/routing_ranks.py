@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 
+import te_modules
 from experiences import random_experience
 from layouts_ranks import ETR, LEARNING_RATE, budget, reference
 from tiny_models import hf_model, hf_tensors, tiny_model
@@ -123,9 +124,9 @@ def check_recorded_is_replayed() -> None:
     assert all(not torch.equal(a, b) for a, b in zip(old, routers, strict=True)), "a router does not learn"
 
 
-def check_engine(layout: Layout) -> None:
+def check_engine(layout: Layout, **rl) -> None:
     """The native engine's experts are those that the actor's routers choose for the same tokens."""
-    actor = actor_of(layout, "packed")
+    actor = actor_of(layout, "packed", **rl)
     engine = NativeEngine(actor.chunks, MODEL, Rollout(max_concurrent=5), routing=actor.routing)
     g = torch.Generator().manual_seed(1)
     prompts = [
@@ -190,6 +191,8 @@ def main() -> None:
     if world == 1:
         check_recorded_is_replayed()
         check_engine(budget(4096))
+        te_modules.install()
+        check_engine(budget(4096), grouped_experts=True)
     if world == 2:
         for layout in (budget(4096), budget(4096, tp=2, sp=True), budget(4096, ep=2)):
             check_engine(layout)

@@ -21,14 +21,22 @@ def mixture(layer: Any, x: torch.Tensor) -> torch.Tensor:
     chosen = routing[:, layer.local_expert_indices].t()
     _, all_rows = chosen.nonzero(as_tuple=True)
     shares = all_rows.split(chosen.sum(1).tolist())
-    for number, expert, rows in zip(layer.local_expert_indices, layer.experts.local_experts, shares, strict=True):
+    for number, (fc1, fc2), rows in zip(layer.local_expert_indices, _weights(layer.experts), shares, strict=True):
         if rows.numel() == 0:
             continue
-        gate, up = F.linear(x[rows], expert.linear_fc1.weight).chunk(2, -1)
+        gate, up = F.linear(x[rows], fc1).chunk(2, -1)
         # Upstream scales the activation by the routing weight, before the second product (transformer/mlp.py:214).
         inner = (F.silu(gate) * up * weights[rows, number, None]).to(x.dtype)
-        out.index_add_(0, rows, F.linear(inner, expert.linear_fc2.weight))
+        out.index_add_(0, rows, F.linear(inner, fc2))
     group = parallel_state.get_expert_tensor_and_model_parallel_group()
     if group.size() > 1:
         dist.all_reduce(out, group=group)
     return out
+
+
+def _weights(experts: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """fc1 [2f, h] and fc2 [h, f] of each expert, whose modules are one each, or Transformer Engine's one for all."""
+    if hasattr(experts, "local_experts"):
+        return [(one.linear_fc1.weight, one.linear_fc2.weight) for one in experts.local_experts]
+    names = [f"weight{number}" for number in range(experts.num_local_experts)]
+    return [(getattr(experts.linear_fc1, name), getattr(experts.linear_fc2, name)) for name in names]

@@ -5,6 +5,7 @@ transformer/attention.py:1399 of megatron-core 0.16.1), and the gated MLP's gate
 halves are each cut over tensor-parallel ranks. Everything else is a copy, whole or cut along one dimension.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -31,6 +32,8 @@ FUSED_NORMS = {
     "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
 }
 """Transformer Engine's names of a layer's norms -> the local ones."""
+GROUPED = re.compile(r"\.experts\.(linear_fc[12])\.weight(\d+)$")
+"""Its names of an expert's weights where all experts of a rank are one module."""
 
 
 def canonical(name: str) -> str:
@@ -38,7 +41,7 @@ def canonical(name: str) -> str:
     for theirs, ours in FUSED_NORMS.items():
         if name.endswith(f".{theirs}"):
             return name.removesuffix(theirs) + ours
-    return name
+    return GROUPED.sub(r".experts.local_experts.\2.\1.weight", name)
 
 
 def entries(model: Model) -> list[Entry]:

@@ -17,10 +17,9 @@ from pipeline.rollout.gathering import Response
 from pipeline.rollout.interface import Sampling
 from pipeline.rollout.requests import Source
 from pipeline.rollout.streams import request_key
-from pipeline.rollout.vllm import blocks, environment, sampler
+from pipeline.rollout.vllm import environment, sampler
+from pipeline.rollout.vllm.loading import Piece, load
 
-Piece = tuple[str, int | None, torch.Tensor]
-"""Name of a Hugging Face tensor, index of the first row, and these rows. The index None means the whole tensor."""
 POSITIVE = 2**63 - 1
 """Mask that makes a seed non-negative: to vLLM, -1 means no seed."""
 
@@ -41,6 +40,12 @@ class Options:
     """Size of the KV cache on a CPU, in bytes."""
     gpu_memory_share: float
     has_tokenizer: bool = True
+
+
+def stream_of(source: Source) -> str:
+    """Name of the random streams of a source's responses. vLLM starts a request's stream at its first new token, so a response
+    that continues has another one."""
+    return f"{source.stream}\x1f{source.begun}" if source.begun else source.stream
 
 
 class EngineCore:
@@ -124,8 +129,7 @@ class EngineCore:
         where: dict[str, tuple[int, int]] = {}
         stops = set(sampling.stop_token_ids)
         for source in sources:
-            # vLLM starts a request's stream at its first new token, so a response that continues has another stream.
-            stream = f"{source.stream}\x1f{source.begun}" if source.begun else source.stream
+            stream = stream_of(source)
             for sample in source.samples:
                 name = f"{self._calls}-{source.group}-{sample}"
                 where[name] = (source.group, sample)
@@ -189,23 +193,9 @@ class EngineCore:
 
     # Weights ---------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def load(self, pieces: Iterable[Piece]) -> None:
-        """Writes the pieces into vLLM's parameters as they arrive; vLLM's loaders select this rank's part of whole
-        tensors.
-
-        Raises KeyError for rows of a tensor that vLLM does not store as rows (experts).
-        """
-        places = blocks.find(self.model)
-
-        def whole() -> Iterator[tuple[str, torch.Tensor]]:
-            for name, first, rows in pieces:
-                if first is None:
-                    yield name, rows
-                else:
-                    places[name].write(first, rows)
-
-        self.model.load_weights(whole())  # type: ignore[operator]
+        """Writes the pieces into vLLM's parameters as they arrive (`loading.load`)."""
+        load(self.model, pieces)
 
     def weights_changed(self) -> None:
         """Discards the prefix cache, which is of the old weights."""

@@ -40,11 +40,17 @@ def prepare() -> None:
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     os.environ.setdefault("LOCAL_RANK", "0")
     if not torch.cuda.is_available():
-        import vllm._custom_ops as operators
-
-        operators._supports_onednn = False
-        _leave_experts_unpacked()
+        leave_weights_unpacked()
         _name_shared_memory()
+
+
+def leave_weights_unpacked() -> None:
+    """Keeps vLLM on a CPU from computing with packed copies of the weights, which an update would not reach. Call it before
+    the model is built."""
+    import vllm._custom_ops as operators
+
+    operators._supports_onednn = False
+    _leave_experts_unpacked()
 
 
 def _leave_experts_unpacked() -> None:

@@ -17,7 +17,7 @@ def install(sampler: Any) -> None:
     Its mode must be `processed_logprobs` (asserted).
     """
     if not torch.cuda.is_available():
-        _stay_eager()
+        stay_eager()
     assert sampler.logprobs_mode == "processed_logprobs", sampler.logprobs_mode
     parent = type(sampler)
 
@@ -43,7 +43,7 @@ def install(sampler: Any) -> None:
     sampler.__class__ = TwofoldSampler
 
 
-def _stay_eager() -> None:
+def stay_eager() -> None:
     """Computes the rank of a sampled token without torch.compile: compiling it takes 40 s on a CPU, and it is
     unused."""
     from vllm.v1.sample import sampler as module
