@@ -119,7 +119,6 @@ def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
     logs = os.environ.pop(LOG_FOLDER, None)  # not for processes that this one starts
     logged = logs is not None and route(Path(logs) / f"rank{_rank()}.log")
     faulthandler.enable()  # after `route`: it keeps the file descriptor that it finds
-    _leave_stale_store()
     started = time.time()
     try:
         run = load_run(sys.argv[1:])
@@ -214,20 +213,6 @@ def disk_full(error: BaseException) -> str | None:
             what = "A file would exceed the size limit" if limited else "The disk is full"
             return f"{what}{where}. Free some space; the same command continues from the last checkpoint."
     return None
-
-
-def _leave_stale_store() -> None:
-    """After a restart, use a new store for the rendezvous of this attempt.
-
-    torch 2.13 lets all attempts share the agent's store, which still holds the gloo addresses of the dead ranks
-    (torch/distributed/rendezvous.py:189 assumes a new store for every attempt; neither the static nor the standalone
-    rendezvous makes one). Ranks would connect to them and fail or hang. Rank 0 opens a store at another port, the master
-    port plus the number of the attempt. On one node `pipeline.run.torchrun` makes a store for every attempt by itself.
-    """
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if attempt and os.environ.get("GROUP_WORLD_SIZE") != "1":
-        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
-        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + attempt)
 
 
 def _rank() -> int:
