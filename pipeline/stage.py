@@ -44,6 +44,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_SIGNS = (
     os.strerror(errno.ENOSPC),
     os.strerror(errno.EDQUOT),
+    os.strerror(errno.EFBIG),
     "PytorchStreamWriter failed writing",
     "unexpected pos ",
 )
@@ -118,7 +119,6 @@ def run_stage(main: Callable[[StageRun], dict[str, Any] | None]) -> NoReturn:
     logs = os.environ.pop(LOG_FOLDER, None)  # not for processes that this one starts
     logged = logs is not None and route(Path(logs) / f"rank{_rank()}.log")
     faulthandler.enable()  # after `route`: it keeps the file descriptor that it finds
-    _leave_stale_store()
     started = time.time()
     try:
         run = load_run(sys.argv[1:])
@@ -195,38 +195,24 @@ def disk_full(error: BaseException) -> str | None:
     collect the errors of all ranks in one exception that has `failures`.
     """
     seen: set[int] = set()
-    queue: list[BaseException | None] = [error]
+    queue: list[tuple[BaseException | None, str | None]] = [(error, None)]
     while queue:
-        inner = queue.pop()
+        inner, place = queue.pop()
         if inner is None or id(inner) in seen:
             continue
         seen.add(id(inner))
-        queue += [
-            inner.__cause__,
-            inner.__context__,
-            *(wrapped[0] for wrapped in getattr(inner, "failures", {}).values()),
-        ]
+        # Of a copy, the second file is the one that is written.
+        place = getattr(inner, "filename2", None) or getattr(inner, "filename", None) or place
+        wrapped = [entry[0] for entry in getattr(inner, "failures", {}).values()]
+        queue += [(cause, place) for cause in (inner.__cause__, inner.__context__, *wrapped)]
         code = inner.errno if isinstance(inner, OSError) else None
         text = str(inner)
         if code in FULL or (not isinstance(inner, UserError) and any(sign in text for sign in FULL_SIGNS)):
-            where = f" at {inner.filename}" if isinstance(inner, OSError) and inner.filename else ""
-            what = "A file would exceed the size limit" if code == errno.EFBIG else "The disk is full"
+            where = f" at {place}" if place else ""
+            limited = code == errno.EFBIG or os.strerror(errno.EFBIG) in text
+            what = "A file would exceed the size limit" if limited else "The disk is full"
             return f"{what}{where}. Free some space; the same command continues from the last checkpoint."
     return None
-
-
-def _leave_stale_store() -> None:
-    """After a restart, use a new store for the rendezvous of this attempt.
-
-    torch 2.13 lets all attempts share the agent's store, which still holds the gloo addresses of the dead ranks
-    (torch/distributed/rendezvous.py:189 assumes a new store for every attempt; neither the static nor the standalone
-    rendezvous makes one). Ranks would connect to them and fail or hang. Rank 0 opens a store at another port, the master
-    port plus the number of the attempt. On one node `pipeline.run.torchrun` makes a store for every attempt by itself.
-    """
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if attempt and os.environ.get("GROUP_WORLD_SIZE") != "1":
-        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
-        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + attempt)
 
 
 def _rank() -> int:

@@ -2,7 +2,8 @@
 
 Shows every metric as it was then, as it is now, and the difference. In the layout of the run the two are equal to the bit; in
 another one (`layout.tp=1 cluster.devices_per_node=1`, on a laptop) as far as its sums allow. Nothing of the run is written to:
-the table goes into `replay/`. The steps from the checkpoint to the one that is asked for are made on the way.
+the table goes into `replay/`. The steps from the checkpoint to the one that is asked for are made on the way. With
+`replay.generate` the responses are sampled again as well and compared; the update is made from the kept ones all the same.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from megatron_patches import session
+from megatron_patches.engines.choose import build_engine, sampling_of
 from megatron_patches.model import checkpoint
 from megatron_patches.training.actor import Actor
 from megatron_patches.training.policy_loss import Objective
@@ -21,7 +23,10 @@ from pipeline.common.errors import InputError
 from pipeline.common.files import read_jsonl, write_json, write_text
 from pipeline.common.spans import spans
 from pipeline.common.tables import aligned
-from pipeline.rl import kept_samples
+from pipeline.data.tokenizer import load as load_tokenizer
+from pipeline.rl import kept_samples, resampled
+from pipeline.rl.collector import StepBatch
+from pipeline.rl.resampled import Resampled
 from pipeline.run.manifests import State
 from pipeline.settings import Settings
 from pipeline.stage import StageRun, run_stage
@@ -41,6 +46,8 @@ def main(run: StageRun) -> dict:
     actor = Actor(settings.model, settings.layout, rl, settings.rollout.temperature)
     load_start(run, settings, actor, start)
     reference = load_reference(run, settings) if settings.algo.kl_coef else None
+    sampler = Resampler(run, settings, actor) if settings.replay.generate else None
+    compared: Resampled | None = None
     tracker = Tracker(run.folder(), total_steps=step, enabled=False)
     recorded = rows_of(run)
     differences: list[Difference] = []
@@ -51,6 +58,9 @@ def main(run: StageRun) -> dict:
         for change in sorted(set(changes) - said):
             run.log(f"WARNING: the run made step {at} with another setting: {change}")
         said |= set(changes)
+        if sampler is not None:
+            compared = sampler.again(kept.batch, at)
+            run.log(f"step {at}: {compared.text if compared else 'not sampled again: older weights had a part in it'}")
         objective = Objective.of(settings.algo, rl, settings.rollout, kept.sampled_elsewhere)
         _, now = learn(settings, actor, reference, objective, kept.batch, at, tracker)
         differences = list(compare(recorded.get(at, {}), strict(now)))
@@ -64,10 +74,40 @@ def main(run: StageRun) -> dict:
         layout = settings.layout.model_dump()
         write_json(
             target.with_suffix(".json"),
-            {"step": step, "from": start, "layout": layout, "metrics": [asdict(entry) for entry in differences]},
+            {
+                "step": step,
+                "from": start,
+                "layout": layout,
+                "metrics": [asdict(entry) for entry in differences],
+                "resampled": compared and asdict(compared),
+            },
         )
         run.log(f"written to {target}.txt and .json")
     return {"step": step, "from": start}
+
+
+class Resampler:
+    """Samples the kept prompts again, from the weights that the step before has left. Every rank calls its methods together."""
+
+    def __init__(self, run: StageRun, settings: Settings, actor: Actor):
+        folder = session.source_folder(run)
+        tokenizer = load_tokenizer(folder)
+        self.actor, self.sampling = actor, sampling_of(settings, tokenizer)
+        actor.park()  # an engine measures the free memory as it starts
+        self.engine = build_engine(settings, actor, tokenizer, str(folder))
+
+    def again(self, batch: StepBatch, step: int) -> Resampled | None:
+        """Samples the batch of `step` again and compares. None where not all of it came from the weights before that step."""
+        groups = batch.groups
+        versions = {version for group in groups for rollout in group for version in rollout.token_versions}
+        if versions != {step - 1}:
+            return None
+        self.engine.sync(self.actor, step - 1)
+        now = self.engine.generate([group[0].prompt for group in groups], len(groups[0]), self.sampling)
+        if not self.engine.independent:
+            self.engine.sleep()
+        self.actor.fetch()
+        return resampled.compare(groups, now)
 
 
 def choose(run: StageRun) -> tuple[int, int]:

@@ -77,7 +77,8 @@ def main(run: StageRun) -> dict:
     with Progress(total, "sft", "steps", done=done, enabled=run.is_main) as progress:
         for step, lr, batch in batches(run, tokenizer, done):
             heartbeat.step(step)
-            loss, skipped = train_step(engine, batch, lr, run, accumulation)
+            with heartbeat.phase("update"):
+                loss, skipped = train_step(engine, batch, lr, run, accumulation)
             in_a_row = in_a_row + 1 if skipped else 0
             if run.is_main:
                 row = {"step": step, "sft/loss": loss, "sft/lr": lr, "sft/skipped": float(skipped)}

@@ -156,9 +156,11 @@ class StandaloneVllmEngine(RolloutEngine):
     def close(self) -> None:
         """Stops the servers. Calling it again does nothing."""
         linked, self.is_linked = self.is_linked, False
-        if self.link is not None and linked:
-            with suppress(ServerError):
-                self.link.tell(("stop",))
+        if self.link is not None:
+            self.link.close()
+            if linked:
+                with suppress(ServerError):
+                    self.link.tell(("stop",))
 
     def _surviving(self, call: Callable[[], T]) -> T:
         """Makes `call`, again if a server is lost in it and others come. A collective.

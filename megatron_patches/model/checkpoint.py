@@ -6,7 +6,7 @@ nor loaded. What a folder's pickles may ask for is limited (`safe_reading`), its
 (`checkpoint_folder`). This module loads; `checkpoint_saving` saves.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from megatron.core.dist_checkpointing.serialization import get_default_load_shar
 from megatron.core.utils import unwrap_model
 from torch.distributed.checkpoint.api import CheckpointException
 
-from megatron_patches.model import safe_reading
+from megatron_patches.model import optimizer_forms, safe_reading
 from megatron_patches.model.checkpoint_folder import (
     LATEST,
     clear_unfinished,
@@ -29,13 +29,17 @@ from megatron_patches.model.checkpoint_folder import (
 from megatron_patches.model.checkpoint_saving import NonFiniteError, Saver
 from megatron_patches.model.checkpoint_state import DAMAGE, fill, sharded_state, sharded_tensors
 from megatron_patches.model.finite import anywhere, first_nonfinite, first_on_any_rank
-from pipeline.common.errors import InputError, UsageError
+from pipeline.common.errors import InputError
 from pipeline.settings import Model
 
 __all__ = [
     "NonFiniteError", "Saver", "clear_unfinished", "contents", "iteration_folder", "iterations", "latest_iteration", "load",
     "load_folder", "newest_whole", "save",
 ]  # fmt: skip
+
+
+OTHER = "other"
+"""Where a state dict has what is read besides, so that nothing of the checkpoint's common state is merged into it."""
 
 
 def save(root: Path, iteration: int, chunks: list, model: Model, *, optimizer: Any = None, common: dict) -> None:
@@ -68,7 +72,8 @@ def load_folder(
     `common` state, which is empty where another program wrote the checkpoint.
 
     Raises InputError naming the folder when it is damaged, of another model, not finite, has no optimizer state where it
-    is asked for, or asks for foreign classes; UsageError where `rl.optimizer.distributed` is not that of the checkpoint.
+    is asked for, or asks for foreign classes. Optimizer state that was saved with the other `rl.optimizer.distributed` is
+    converted (`optimizer_forms`).
     """
     wrong = None if checked else damage(folder)
     if wrong is not None:
@@ -82,12 +87,21 @@ def load_folder(
                 f"{folder} is of another model: its {field} is {value!r}, the configured model's is "
                 f"{getattr(model, field)!r}; take the preset it was made with, or another name="
             )
-    if optimizer is not None:
-        _check_optimizer(folder, list(entries), saved, optimizer.config.use_distributed_optimizer)
+    converts = optimizer is not None and (
+        _was_distributed(folder, entries, saved) != optimizer.config.use_distributed_optimizer
+    )
+    step = optimizer_forms.step_of(folder, saved.get("optimizer")) if converts else 0
     template = sharded_state(chunks, optimizer, is_loading=True)
     names = {path: name for path, name, _ in sharded_tensors(template)}
+
+    def read(wanted: Any) -> Any:
+        return dist_checkpointing.load(wanted, str(folder), get_default_load_sharded_strategy(str(folder)))
+
     try:
-        state = dist_checkpointing.load(template, str(folder), get_default_load_sharded_strategy(str(folder)))
+        own = template.pop("optimizer") if converts else None
+        state = read(template)
+        if converts:
+            state["optimizer"] = optimizer_forms.read(own, entries, lambda wanted: read({OTHER: wanted})[OTHER], step)
     except DAMAGE as error:
         raise _unreadable(folder, error, remedy) from error
     sharded = {key: value for key, value in state.items() if key.startswith("model") or key == "optimizer"}
@@ -104,9 +118,9 @@ def load_folder(
     return state.get("common", {})
 
 
-def _check_optimizer(folder: Path, entries: list[str], saved: dict[str, Any], distributed: bool) -> None:
-    """Refuses optimizer state that this optimizer cannot read. The distributed optimizer and the others keep Adam's step
-    and parameter groups in different places and forms, and upstream converts neither; it ends in a KeyError.
+def _was_distributed(folder: Path, entries: Collection[str], saved: dict[str, Any]) -> bool:
+    """Whether the optimizer state of a checkpoint is that of the distributed optimizer. It and the others keep Adam's step and
+    parameter groups in different places and forms, and upstream converts neither. Raises InputError where there is none.
 
     Args:
         entries: names in the checkpoint's `.metadata`.
@@ -117,13 +131,7 @@ def _check_optimizer(folder: Path, entries: list[str], saved: dict[str, Any], di
             f"{folder} holds no optimizer state; give rl.load_optimizer=false to start from its weights alone"
         )
     was = has_key(saved.get("optimizer"), "param_state_sharding_type")
-    was = was or any(name.startswith("optimizer.distributed.") for name in entries)
-    if was != distributed:
-        raise UsageError(
-            f"{folder} was saved with rl.optimizer.distributed={str(was).lower()}, and its optimizer state cannot be read "
-            f"with {str(distributed).lower()}. Give rl.optimizer.distributed={str(was).lower()}, or start from its weights "
-            "alone: rl.load=<that folder> rl.load_optimizer=false in a new run (name=...)."
-        )
+    return was or any(name.startswith("optimizer.distributed.") for name in entries)
 
 
 def has_key(state: Any, key: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from pipeline.common.errors import InputError
-from pipeline.common.files import write_json, write_text
+from pipeline.common.files import clear_temporary, write_json, write_text
 
 LATEST = "latest_checkpointed_iteration.txt"
 FIRST = ".first"
@@ -79,8 +79,7 @@ def clear_unfinished(root: Path) -> None:
         return
     for path in root.glob(".iter_*.writing"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in root.glob(".*.tmp"):  # of `write_text`
-        path.unlink(missing_ok=True)
+    clear_temporary(root)
 
 
 def sum_of(path: Path) -> tuple[int, int]:

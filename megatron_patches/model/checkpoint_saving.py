@@ -25,7 +25,7 @@ from megatron_patches.model.checkpoint_folder import FIRST, LATEST, iteration_fo
 from megatron_patches.model.checkpoint_state import DAMAGE, SHAPE_FIELDS, sharded_state, sharded_tensors
 from megatron_patches.model.finite import anywhere, first_nonfinite, first_on_any_rank
 from pipeline.common.errors import UserError
-from pipeline.common.files import read_json, write_json, write_text
+from pipeline.common.files import naming, read_json, write_json, write_text
 from pipeline.settings import Model
 
 BEST = "best.json"
@@ -90,6 +90,8 @@ class _Save:
         self.temporary = saver.root / f".{self.final.name}.writing"
         self.sums: dict[str, tuple[int, int]] = {}
         """Of the files that this rank wrote."""
+        self.error: Exception | None = None
+        """Why this rank could not write them."""
         self.request: AsyncRequest | None = None
         self.thread: threading.Thread | None = None
 
@@ -114,7 +116,8 @@ class _Save:
         filesystem_async._results_queue = queue.Queue()
         try:
             strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
-            self.request = dist_checkpointing.save(state, str(self.temporary), strategy, async_sharded_save=True)
+            with naming(self.final):
+                self.request = dist_checkpointing.save(state, str(self.temporary), strategy, async_sharded_save=True)
             assert self.request is not None
             buckets: Buckets = self.request.preload_fn() if self.request.preload_fn is not None else []
         except DAMAGE:
@@ -137,11 +140,11 @@ class _Save:
             self.thread.join()
         assert self.request is not None
         try:
-            for (
-                finalize
-            ) in self.request.finalize_fns:  # gathers results, writes .metadata; raises what any writer raised
-                finalize()
-            write_sums(self.temporary, self.sums)
+            self._raise_what_any_rank_met()
+            with naming(self.final):
+                for finalize in self.request.finalize_fns:  # gathers results, writes .metadata
+                    finalize()
+                write_sums(self.temporary, self.sums)
         except DAMAGE:
             self._give_up()
             raise
@@ -158,7 +161,7 @@ class _Save:
         dist.barrier()
 
     def _write(self, buckets: Buckets) -> None:
-        """Writes this rank's files and their sums. What goes wrong is a result as well: `finish` raises it on all ranks."""
+        """Writes this rank's files and their sums. What goes wrong is kept: `finish` raises it on all ranks."""
         assert self.request is not None
         if not buckets:
             return
@@ -166,12 +169,27 @@ class _Save:
         written: dict[int, list] = {}
         try:
             for number, bucket in enumerate(buckets):
-                written[number] = _write_file(transforms, number, bucket)
-                self.sums[bucket[1]] = _synced_sum(Path(bucket[0]))
+                with naming(self.final / bucket[1]):
+                    written[number] = _write_file(transforms, number, bucket)
+                    self.sums[bucket[1]] = _synced_sum(Path(bucket[0]))
         except Exception as error:
-            results.put(error)
+            self.error = error
         else:
             results.put(written)
+
+    def _raise_what_any_rank_met(self) -> None:
+        """Raises the error of the lowest rank that could not write, on every rank (a collective). Upstream tells the first rank
+        alone what it was, and the launcher may show the words of another one."""
+        mine = None if self.error is None else (*self.error.args[:2], getattr(self.error, "filename", None))
+        errors: list[tuple | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(errors, mine)
+        met = next((error for error in errors if error is not None), None)
+        if met is None:
+            return
+        *words, file = met
+        is_system = len(words) == 2 and isinstance(words[0], int)
+        with naming(file or self.final):
+            raise OSError(*words) if is_system else RuntimeError(*map(str, words))
 
     def _copied(self, buckets: Buckets) -> Buckets:
         """The buckets without tensors that later updates change. What came from a GPU is a copy already."""

@@ -1,9 +1,35 @@
 """Network addresses as people type them."""
 
+import errno
 import re
+import socket
+from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
 from pipeline.common.errors import UsageError
+
+SAME_MACHINE = ("127.0.0.1", "localhost", "::1")
+"""Hosts that mean this machine alone, on purpose."""
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """A socket that listens at this machine's address of the name `host`, by which others reach it, and nowhere else.
+
+    It listens on all interfaces where that address cannot be known: the name means 127.0.1.1 here, as Debian's /etc/hosts
+    says, or an address that no interface here has. Port 0: a free one. Raises OSError, for example if the port is in use.
+    """
+    if host in SAME_MACHINE:
+        return socket.create_server(("127.0.0.1", port))
+    try:
+        family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        if not ip_address(str(place[0]).partition("%")[0]).is_loopback:
+            return socket.create_server(place[:2], family=family)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
 
 
 def parse_address(address: str) -> tuple[str, int]:

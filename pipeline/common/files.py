@@ -50,19 +50,35 @@ def write_bytes(path: StrPath, chunks: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with naming(path), os.fdopen(handle, "wb") as file:
             for chunk in chunks:
                 file.write(chunk)
             file.flush()
             os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
+    except BaseException:
         Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a full disk does not say of which file
         raise
     _sync_folder(path.parent)
+
+
+def clear_temporary(folder: StrPath) -> None:
+    """Deletes what a process that was killed in `write_bytes` left in `folder`. Nothing else may write there meanwhile."""
+    for path in Path(folder).glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: StrPath) -> Iterator[None]:
+    """An error inside that has no `filename` gets this one, so that its message says where: a write to a full disk, torch's
+    archives and safetensors do not name their file."""
+    try:
+        yield
+    except BaseException as error:  # torch derives CheckpointException from it
+        if getattr(error, "filename", None) is None:
+            error.filename = os.fspath(path)  # type: ignore[attr-defined]
+        raise
 
 
 def follow_umask(path: StrPath) -> None:
@@ -73,10 +89,15 @@ def follow_umask(path: StrPath) -> None:
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder for what is written inside, which then takes the place of `folder`: it appears whole or not at all.
-    What an error leaves is deleted by the next call."""
+    After an error it is deleted, as half of a model would only fill the disk; after a kill, by the next call."""
     temporary = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(temporary, ignore_errors=True)
-    yield temporary
+    try:
+        with naming(folder):
+            yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 
@@ -89,7 +110,7 @@ def append_jsonl(path: StrPath, rows: Iterable[dict[str, Any]], durable: bool = 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
-    with open(path, "a+b", buffering=0) as file:
+    with naming(path), open(path, "a+b", buffering=0) as file:
         _heal(file)
         view = memoryview(data)
         while view:

@@ -15,9 +15,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from socket import AF_INET
 from typing import Any
 
-LONG = ("generate", "evaluate", "save")
+import psutil
+
+LONG = ("generate", "evaluate", "sync", "save")
 """Phases that may take `PATIENCE` times the limit, as any phase of the first step, which compiles and warms up."""
 PATIENCE = 3
 JOIN, STEP, DONE = "join", "step", "done"
@@ -52,7 +55,7 @@ class Heart:
         self.phase: str | None = None
         self.first_step: int | None = None
         self.moved = time.monotonic()
-        self._fixed = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid()}
+        self._fixed = {"rank": rank, "host": socket.gethostname(), "addresses": own_addresses(), "pid": os.getpid()}
         self._step: int | None = None
         self._moves = self._beats = 0
         self._lock = threading.Lock()
@@ -95,6 +98,14 @@ class Heart:
                 "quiet_s": round(time.monotonic() - self.moved, 2), "allowed_s": self.allowed_s(),
             }  # fmt: skip
             os.pwrite(self._handle, json.dumps(record).encode().ljust(RECORD_BYTES), 0)
+
+
+def own_addresses() -> list[str]:
+    """IPv4 addresses by which other machines may know this one: as many as a record holds."""
+    found = [
+        entry.address for entries in psutil.net_if_addrs().values() for entry in entries if entry.family == AF_INET
+    ]
+    return [address for address in found if not address.startswith("127.")][:6]
 
 
 _heart: Heart | None = None

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pipeline.common.errors import InputError
-from pipeline.common.files import follow_umask, write_json
+from pipeline.common.files import follow_umask, naming, write_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -112,7 +112,8 @@ def write_folder(
     def flush() -> None:
         nonlocal pending, size
         path = folder / f".shard-{len(written):05d}"
-        save_file(pending, path, metadata={"format": "pt"})
+        with naming(path):
+            save_file(pending, path, metadata={"format": "pt"})
         follow_umask(path)  # safetensors makes files that only their owner can read
         written.append((path, list(pending)))
         pending, size = {}, 0

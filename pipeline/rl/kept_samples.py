@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pipeline.common.errors import InputError
-from pipeline.common.files import write_bytes
+from pipeline.common.files import clear_temporary, write_bytes
 from pipeline.rl.collector import StepBatch
 from pipeline.rl.grading import Graded
 from pipeline.rollout.interface import Prompt
@@ -50,6 +50,7 @@ def keep(root: Path, step: int, kept: KeptStep, newest: int) -> None:
     }
     buffer = io.BytesIO()
     torch.save(record, buffer)
+    clear_temporary(root / FOLDER)
     write_bytes(_path(root, step), [buffer.getvalue()])
     for old in kept_steps(root)[:-newest]:
         _path(root, old).unlink(missing_ok=True)

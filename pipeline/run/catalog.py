@@ -156,7 +156,7 @@ IRRELEVANT = frozenset(
         "rl.save_every", "rl.keep_checkpoints", "rl.keep_best", "rl.max_skipped", "rl.sample_rollouts", "rl.counterfactual",
         "rl.keep_samples", "rl.export_every", "rl.async_save", "sft.max_skipped",
         "rl.recompute", "rl.recompute_modules", "rl.recompute_method", "rl.recompute_layers", "rl.offload",
-        "rl.overlap_grad_reduce", "rl.overlap_param_gather", "rl.optimizer.cpu_offload",
+        "rl.overlap_grad_reduce", "rl.overlap_param_gather", "rl.optimizer.cpu_offload", "rl.optimizer.distributed",
         "verify.workers", "verify.memory_gib", "verify.cache_size", "verify.judge", "verify.judge_concurrent",
         "rollout.max_concurrent", "rollout.kv_memory_gib", "rollout.gpu_memory_share", "rollout.sync_bucket_mib",
         "rollout.server_restarts",

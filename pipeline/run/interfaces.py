@@ -10,11 +10,9 @@ from ipaddress import ip_address
 
 import psutil
 
+from pipeline.common.addresses import SAME_MACHINE
 from pipeline.common.errors import UsageError
 from pipeline.settings import Cluster
-
-SAME_MACHINE = ("127.0.0.1", "localhost", "::1")
-"""Values of `cluster.master_addr` that join "nodes" on one machine."""
 
 
 def variables(interface: str) -> dict[str, str]:

@@ -97,8 +97,8 @@ def torchrun_options(cluster: Cluster, node_rank: int, logs: str) -> list[str]:
     else:
         words += [
             f"--node-rank={node_rank}",
-            f"--master-addr={cluster.master_addr}",
-            f"--master-port={cluster.master_port}",
+            "--rdzv-backend=nodes",  # of pipeline.run.torchrun: a node that was lost may come back
+            f"--rdzv-endpoint={cluster.master_addr}:{cluster.master_port}",
             f"--rdzv-conf=timeout={math.ceil(60 * cluster.timeout_minutes)}",
         ]
     words += [

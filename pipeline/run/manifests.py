@@ -104,6 +104,19 @@ def latest_iteration(folder: Path) -> int | None:
     return int(text)
 
 
+def _check_tracker(folder: Path) -> None:
+    """Raises InputError if the tracker file of a checkpoint folder is damaged, or names none of the iterations that are there:
+    those hold days of work, which the advice to run their stage with force=true would move away."""
+    there = sorted(int(path.name[5:]) for path in folder.glob("iter_*") if path.name[5:].isdecimal())
+    named = latest_iteration(folder)
+    if there and named not in there:
+        what = "is missing" if named is None else f"says {named}"
+        raise InputError(
+            f"{folder} holds iterations {', '.join(map(str, there))}, but {TRACKER} {what}. To use the newest: "
+            f"echo {there[-1]} > '{folder / TRACKER}'"
+        )
+
+
 @dataclass(frozen=True)
 class State:
     """A job's present settings and inputs."""
@@ -114,9 +127,10 @@ class State:
     def changed_from(self, old: dict[str, Any]) -> list[str]:
         """What differs from a manifest: `rl.steps 24 -> 80`, or the name of an input.
 
-        A setting that the manifest lacks had its default: it is younger than the manifest.
+        A setting that the manifest lacks had its default: it is younger than the manifest. One that no result depends on (any
+        more) is left out.
         """
-        config = old.get("config", {})
+        config = {key: value for key, value in old.get("config", {}).items() if not within(key, IRRELEVANT)}
         before = {key: config.get(key, default_of(key)) for key in {*config, *self.config}}
         changes = [
             f"{key} {_short(before[key])} -> {_short(self.config.get(key))}"
@@ -290,7 +304,7 @@ def require(job: Job, root: Path, command: str) -> None:
         _check_made(name, manifest, job, root, command)
         for path in manifest.get("outputs", {}):
             if "@" in path:
-                latest_iteration(root / path.partition("@")[0])
+                _check_tracker(root / path.partition("@")[0])
             if not locate(root, path).exists():
                 raise InputError(f"{locate(root, path)} is missing. Run: {command.format(stage=name)} force=true")
     for path in job.stage.resumes if not job.settings.force else ():

@@ -6,16 +6,15 @@ that do not hold the error. Here `agent<node>.json` beside the ranks' outcome fi
 """
 
 import contextlib
+import functools
 import logging
 import os
-import re
-import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from pipeline.common.processes import die_with_parent
+from pipeline.common.processes import die_with_parent, end_process
 from pipeline.run.watchdog import NOTICE
 from pipeline.stage import LOG_FOLDER, PARENT, write_outcome
 
@@ -51,13 +50,17 @@ def _run(arguments: list[str]) -> int:
     from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
 
     from pipeline.run.loopback import LoopbackRendezvous
+    from pipeline.run.meeting import NodesRendezvous, NotMetError, PeerEndedError
 
     if level is None:
         del os.environ[CPP_LEVEL]  # the ranks have a log for them
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # it would report each rank that it ends itself
-    rendezvous_handler_registry.register(LoopbackRendezvous.backend, LoopbackRendezvous)
     options = run.parse_args(arguments)
+    node = options.node_rank
+    nodes = functools.partial(NodesRendezvous, node=node, restarts=options.max_restarts > 0)
+    rendezvous_handler_registry.register(LoopbackRendezvous.backend, LoopbackRendezvous)
+    rendezvous_handler_registry.register(NodesRendezvous.backend, nodes)
     try:
         run.run(options)
     except ChildFailedError as error:
@@ -71,32 +74,19 @@ def _run(arguments: list[str]) -> int:
             }
             for rank, failure in error.failures.items()
         ]
-        write_outcome(f"agent{options.node_rank}.json", failures)
+        write_outcome(f"agent{node}.json", failures)
         return 1
     except SignalException:
+        write_outcome(f"agent{node}.json", [])  # the other nodes need not wait for this one
         return 1
-    except DistError as error:
-        message = _alone(options, str(error))
-        if message is None:
-            raise
-        write_outcome(f"{NOTICE}-agent{options.node_rank}.json", {"time": time.time(), "message": message})
+    except PeerEndedError:
+        return 1  # its files say why
+    except (NotMetError, DistError) as error:
+        message = str(error) if isinstance(error, NotMetError) else f"The nodes lost each other as they met: {error}"
+        write_outcome(f"{NOTICE}-agent{node}.json", {"time": time.time(), "message": message})
         return 1
     return 0
 
 
-def _alone(options: Any, error: str) -> str | None:
-    """The message of a node that did not meet the others; None for an error of later."""
-    place = f"{options.master_addr}:{options.master_port}"
-    came = re.search(r"(\d+)/(\d+) clients joined", error)
-    if came is None and not re.search("trying to connect|failed to connect", error):
-        return None
-    what = f"{came[1]} of {came[2]} came" if came else "node 0 did not answer"
-    return (
-        f"The {options.nnodes} nodes did not meet at {place} in time (cluster.timeout_minutes): {what}. Start the same "
-        f"command on every node, with cluster.node_rank=0 to {int(options.nnodes) - 1}, and check that a firewall does not "
-        f"close that port. This is node {options.node_rank}, {socket.gethostname()}."
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_process(main(sys.argv[1:]))

@@ -5,9 +5,11 @@ ranks of its own node alone; torchrun then starts all ranks again, or ends them.
 this node has seen a file unchanged.
 """
 
+import math
 import os
 import re
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +23,7 @@ import psutil
 from pipeline.common import heartbeat
 from pipeline.common.files import write_json
 from pipeline.common.processes import descendants
+from pipeline.run import links
 
 NOTICE = "notice"
 """Start of the names of files in the outcome folder that say why a run was ended."""
@@ -28,6 +31,8 @@ FRAMES = 6
 """Lines shown of a stack."""
 COLLECTIVES = "nccl_rank"
 """Start of the names of the pipes that ask NCCL for its last collectives, and of the files that hold them."""
+LINKS = "links"
+"""Start of the names of files in the outcome folder that hold which addresses do not answer a node."""
 DUMP_SECONDS = 5.0
 STACK_SECONDS = 2.0
 """Longest wait for the stacks of living ranks."""
@@ -47,9 +52,10 @@ class Sign:
         """Seconds since something moved in the rank's phase."""
         return float(self.record["quiet_s"]) + self.silent_s(now)
 
-    def is_stuck(self, now: float) -> bool:
+    def is_stuck(self, now: float, most_s: float = math.inf) -> bool:
+        """Whether its phase has not moved for longer than it may, or for `most_s`."""
         allowed = self.record["allowed_s"]
-        return allowed is not None and self.quiet_s(now) > allowed
+        return allowed is not None and self.quiet_s(now) > min(allowed, most_s)
 
     def place(self) -> str:
         """`update of step 3`."""
@@ -73,9 +79,11 @@ class Watchdog:
         self.ranks, self.world, self.limit_s = ranks, world, limit_s
         self.say, self.clock = say, clock
         self.interval = min(5.0, limit_s / 20)
-        self.outcomes = self.logs = self.spare = Path()
+        self.outcomes = self.logs = self.spare = self.notice = self.seen_links = Path()
         self.signs: dict[int, Sign] = {}
         self.pids: dict[int, int] = {}
+        self.stale: dict[int, dict[str, Any] | None] = {}
+        """The last records of ranks that may be dead."""
         self.verdict = ""
         """Why ranks were ended; empty again once torchrun has started them again."""
         self.started = self.last = clock()
@@ -85,9 +93,19 @@ class Watchdog:
         self.outcomes, self.logs, self.spare = outcomes, logs, spare
         self.notice = outcomes / f"{NOTICE}{self.ranks.start}.json"
         self.notice.unlink(missing_ok=True)
+        self.seen_links = outcomes / f"{LINKS}{self.ranks.start}.json"
+        self.seen_links.unlink(missing_ok=True)
         for rank in self.ranks:
             heartbeat.heart_file(outcomes, rank).unlink(missing_ok=True)
+        self._forget_others()
         self.started = self.last = self.clock()
+
+    def _forget_others(self) -> None:
+        """What ranks of other nodes have said so far does not count: they may be long dead. Those that live report again."""
+        others = [rank for rank in range(self.world) if rank not in self.ranks]
+        for rank in others:
+            self.signs.pop(rank, None)
+            self.stale[rank] = heartbeat.read(heartbeat.heart_file(self.outcomes, rank))
 
     def look(self, agent: int) -> None:
         """`agent` is the process whose descendants the ranks of this node are."""
@@ -100,6 +118,7 @@ class Watchdog:
             for sign in self.signs.values():
                 sign.seen += pause
         self._read(now)
+        self._look_at_links(agent, now)
         blamed = self._blamed(now)
         if not set(blamed) & set(self.ranks):
             blamed = self._blamed(now - self.limit_s / 2)  # first it is for the other node to end its rank
@@ -110,7 +129,7 @@ class Watchdog:
         for rank in range(self.world):
             record = heartbeat.read(heartbeat.heart_file(self.outcomes, rank))
             old = self.signs.get(rank)
-            if record is None or (old is not None and record == old.record):
+            if record is None or record == self.stale.get(rank) or (old is not None and record == old.record):
                 continue
             if self.pids.setdefault(rank, record["pid"]) != record["pid"]:  # torchrun has started the ranks again
                 self.pids[rank] = record["pid"]
@@ -119,41 +138,77 @@ class Watchdog:
             self.signs[rank] = Sign(record, now)
         for rank in [rank for rank in self.ranks if rank in self.signs]:
             if not psutil.pid_exists(self.signs[rank].record["pid"]):
-                del self.signs[rank]  # torchrun deals with a rank that ended
+                del self.signs[rank]  # torchrun deals with a rank that ended; the others begin again with it, if at all
+                self.started = now
+                self._forget_others()
+
+    def _look_at_links(self, agent: int, now: float) -> None:
+        """While somebody waits for long, writes down which addresses do not answer this node: of two nodes with a cut link
+        between them, only the one that has sent something knows."""
+        waits = any(sign.is_stuck(now, self.limit_s / 2) for sign in self.signs.values())
+        if waits and (found := links.unanswered([agent, *(process.pid for process in descendants(agent))])):
+            with suppress(OSError):
+                write_json(
+                    self.seen_links, {"time": time.time(), "addresses": heartbeat.own_addresses(), "silent": found}
+                )
+        else:
+            self.seen_links.unlink(missing_ok=True)
+
+    def _silent_links(self) -> dict[str, int]:
+        """Addresses that do not answer this node, or whose node has no answer from this one, with the repetitions in vain."""
+        found: dict[str, int] = {}
+        own = set(heartbeat.own_addresses())
+        for file in self.outcomes.glob(f"{LINKS}*.json"):
+            seen = heartbeat.read(file)
+            if seen is None:
+                continue
+            if file == self.seen_links:
+                found |= seen["silent"]
+            elif mine := own & seen["silent"].keys():
+                found |= {seen["addresses"][0]: seen["silent"][min(mine)]} if seen["addresses"] else {}
+        return found
 
     def _blamed(self, now: float) -> list[int]:
         """The ranks that hold up the run; empty while none has exceeded its limit."""
         watched = {rank: sign for rank, sign in self.signs.items() if sign.record["phase"] != heartbeat.DONE}
+        most_s = self.limit_s if self._silent_links() else math.inf  # a phase that may be long does not get on either
+        stuck = [rank for rank, sign in watched.items() if sign.is_stuck(now, most_s)]
+        absent = [rank for rank in range(self.world) if rank not in self.signs]
+        waited = now - self.started  # since a rank ended, too: it may start again
+        if set(self.ranks) <= set(
+            absent
+        ):  # the agent waits for the other nodes, with a limit of its own, or starts ranks
+            return list(self.ranks) if stuck and waited > 2 * self.limit_s else []
         silent = [rank for rank, sign in watched.items() if sign.silent_s(now) > self.limit_s]
-        stuck = [rank for rank, sign in watched.items() if sign.is_stuck(now)]
         if silent or not stuck:
             return silent
         hushed = [rank for rank, sign in watched.items() if sign.silent_s(now) > self.limit_s / 2]
         if hushed:  # the others wait for it, and came to their limit a moment earlier
             return hushed
-        absent = [rank for rank in range(self.world) if rank not in self.signs]
         if absent:
-            return absent
+            return absent if waited > self.limit_s else []
         fewest = min(sign.record["moves"] for sign in watched.values())
         return [rank for rank, sign in watched.items() if sign.record["moves"] == fewest]
 
     def _end(self, blamed: list[int], agent: int, now: float) -> None:
+        below = descendants(agent)
         self._dump_collectives()
         stacks = self._stacks()
         self.verdict = self._text(blamed, stacks, now)
         with suppress(OSError):
             write_json(self.notice, {"time": time.time(), "message": self.verdict})
         self.say(self.verdict.partition("\n")[0])
-        below = {process.pid for process in descendants(agent)}
-        own = [self.signs[rank].record["pid"] for rank in blamed if rank in self.ranks and rank in self.signs]
-        for pid in own:
-            if pid in below:
+        pids = {process.pid for process in below}
+        here = {rank: self.signs[rank].record["pid"] for rank in self.ranks if rank in self.signs}
+        own = {rank: pid for rank, pid in here.items() if rank in blamed}
+        # If ranks of other nodes are to blame, those of this node wait in vain. The agent decides whether to start again;
+        # without ranks it waits in vain itself.
+        victims = [pid for pid in (own or here).values() if pid in pids]
+        if not victims and not own:
+            victims = [*pids, agent]
+        for pid in victims:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        if not own:
-            for process in descendants(agent):
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            os.kill(agent, signal.SIGKILL)
         self.signs = {rank: sign for rank, sign in self.signs.items() if rank not in blamed}
         self.started = now
 
@@ -183,7 +238,10 @@ class Watchdog:
         return {rank: _frames(file, before[rank]) for rank, file in files.items() if _size(file) > before[rank]}
 
     def _text(self, blamed: list[int], stacks: dict[int, list[str]], now: float) -> str:
-        lines = [self._headline(blamed, now)]
+        lines = [*self._lost_links(self._silent_links(), now), self._headline(blamed, now)]
+        hosts = {self.signs[rank].record["host"] for rank in blamed if rank in self.signs}
+        if len(lines) == 1 and len(hosts) > 1:
+            lines.append("All wait for each other: the network between their hosts is cut, or a collective hangs.")
         if (reason := self._reason(blamed[0], stacks)) is not None:
             lines.append(reason)
         waiting = [rank for rank in sorted(self.signs) if rank not in blamed]
@@ -199,14 +257,36 @@ class Watchdog:
         )
         return "\n".join(lines)
 
+    def _lost_links(self, silent_links: dict[str, int], now: float) -> list[str]:
+        """Which ranks do not answer over the network though they still report; a rank that does not is in the headline."""
+        lines = []
+        for address, repeats in silent_links.items():
+            far = [rank for rank, sign in self.signs.items() if address in sign.record.get("addresses", ())]
+            if any(rank in self.ranks or self.signs[rank].silent_s(now) > self.limit_s / 2 for rank in far):
+                continue
+            vain = f"What was sent there was repeated {repeats} times in vain."
+            if not far:
+                lines.append(f"{address} does not answer over the network. {vain}")
+                continue
+            sign = self.signs[min(far)]
+            who = f"Rank {far[0]} on" if len(far) == 1 else f"Ranks {_listed(sorted(far))} on"
+            lines.append(
+                f"{who} {sign.record['host']} ({address}): no answer over the network, last in {sign.place()}. {vain} The"
+                f" link between {socket.gethostname()} and {sign.record['host']} is cut."
+            )
+        return lines
+
     def _reason(self, rank: int, stacks: dict[int, list[str]]) -> str | None:
         """What is known of a process of this node that has no stack to show."""
         if rank in stacks or rank not in self.ranks or rank not in self.signs:
             return None
         with suppress(psutil.NoSuchProcess):
-            if psutil.Process(self.signs[rank].record["pid"]).status() == psutil.STATUS_STOPPED:
+            status = psutil.Process(self.signs[rank].record["pid"]).status()
+            if status == psutil.STATUS_STOPPED:
                 return "Its process is stopped (SIGSTOP, or a debugger)."
-        return "It does not answer signals either: it waits in the kernel, often for a disk or a device."
+            if status == psutil.STATUS_DISK_SLEEP:
+                return "It does not answer signals either: it waits in the kernel, often for a disk or a device."
+        return f"It wrote no stack within {STACK_SECONDS:g} s: its machine has too much to do, or stops it again and again."
 
     def _headline(self, blamed: list[int], now: float) -> str:
         first = blamed[0]

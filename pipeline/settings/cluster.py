@@ -55,7 +55,7 @@ class Cluster(Section):
     """Network interface between the nodes, such as eth0, for gloo and NCCL; none: that of the host's name."""
     timeout_minutes: float = Field(10.0, gt=0)
     """Minutes without a sign of life, or in one phase without progress, after which a rank is ended and named. Generation,
-    evaluation, saving and the first step may take three times as long."""
+    evaluation, sync, saving and the first step may take three times as long."""
     threads_per_rank: int | None = Field(None, ge=1)
     """CPU threads of one rank; none: cores / ranks on a CPU machine, 8 otherwise."""
 

@@ -221,3 +221,5 @@ class Replay(Section):
 
     step: int | None = Field(None, ge=1)
     """The step; none: the newest that can be replayed."""
+    generate: bool = False
+    """Also sample the responses again and compare them with those that are kept. The update is made from the kept ones."""

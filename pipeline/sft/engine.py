@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.common.errors import DivergenceError, InputError
-from pipeline.common.files import whole_folder, write_text
+from pipeline.common.files import clear_temporary, naming, whole_folder, write_text
 from pipeline.settings import Sft
 
 
@@ -113,7 +113,8 @@ def save_progress(engine: Any, folder: Path, step: int) -> None:
     refuse_nonfinite(engine, f"The checkpoint of step {step}")
     tag = f"step_{step:07d}"
     try:
-        engine.save_checkpoint(str(folder), tag=tag, client_state={"step": step}, save_latest=False)
+        with naming(folder / tag):
+            engine.save_checkpoint(str(folder), tag=tag, client_state={"step": step}, save_latest=False)
     except Exception:
         shutil.rmtree(folder / tag, ignore_errors=True)
         raise
@@ -128,7 +129,11 @@ def save_progress(engine: Any, folder: Path, step: int) -> None:
 def load_progress(engine: Any, folder: Path) -> int:
     """Continue from the checkpoint of `save_progress`; return its step, 0 without one. Raises InputError if it is damaged,
     or was made by another number of ranks, over which ZeRO had cut the optimizer."""
+    import torch.distributed as dist
+
     latest = folder / "latest"
+    if dist.get_rank() == 0:
+        clear_temporary(folder)
     if not latest.exists():
         return 0
     error: Exception | None = None

@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.files import naming
 from pipeline.tracking.values import is_histogram, number
 
 
@@ -31,7 +32,8 @@ class Events:
                 values.append(Summary.Value(tag=name, histo=HistogramProto(**_histogram(value))))
             elif (figure := number(value)) is not None:
                 values.append(Summary.Value(tag=name, simple_value=figure))
-        self._open().add_event(Event(wall_time=wall_time, step=step, summary=Summary(value=values)))
+        with naming(self.folder):
+            self._open().add_event(Event(wall_time=wall_time, step=step, summary=Summary(value=values)))
 
     def flush(self) -> None:
         if self._writer is not None:
@@ -39,8 +41,9 @@ class Events:
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            writer, self._writer = self._writer, None
+            with naming(self.folder):
+                writer.close()
 
     def _open(self) -> Any:
         if self._writer is None:

@@ -118,7 +118,7 @@ def exchange(
     meeting.heard("here", JOIN_MINUTES)
     skew = clock_difference(meeting, clock)
     shared = shared_folder(meeting, folder)
-    unreachable = connections(meeting, own_address(cluster), cluster)
+    unreachable = connections(meeting, own_address(cluster))
     report = replace(node, clock_seconds=skew, shared=shared, unreachable=unreachable)
     return published(meeting, "report", report)
 
@@ -183,29 +183,20 @@ def own_address(cluster: Cluster) -> str:
         return probe.getsockname()[0]
 
 
-def connections(meeting: Meeting, address: str, cluster: Cluster) -> list[str]:
-    """Addresses of other nodes that this one cannot connect to: a port that the system chooses, as gloo and NCCL do, and on
-    node 0 those at which restarted ranks meet (cluster.max_restarts)."""
-    restarts = range(cluster.master_port + 1, cluster.master_port + 1 + cluster.max_restarts)
-    fixed = list(restarts) if meeting.node == 0 and meeting.count > 1 else []
-    with contextlib.ExitStack() as stack:
-        taken, ports = [], []
-        for port in (0, *fixed):
-            try:
-                ports.append(stack.enter_context(socket.create_server(("", port))).getsockname()[1])
-            except OSError:
-                taken.append(f"node 0 at its own port {port} (in use, and cluster.max_restarts needs it)")
-        meeting.say("address", [address, ports])
+def connections(meeting: Meeting, address: str) -> list[str]:
+    """Addresses of other nodes that this one cannot connect to, at a port that the system chooses: so do gloo, NCCL and the
+    stores of the ranks."""
+    with socket.create_server(("", 0)) as opened:
+        meeting.say("address", [address, opened.getsockname()[1]])
         offers = meeting.heard("address")
         failed = [
             f"node {node} at {host}:{port}"
-            for node, (host, ports) in enumerate(offers)
-            for port in ports
+            for node, (host, port) in enumerate(offers)
             if node != meeting.node and not _connects(host, port)
         ]
         meeting.say("connected", True)
         meeting.heard("connected")  # the ports stay open until all have tried
-    return taken + failed
+    return failed
 
 
 def _connects(host: str, port: int) -> bool:

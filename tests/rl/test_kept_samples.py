@@ -57,6 +57,10 @@ def test_only_the_newest_stay_and_steps_that_are_made_again_go(tmp_path):
     assert kept_samples.kept_steps(tmp_path) == [3, 4, 5]
     kept_samples.forget_after(tmp_path, 4)
     assert kept_samples.kept_steps(tmp_path) == [3, 4]
+    torn = tmp_path / "samples" / ".step_0000005.pt.a1b2.tmp"  # as a kill within the write leaves it
+    torn.touch()
+    kept_samples.keep(tmp_path, 5, step_of(4), newest=3)
+    assert not torn.exists()
 
 
 class Command:

@@ -237,6 +237,28 @@ def test_a_tracker_file_that_holds_no_number(call, tmp_path, content):
     assert str(bad) in err
 
 
+def test_a_missing_or_wrong_tracker_file_is_not_answered_by_advice_to_train_again(call, tmp_path):
+    root = tmp_path / "runs" / "tiny"
+    for stage, output in (
+        ("preprocess", {}),
+        ("convert", {"convert@latest": "x"}),
+        ("rl", {"checkpoints@latest": "x"}),
+    ):
+        (root / stage).mkdir(parents=True)
+        (root / stage / "manifest.json").write_text(json.dumps({"config": {}, "inputs": {}, "outputs": output}))
+    (root / "convert" / "iter_0000000").mkdir()
+    (root / "convert" / "latest_checkpointed_iteration.txt").write_text("0")
+    (root / "checkpoints" / "iter_0000004").mkdir(parents=True)
+    (root / "checkpoints" / "iter_0000012").mkdir()
+    for wrong in (None, "99"):
+        if wrong is not None:
+            (root / "checkpoints" / "latest_checkpointed_iteration.txt").write_text(wrong)
+        code, _, err = call("stage=export")
+        assert code == 3, err
+        assert "echo 12 >" in err
+        assert "force=true" not in err
+
+
 def test_a_stage_that_reads_a_damaged_tracker_file_itself(tmp_path):
     from megatron_patches.model.checkpoint import latest_iteration
 

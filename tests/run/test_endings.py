@@ -2,6 +2,8 @@
 
 import errno
 import fcntl
+import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ import torch
 from cli import preset
 from torch.distributed.checkpoint.api import CheckpointException
 
+from pipeline.common import files
 from pipeline.common.errors import InputError
+from pipeline.models.tensors import write_folder
 from pipeline.run import cli
 from pipeline.stage import explain
 
@@ -47,6 +51,58 @@ def test_what_torch_and_python_really_raise_on_a_full_disk():
     with pytest.raises(Exception) as caught:  # noqa: PT011
         Path("/dev/full").write_bytes(b"x")
     assert explain(caught.value)[0] == 3
+
+
+@pytest.fixture
+def small_files():
+    """No file may grow beyond 8 KiB, as on a disk that is nearly full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def archive(folder):
+    with files.naming(folder / "x"):
+        torch.save({"a": torch.zeros(1 << 14)}, folder / "x")
+
+
+def weights(folder):
+    (folder / "source").mkdir()
+    write_folder(folder, [("a", torch.zeros(1 << 14))], sources=folder / "source")
+
+
+def model(folder):
+    with files.whole_folder(folder / "x") as temporary:
+        temporary.mkdir()
+        (temporary / "y").write_text("y" * 10_000)
+
+
+def copy(folder):
+    source = Path(torch.__file__)
+    assert source.stat().st_size > 8192
+    shutil.copyfile(source, folder / "x")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: files.append_jsonl(folder / "x", [{"text": "y" * 10_000}]),
+        lambda folder: files.write_text(folder / "x", "y" * 10_000),
+        archive,
+        weights,
+        model,
+        copy,
+    ],
+)
+def test_a_file_that_does_not_fit_is_named_whoever_writes_it(tmp_path, small_files, write):
+    """torch's archives and safetensors keep only the text of the system's error, and Python's writes have no file's name."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011  any error
+        write(tmp_path)
+    code, message = explain(caught.value)
+    assert code == 3, caught.value
+    assert f" at {tmp_path}/" in message
+    assert not list(tmp_path.glob(".x*"))
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])

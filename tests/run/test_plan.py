@@ -79,7 +79,9 @@ def test_a_dry_run_prints_every_node_and_runs_none(tmp_path, monkeypatch, capsys
     assert cli.main(["stage=rl", "model=32b", "dry_run=true", *groups, *nodes]) == 0
     out = capsys.readouterr().out
     for node in range(4):
-        assert f"--nnodes=4 --nproc-per-node=8 --node-rank={node} --master-addr=head --master-port=29500" in out
+        assert (
+            f"--nnodes=4 --nproc-per-node=8 --node-rank={node} --rdzv-backend=nodes --rdzv-endpoint=head:29500" in out
+        )
         assert f"cluster.node_rank={node}" in out
     assert "TP 8, PP 2, CP 1, EP 1, DP 2" in out
     assert "32,763,876,352 parameters" in out

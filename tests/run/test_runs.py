@@ -290,3 +290,8 @@ def test_a_setting_that_is_younger_than_a_record_counts_as_its_default():
     """A run goes on after an upgrade that brought new settings."""
     assert not State({"rl.steps": 5, "verify.digits": 4}, {}).changed_from({"config": {"rl.steps": 5}})
     assert State({"verify.digits": 3}, {}).changed_from({"config": {}}) == ["verify.digits 4 -> 3"]
+
+
+def test_a_setting_in_an_old_record_on_which_no_result_depends_any_more_changes_nothing():
+    old = {"config": {"rl.lr": 5, "rl.optimizer.distributed": False, "rl.recompute": "full"}}
+    assert State({"rl.lr": 6}, {}).changed_from(old) == ["rl.lr 5 -> 6"]

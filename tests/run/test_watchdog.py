@@ -29,12 +29,12 @@ LIMIT = 100.0
 
 
 class Ranks:
-    """Two ranks that a watchdog looks at."""
+    """Two ranks that a watchdog looks at; `here` of them are on its node."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, here: int = 2) -> None:
         self.folder, self.now, self.said = folder, 0.0, []
-        self.processes = []
-        self.watchdog = Watchdog(range(2), 2, LIMIT, say=self.said.append, clock=lambda: self.now)
+        self.processes, self.agent = [], os.getpid()
+        self.watchdog = Watchdog(range(here), 2, LIMIT, say=self.said.append, clock=lambda: self.now)
         self.watchdog.begin(folder, folder, folder)
 
     def start(self, rank: int) -> None:
@@ -52,7 +52,7 @@ class Ranks:
 
     def look(self, now: float) -> str:
         self.now = now
-        self.watchdog.look(os.getpid())
+        self.watchdog.look(self.agent)
         return self.watchdog.verdict
 
     def is_alive(self, rank: int) -> bool:
@@ -69,6 +69,75 @@ def ranks(tmp_path):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@pytest.fixture
+def apart(tmp_path, monkeypatch):
+    """Rank 0 is on this node, 10.0.0.1, and rank 1 on another, 10.0.0.2."""
+    monkeypatch.setattr(heartbeat, "own_addresses", lambda: ["10.0.0.1"])
+    ranks = Ranks(tmp_path, here=1)
+    for rank in (0, 1):
+        ranks.start(rank)
+    ranks.processes[1].send_signal(signal.SIGSTOP)  # what it reports is made up alone
+    yield ranks
+    for process in ranks.processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+FAR = {"host": "far", "addresses": ["10.0.0.2"]}
+
+
+def test_a_lost_host_is_named_and_the_agent_may_start_the_ranks_here_again(apart):
+    apart.report(1, "update", moves=6, **FAR)
+    for now in range(5, 151, 5):
+        apart.report(0, "update", moves=6, quiet_s=min(now, 99))
+        assert not apart.look(now)
+    first, *_ = apart.look(156).splitlines()
+    assert first.startswith("Rank 1 on far (process ")
+    assert first.endswith("no sign of life for 3 min, last in update of step 3. Its machine or the link to it is lost.")
+    assert apart.processes[0].wait(timeout=30) == -signal.SIGKILL
+    assert apart.is_alive(1)  # it is another node's
+    for now in range(160, 356, 5):  # the agent, this process, waits for the other node, which has a limit of its own
+        apart.look(now)
+    assert (apart.folder / f"{NOTICE}0.json").exists()
+
+
+def test_what_an_earlier_run_left_of_other_nodes_does_not_count(apart):
+    apart.report(1, "update", moves=6, quiet_s=99, **FAR)
+    apart.watchdog.begin(apart.folder, apart.folder, apart.folder)
+    assert not any(apart.look(now) for now in range(5, 405, 5))  # the ranks here wait as long for the other node's
+    agent = subprocess.Popen(["sleep", "60"])
+    apart.agent = agent.pid
+    for now in range(405, 530, 5):
+        apart.report(1, heartbeat.JOIN, moves=1, quiet_s=now - 404, **FAR)
+        apart.look(now)
+    assert apart.watchdog.verdict.startswith("Rank 0: not started within 8 min, and the others wait.")
+    assert agent.wait(10) == -signal.SIGKILL
+
+
+def test_a_cut_link_is_named_within_the_limit_of_a_short_phase_though_only_the_other_node_has_sent_something(apart):
+    seen = {"addresses": ["10.0.0.2"], "silent": {"10.0.0.1": 7}, "time": 0}
+    (apart.folder / "links1.json").write_text(json.dumps(seen))
+    for now in range(5, 106, 5):
+        apart.report(0, "save", moves=6, quiet_s=now, allowed_s=3 * LIMIT)
+        apart.report(1, "save", moves=6, quiet_s=now, allowed_s=3 * LIMIT, **FAR)
+        apart.look(now)
+    first, second, *_ = apart.watchdog.verdict.splitlines()
+    assert first.startswith(
+        "Rank 1 on far (10.0.0.2): no answer over the network, last in save of step 3. What was sent"
+    )
+    assert "7 times in vain" in first
+    assert second.startswith("Ranks 0, 1: no progress for 10")
+
+
+def test_ranks_that_all_wait_at_one_place_are_not_blamed_without_a_word_about_the_network(apart):
+    for now in range(5, 106, 5):
+        apart.report(0, "update", moves=6, quiet_s=now)
+        apart.report(1, "update", moves=6, quiet_s=now, **FAR)
+        apart.look(now)
+    assert "the network between their hosts is cut, or a collective hangs" in apart.watchdog.verdict.splitlines()[1]
 
 
 def beat(ranks, until, **phases):
@@ -110,6 +179,16 @@ def test_of_living_ranks_the_one_that_is_behind_is_named_with_its_stack(ranks):
     assert third == "Rank 1 was here, the latest call first:"
     assert "in waits_for_ever" in ranks.watchdog.verdict
     assert ranks.processes[1].wait(timeout=30) == -signal.SIGKILL
+
+
+def test_a_rank_that_only_wrote_no_stack_is_not_said_to_wait_in_the_kernel(ranks, monkeypatch):
+    """On a machine with too much to do a healthy process takes longer than that."""
+    monkeypatch.setattr(Watchdog, "_stacks", lambda self: {})
+    beat(ranks, 100)
+    ranks.report(0, "update", moves=7, quiet_s=101)
+    ranks.report(1, "generate", moves=6, quiet_s=101)
+    second = ranks.look(105).splitlines()[1]
+    assert second.startswith("It wrote no stack within 2 s: its machine has too much to do")
 
 
 def test_nobody_is_blamed_for_what_has_no_limit_or_while_the_launcher_itself_was_stopped(ranks):

@@ -1,5 +1,6 @@
 """A rank that ends as TEST_MODE says; rank 0 always waits for the others in a collective."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -23,6 +24,8 @@ def main(run: StageRun) -> dict:
     print(f"rank {run.rank} of {run.world_size}", flush=True)
     if MODE == "silent":
         wait_in_vain(run)
+    if MODE == "steps":
+        return make_steps(run)
     if MODE == "writer":
         write(run)
     if run.rank == 1:
@@ -39,6 +42,22 @@ def main(run: StageRun) -> dict:
     total = torch.tensor([run.rank + 1.0])
     torch.distributed.all_reduce(total)
     return {"sum": total.item()}
+
+
+def make_steps(run: StageRun) -> dict:
+    """Steps in which the ranks wait for each other, until asked to stop."""
+    import torch
+
+    for step in itertools.count(1):
+        heartbeat.step(step)
+        with heartbeat.phase("update"):
+            torch.distributed.barrier()
+        if step == 3:
+            write_text(Path(sys.argv[1]).parents[1] / f"started.{run.rank}", str(os.getpid()))
+        if run.should_stop():
+            break
+        time.sleep(0.02)
+    return {"steps": step}
 
 
 def wait_in_vain(run: StageRun) -> None:

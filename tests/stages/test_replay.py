@@ -22,10 +22,13 @@ def test_a_step_is_made_again_to_the_bit_and_nothing_of_the_run_changes(house, t
     shutil.copytree(trained, house.root("again"))
     shutil.rmtree(house.root("again") / "checkpoints" / "iter_0000008")
     before = {name: fingerprint(house.root("again") / name) for name in KEPT}
-    result = house.run("replay", "step=8", name="again")
+    result = house.run("replay", "step=8", "replay.generate=true", name="again")
     assert result.code == 0, result.err
     assert "step 8, from the checkpoint of step 6" in result.out
     assert "WARNING" not in result.out
+    assert (
+        result.out.count("16 of 16 responses were sampled again with the same tokens, log-probs equal to the bit") == 2
+    )
     found = read_json(house.root("again") / "replay" / "step_0000008.json")
     names = {entry["metric"] for entry in found["metrics"]}
     recorded = {name for name in rows(trained / "metrics.jsonl")[-1] if name.startswith(MADE)}

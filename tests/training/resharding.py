@@ -19,12 +19,15 @@ BEFORE, AFTER = 2, 5
 """Optimizer steps before the save and after it."""
 LIMIT = 1e-5
 """Largest relative distance of a tensor, by norms."""
-CHAINS = [
-    (True, [Layout(), Layout(tp=2, sp=True), Layout(pp=2, vpp=2)]),
-    (False, [Layout(), Layout(pp=2)]),
+RING = [
+    (True, Layout()),
+    (True, Layout(tp=2, sp=True)),
+    (True, Layout(pp=2, vpp=2)),
+    (False, Layout()),
+    (False, Layout(pp=2)),
 ]
 """Layouts of two ranks. Each is continued at the next, and the last at the first. True: Adam is cut over the data-parallel
-ranks, and gathered in host memory for a save."""
+ranks, and gathered in host memory for a save; between True and False its state is converted."""
 
 
 def rl_of(distributed: bool) -> Rl:
@@ -48,13 +51,8 @@ def exported(actor: Actor, model: Model) -> dict[str, torch.Tensor]:
 
 
 def check_resharding(model: Model, folder: Path) -> None:
-    for distributed, layouts in CHAINS:
-        check(model, layouts, distributed, folder / f"distributed-{distributed}")
-
-
-def check(model: Model, layouts: list[Layout], distributed: bool, folder: Path) -> None:
     undisturbed: list[dict[str, torch.Tensor]] = []
-    for number, layout in enumerate(layouts):
+    for number, (distributed, layout) in enumerate(RING):
         actor = actor_of(model, layout, distributed)
         load_hf(actor.chunks, model, hf_tensors(hf_model(model)).__getitem__)
         actor.weights_changed()
@@ -64,14 +62,14 @@ def check(model: Model, layouts: list[Layout], distributed: bool, folder: Path) 
         learn(actor, model, range(BEFORE, BEFORE + AFTER))
         undisturbed.append(exported(actor, model))
     for number, expected in enumerate(undisturbed):
-        layout = layouts[(number + 1) % len(layouts)]
+        distributed, layout = RING[(number + 1) % len(RING)]
         actor = actor_of(model, layout, distributed)
         common = checkpoint.load(folder, number, actor.chunks, model, optimizer=actor.optimizer)
         actor.scheduler.load_state_dict(common)
         learn(actor, model, range(BEFORE, BEFORE + AFTER))
         found = exported(actor, model)
         worst = max(float((found[name] - tensor).norm() / tensor.norm()) for name, tensor in expected.items())
-        where = f"{layouts[number]} continued at {layout}, distributed={distributed}"
+        where = f"{RING[number]} continued at {(distributed, layout)}"
         assert worst < LIMIT, f"{where}: off by {worst:.1e}"
         if dist.get_rank() == 0:
             print(f"ok {where}: {worst:.1e}", flush=True)

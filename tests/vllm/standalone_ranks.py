@@ -1,13 +1,15 @@
 """The trainer of test_standalone.py, with a standalone engine.
 
 argv: its address, the number of server ranks, the engine's TP, and optionally the process of server rank 1, which it
-    kills: `between` two calls, while a call `samples`, or during a `sync`; the test starts servers again. On several ranks
-    the actor has tensor parallelism.
+    kills: `between` two calls, while a call `samples`, or during a `sync`; the test starts servers again. `cut`, with a
+    folder instead of the process: once it has a response it makes the file `sampling` there, and waits for `done`, when the
+    test has cut the link to the servers. On several ranks the actor has tensor parallelism.
 """
 
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -71,6 +73,24 @@ def check_loss(
         generate()
 
 
+def check_cut(engine: StandaloneVllmEngine, prompts: list, folder: Path) -> None:
+    """Checks that the call in which the link to the servers is cut returns what it would have, from others."""
+
+    def generate(on_finish: Callable | None = None) -> list:
+        groups = engine.generate(prompts, 20, PLAIN, on_finish=on_finish)
+        return [[(r.token_ids, r.policy_version) for r in group] for group in groups]
+
+    def wait(_: Rollout) -> None:
+        (folder / "sampling").touch()
+        while not (folder / "done").exists():
+            time.sleep(0.1)
+
+    expected = generate()
+    assert generate(wait) == expected
+    assert engine.restarts == 0
+    print("the cut call was repeated", flush=True)
+
+
 def main() -> None:
     address, ranks, engine_tp = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     model = tiny_model("qwen2", hidden_size=128, head_dim=32)
@@ -79,7 +99,10 @@ def main() -> None:
     settings = settings_of(model, layout, sync_bucket_mib=0.05, **servers)
     parallel.initialize(layout, seed=0)
     policy = Policy(settings.model, settings.layout, settings.rl, settings.rollout.temperature)
-    engine = StandaloneVllmEngine(policy, settings.rollout, None, folder_of(model), settings.cluster)
+    cluster = (
+        settings.cluster.model_copy(update={"timeout_minutes": 3.0}) if sys.argv[5:] == ["cut"] else settings.cluster
+    )
+    engine = StandaloneVllmEngine(policy, settings.rollout, None, folder_of(model), cluster)
     prompts = prompts_of(6, model.vocab_size)
     for update in range(2):
         hf = hf_model(model, seed=update)
@@ -96,7 +119,9 @@ def main() -> None:
     check_rounds(engine, policy, model, prompts, 2)
     load_hf(policy.chunks, model, hf_tensors(hf).__getitem__)
     engine.sync(policy, 1)
-    if sys.argv[4:]:
+    if sys.argv[5:] == ["cut"]:
+        check_cut(engine, prompts, Path(sys.argv[4]))
+    elif sys.argv[4:]:
         check_loss(engine, policy, prompts, address, int(sys.argv[4]), sys.argv[5])
     engine.close()
     parallel.finish()

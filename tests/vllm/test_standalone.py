@@ -4,7 +4,7 @@ After each sync the servers' log-probs of their own tokens must equal those of t
 1e-5: for one server, one engine over two ranks, two engines, and a trainer of two ranks. If a server is killed between
 two calls, while it samples or during a sync, and servers are started again, the trainer's call must return the same
 samples as without that; one loss more than `rollout.server_restarts` must end with an error that names the rank and the
-command. Not covered: NCCL, whose watchdog ends waits; a machine that is lost without closing its connections.
+command. A cut link between two hosts counts as a loss. Not covered: NCCL, whose watchdog ends waits.
 """
 
 import contextlib
@@ -13,10 +13,12 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hosts import Hosts
 from ranks import ROOT, free_port, run_ranks
 
 SCRIPT = Path(__file__).with_name("standalone_ranks.py")
@@ -76,6 +78,36 @@ def test_a_call_that_loses_a_server_is_repeated_with_the_servers_that_come_inste
         supervisor.join()
         assert started[0].returncode != 0
         assert [server.wait(timeout=60) != 0 for server in again] == [True, True]  # a supervisor would start them again
+
+
+@pytest.mark.slow
+def test_a_call_whose_link_is_cut_is_repeated_with_servers_on_another_host(tmp_path):
+    """The trainer notices after a minute and a half, the servers that were cut off after three: no connection is reset."""
+    address = "node0:29600"
+    world = {"LOCAL_RANK": "0", "WORLD_SIZE": "1", "RANK": "0", "CUDA_VISIBLE_DEVICES": ""}
+
+    def start(node, port, *words):
+        place = {"MASTER_ADDR": f"node{node}", "MASTER_PORT": str(port)}
+        path = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'lib'}"
+        return hosts.start(node, [sys.executable, *words], **world, **place, PYTHONPATH=path)
+
+    with Hosts(tmp_path / "hosts") as hosts:
+        trainer = start(0, 29511, str(SCRIPT), address, "1", "1", str(tmp_path), "cut")
+        cut_off = start(1, 29512, "-m", "pipeline.rollout.vllm.server", address, "1")
+        while not (tmp_path / "sampling").exists():
+            assert trainer.poll() is None, trainer.communicate()
+            time.sleep(0.1)
+        hosts.cut(1)
+        instead = start(0, 29513, "-m", "pipeline.rollout.vllm.server", address, "1")
+        (tmp_path / "done").touch()
+        out, err = trainer.communicate(timeout=600)
+        assert trainer.returncode == 0, err
+        assert "was lost: rank 0 of 1 (no sign of life for 90 s: its machine or the link to it is lost" in out
+        assert "the cut call was repeated" in out
+        _, err = cut_off.communicate(timeout=300)
+        assert cut_off.returncode == 1
+        assert f"The trainer at {address} has not answered for 180 s" in err
+        assert instead.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize("address", ["node0", "node0:", ":29600", "node0:port", "node0:70000"])

@@ -8,27 +8,28 @@ refused. Nothing is encrypted and no password is asked for: link only machines t
 
 import pickle
 import queue
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from pipeline.common.addresses import parse_address
+from pipeline.common.addresses import SAME_MACHINE, listener, parse_address
 from pipeline.common.errors import InputError, UserError
 from pipeline.common.unpickling import ForeignClass, loads
+from pipeline.rollout.vllm.pulse import Pulse, Watch
 
 TRAINER = 0
 NOTICE_SECONDS = 60.0
 """How often a waiting trainer says which servers it waits for."""
-LOCAL = ("127.0.0.1", "localhost", "::1")
+PATIENCE = "patience"
+"""Key of the seconds after which a server gives up a trainer that does not answer."""
 MESSAGES = (
     "pipeline.rollout.gathering.Response",
     "pipeline.rollout.interface.Sampling",
@@ -68,6 +69,10 @@ class Link:
     """ProcessGroupNCCL, or the control group if there is no GPU."""
     turn: int = 0
     """How often the trainer has connected."""
+    pulse: Watch | Pulse | None = None
+    """The signs of life of the present turn."""
+    silent: list[int] = field(default_factory=list)
+    """The ranks that gave no sign of life."""
 
     @classmethod
     def open(
@@ -87,9 +92,9 @@ class Link:
         timeout = timedelta(minutes=timeout_minutes)
         patience = timeout if patience_minutes is None else timedelta(minutes=patience_minutes)
         with _explained(address, size, patience):
-            listener = socket.create_server((host, port)).detach() if rank == TRAINER and host in LOCAL else None
+            opened = listener(host, port).detach() if rank == TRAINER else None
             store = dist.TCPStore(
-                host, port, size, rank == TRAINER, patience, wait_for_workers=False, master_listen_fd=listener
+                host, port, size, rank == TRAINER, patience, wait_for_workers=False, master_listen_fd=opened
             )
         link = cls(address, rank, size, device, store, timeout, patience)
         link.connect()
@@ -100,16 +105,39 @@ class Link:
 
         Raises InputError as `open`.
         """
+        self.close()  # the signs of the turn before must not end this one
         with _explained(self.address, self.size, self.patience):
             self.turn = self._invite() if self.rank == TRAINER else self._join()
             groups = dist.PrefixStore(f"turn{self.turn}", self.store)
-            local = parse_address(self.address)[0] in LOCAL
+            local = parse_address(self.address)[0] in SAME_MACHINE
             self.control = _gloo(dist.PrefixStore("control", groups), self.rank, self.size, self.timeout, local)
             self.data = self.control
             if self.device.type == "cuda":
                 options = dist.ProcessGroupNCCL.Options()
                 options._timeout = self.timeout
                 self.data = dist.ProcessGroupNCCL(dist.PrefixStore("data", groups), self.rank, self.size, options)
+        self._begin_pulse()
+
+    def _begin_pulse(self) -> None:
+        """The trainer gives up servers that are silent for half of its patience, and servers a trainer that is for all of it,
+        so that a server that is cut off hears of it last."""
+        self.silent = []
+        if self.rank == TRAINER:
+            keys = {rank: f"alive{self.turn}-{rank}" for rank in range(1, self.size)}
+            self.pulse = Watch(self.store.clone(), keys, self.patience.total_seconds() / 2, self._drop)
+        else:
+            limit_s = float(self.store.get(PATIENCE))
+            self.pulse = Pulse(self.store.clone(), f"alive{self.turn}-{self.rank}", limit_s, self.address)
+
+    def _drop(self, ranks: list[int]) -> None:
+        """Ends every wait of the trainer on the link, because these servers are lost."""
+        self.silent = ranks
+        self._hang_up()
+
+    def close(self) -> None:
+        """Ends the threads of this end."""
+        if self.pulse is not None:
+            self.pulse.end()
 
     def _join(self) -> int:
         """Reports this server rank, and waits until the trainer has read that. Returns the trainer's turn.
@@ -124,6 +152,7 @@ class Link:
     def _invite(self) -> int:
         """Waits until every server rank has reported, and tells each the turn."""
         names = {f"came{rank}": rank - 1 for rank in range(1, self.size)}
+        self.store.set(PATIENCE, str(self.patience.total_seconds()))
         end = time.monotonic() + self.patience.total_seconds()
         while True:
             left = end - time.monotonic()
@@ -242,10 +271,14 @@ class Link:
         return False
 
     def _gone(self, ranks: list[int], error: Exception) -> str:
-        who = ", ".join(str(rank - 1) for rank in ranks) or "unknown"
+        who = ", ".join(str(rank - 1) for rank in self.silent or ranks) or "unknown"
+        what = _short(error)
+        if self.silent:
+            seconds = self.patience.total_seconds() / 2
+            what = f"no sign of life for {seconds:.0f} s: its machine or the link to it is lost, or it is stopped"
         return (
             f"the vLLM server at rollout.server_address={self.address} was lost: rank {who} of {self.size - 1} "
-            f"({_short(error)}). The server's output says why (killed, out of memory, machine lost). Start "
+            f"({what}). The server's output says why (killed, out of memory, machine lost). Start "
             f"the servers again ({_command(self.address, self.size)})"
         )
 

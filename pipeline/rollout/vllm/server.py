@@ -2,7 +2,8 @@
 
 HOST:PORT is the trainer's `rollout.server_address`, N its `rollout.server_ranks`. Everything else (model folder, engine
 size, limits) comes from the trainer. The model folder must have the same path here. The server ends with the trainer, and
-with an error if the trainer or another server is lost; with torchrun's --max-restarts it then starts again and joins.
+with an error if the trainer or another server is lost, or the trainer is silent for its `cluster.timeout_minutes`; with
+torchrun's --max-restarts it then starts again and joins.
 """
 
 import os
@@ -113,7 +114,9 @@ def main(arguments: list[str]) -> int:
         )
         return 2
     try:
-        Server(Link.open(address, dist.get_rank() + 1, size + 1, device, PATIENCE_MINUTES)).serve()
+        link = Link.open(address, dist.get_rank() + 1, size + 1, device, PATIENCE_MINUTES)
+        Server(link).serve()
+        link.close()
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -1,0 +1,238 @@
+"""How the agents of several nodes meet, at each start of the ranks. Loads torch, so torchrun's process alone imports it."""
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+from torch.distributed import DistError, PrefixStore, TCPStore
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+)
+
+from pipeline.common.addresses import listener
+from pipeline.stage import OUTCOME_FOLDER
+
+POLL_SECONDS = 0.1
+CONNECT_SECONDS = 5.0
+"""Longest single attempt to connect to node 0."""
+LOOK_SECONDS = 2.0
+"""How often the other nodes ask whether node 0 is still the one that they met."""
+
+
+NOT_INVITED = "node 0 goes on without this one, because its ranks run and cluster.max_restarts=0"
+
+
+class NotMetError(Exception):
+    """Not all nodes came in time. The message says which, and what to do."""
+
+
+class PeerEndedError(Exception):
+    """Another node has ended for good, so nobody needs to wait for it."""
+
+
+class NodesRendezvous(RendezvousHandler):
+    """Lets the agents of several nodes meet at node 0's port, as often as the ranks are started.
+
+    torchrun's static rendezvous (torch 2.13) meets once: a node that was lost and is started again counts its restarts from
+    0 while the others count on, finds the addresses of dead ranks in the store, and is noticed by nobody. Here each
+    meeting has a store of its own at a free port of node 0, so that no number must agree. A node that comes back while
+    the others still wait for its ranks makes them start again at once, if `restarts`. Stores listen at the address that
+    node 0's name has there, not on all interfaces.
+    """
+
+    backend = "nodes"
+
+    def __init__(self, parameters: RendezvousParameters, node: int, restarts: bool):
+        host, _, port = parameters.endpoint.rpartition(":")
+        self.host, self.port = host, int(port)
+        self.node, self.count = node, parameters.max_nodes
+        self.patience = float(parameters.config["timeout"])
+        self.run_id, self.restarts = parameters.run_id, restarts
+        self.meeting: TCPStore | None = None
+        self.store: TCPStore | None = None
+        self.lost = False
+        """Whether node 0's agent is gone, or is another one than this node met."""
+        self.endings = dict(_endings(self.node))
+
+    def get_backend(self) -> str:
+        return self.backend
+
+    @property
+    def use_agent_store(self) -> bool:
+        return True
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Waits for all nodes. Raises NotMetError after `timeout` seconds, and PeerEndedError."""
+        if self.node == 0:
+            host, port = self._invite()
+        else:
+            host, port = self.host, self._come()
+        assert self.store is not None
+        store = PrefixStore(self.run_id, self.store)
+        return RendezvousInfo(store, self.node, self.count, RendezvousStoreInfo(host, port))
+
+    def _invite(self) -> tuple[str, int]:
+        """Node 0: waits for the others, then tells each the port of a new store. Returns its address and port here."""
+        if self.meeting is None:
+            self.meeting, _, _ = self._serve(self.port)
+        deadline = time.monotonic() + self.patience
+        while missing := [node for node in range(1, self.count) if not self.meeting.check([_came(node)])]:
+            self._check_peers()
+            if time.monotonic() > deadline:
+                raise NotMetError(self._text(_nodes(missing, "did not come")))
+            time.sleep(POLL_SECONDS)
+        self.store, host, port = self._serve(0)
+        for node in range(1, self.count):
+            self.meeting.set(_go(self.meeting.get(_came(node)).decode()), str(port))
+            self.meeting.delete_key(_came(node))
+        return host, port
+
+    def _serve(self, port: int) -> tuple[TCPStore, str, int]:
+        """Opens a store; returns it with its address for processes of this node."""
+        opened = listener(self.host, port)
+        host, port = opened.getsockname()[:2]
+        host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        timeout = timedelta(seconds=self.patience)
+        store = TCPStore(
+            host, port, is_master=True, timeout=timeout, wait_for_workers=False, master_listen_fd=opened.detach()
+        )
+        return store, host, port
+
+    def _come(self) -> int:
+        """Another node: reports to node 0 and waits until all have. Returns the port of the new store.
+
+        A thread asks, because a question that a cut link swallows has no time limit.
+        """
+        attempt = _Attempt(self)
+        deadline = time.monotonic() + self.patience
+        while attempt.thread.is_alive():
+            self._check_peers()
+            if time.monotonic() > deadline:
+                attempt.over.set()
+                raise NotMetError(self._text(attempt.state))
+            attempt.thread.join(POLL_SECONDS)
+        if attempt.error is not None:
+            raise attempt.error
+        assert attempt.meeting is not None
+        self.meeting, self.store, self.lost = attempt.meeting, attempt.store, False
+        threading.Thread(target=self._look, args=(self.meeting,), daemon=True).start()
+        return attempt.port
+
+    def _look(self, meeting: TCPStore) -> None:
+        """Asks node 0 again and again: its machine resets the connection once another agent has taken its place."""
+        while meeting is self.meeting:
+            try:
+                meeting.check([_came(self.node)])
+            except DistError:
+                self.lost = meeting is self.meeting
+                return
+            time.sleep(LOOK_SECONDS)
+
+    def num_nodes_waiting(self) -> int:
+        """How many nodes came back while the ranks run; the agent then starts its ranks again, uncounted."""
+        if not self.restarts or self.meeting is None:
+            return 0
+        if self.node > 0:
+            return int(self.lost)
+        return sum(self.meeting.check([_came(node)]) for node in range(1, self.count))
+
+    def _check_peers(self) -> None:
+        for name, moment in _endings(self.node):
+            if self.endings.get(name) != moment:
+                raise PeerEndedError(name)
+
+    def _text(self, what: str) -> str:
+        return (
+            f"The {self.count} nodes did not meet at {self.host}:{self.port} in time (cluster.timeout_minutes): {what}."
+            f" Start the same command on every node, with cluster.node_rank=0 to {self.count - 1}, and check that a"
+            f" firewall does not close that port. This is node {self.node}, {socket.gethostname()}."
+        )
+
+    def is_closed(self) -> bool:
+        return False
+
+    def set_closed(self) -> None:
+        pass
+
+    def get_run_id(self) -> str:
+        return self.run_id
+
+    def shutdown(self) -> bool:
+        return True
+
+
+class _Attempt:
+    """A node's attempt to meet the others, in a thread."""
+
+    def __init__(self, asked: NodesRendezvous):
+        self.asked = asked
+        self.state = "node 0 did not answer"
+        self.error: Exception | None = None
+        self.meeting: TCPStore | None = None
+        self.store: TCPStore | None = None
+        self.port = 0
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        while not self.over.is_set():
+            try:
+                self._ask()
+                return
+            except DistError:  # node 0 has not started yet, or is gone
+                self.state = "node 0 did not answer"
+            except Exception as error:
+                self.error = error
+                return
+            self.over.wait(POLL_SECONDS)
+
+    def _ask(self) -> None:
+        asked, ticket = self.asked, uuid.uuid4().hex
+        meeting = self._connect(asked.port, CONNECT_SECONDS)
+        meeting.set(_came(asked.node), ticket)  # over that of an agent of this node that died
+        while not meeting.check([_go(ticket)]):
+            missing = [node for node in range(1, asked.count) if not meeting.check([_came(node)])]
+            self.state = _nodes(missing, "did not come") if missing else NOT_INVITED
+            if self.over.wait(POLL_SECONDS):
+                return
+        self.port = int(meeting.get(_go(ticket)))
+        self.store = self._connect(self.port, asked.patience)
+        self.meeting = meeting
+
+    def _connect(self, port: int, seconds: float) -> TCPStore:
+        timeout = timedelta(seconds=seconds)
+        return TCPStore(self.asked.host, port, is_master=False, timeout=timeout, wait_for_workers=False)
+
+
+def _came(node: int) -> str:
+    """Key of the ticket of a node that waits: new each time, so that what a dead agent left invites nobody."""
+    return f"came{node}"
+
+
+def _go(ticket: str) -> str:
+    """Key of the port at which the owner of a ticket meets the others."""
+    return f"go-{ticket}"
+
+
+def _nodes(numbers: list[int], verb: str) -> str:
+    return f"node{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))} {verb}"
+
+
+def _endings(node: int) -> Iterator[tuple[str, int]]:
+    """The other nodes' files that say that their agent has ended, with times in ns. A node deletes its own as it starts."""
+    folder = os.environ.get(OUTCOME_FOLDER)
+    for path in Path(folder).glob("agent*.json") if folder else ():
+        if path.name != f"agent{node}.json":
+            try:
+                yield path.name, path.stat().st_mtime_ns
+            except OSError:
+                continue
