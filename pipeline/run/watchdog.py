@@ -284,9 +284,12 @@ class Watchdog:
         if rank in stacks or rank not in self.ranks or rank not in self.signs:
             return None
         with suppress(psutil.NoSuchProcess):
-            if psutil.Process(self.signs[rank].record["pid"]).status() == psutil.STATUS_STOPPED:
+            status = psutil.Process(self.signs[rank].record["pid"]).status()
+            if status == psutil.STATUS_STOPPED:
                 return "Its process is stopped (SIGSTOP, or a debugger)."
-        return "It does not answer signals either: it waits in the kernel, often for a disk or a device."
+            if status == psutil.STATUS_DISK_SLEEP:
+                return "It does not answer signals either: it waits in the kernel, often for a disk or a device."
+        return f"It wrote no stack within {STACK_SECONDS:g} s: its machine has too much to do, or stops it again and again."
 
     def _headline(self, blamed: list[int], now: float) -> str:
         first = blamed[0]

@@ -42,7 +42,7 @@ MEASURED = [
 LARGE = [
     "model.num_layers=12", "model.hidden_size=768", "model.ffn_hidden_size=2304", "model.num_attention_heads=12",
     "model.num_query_groups=6", "model.head_dim=64", "model.parameters=none", "layout.micro_batch_tokens=256",
-    "rollout.max_new_tokens=96", "rollout.sync_bucket_mib=16", "layout.tp=1", "cluster.devices_per_node=1",
+    "rollout.max_new_tokens=96", "rollout.sync_bucket_mib=16", "layout.tp=1",
 ]  # fmt: skip
 """85 million parameters."""
 
@@ -52,7 +52,10 @@ LARGE = [
     [
         pytest.param(1, ["layout.tp=1", "cluster.devices_per_node=1"], id="one rank"),
         pytest.param(2, ["layout.tp=1"], id="two data-parallel ranks"),
-        pytest.param(1, LARGE, id="85 million parameters", marks=pytest.mark.slow),
+        pytest.param(
+            1, [*LARGE, "cluster.devices_per_node=1"], id="85 million parameters, one rank", marks=pytest.mark.slow
+        ),
+        pytest.param(2, LARGE, id="85 million parameters, two data-parallel ranks", marks=pytest.mark.slow),
     ],
 )
 def test_memory_is_that_of_real_tensors(tmp_path, ranks, words):

@@ -69,7 +69,7 @@ def check_loss(engine: ServeEngine, policy: Policy, prompts: list[Prompt], victi
 
 def main() -> None:
     urls, victim = sys.argv[2].split(","), int(sys.argv[3])
-    model = Model(**shape_of(read_config(Path(sys.argv[1])), sys.argv[1]), parameters=1)
+    model = Model(**shape_of(read_config(Path(sys.argv[1])), sys.argv[1]), parameters=1, dtype="fp32")
     layout = Layout()
     servers = {"mode": "serve", "server_urls": urls, "max_concurrent": 8, "max_new_tokens": 64}
     settings = settings_of(model, layout, sync_bucket_mib=0.05, **servers)
