@@ -42,6 +42,7 @@ class Wandb:
         import wandb
 
         root.mkdir(parents=True, exist_ok=True)
+        self._wandb = wandb
         self._run = wandb.init(
             project=project, name=root.name, id=stable_id(root), resume="allow", dir=str(root), config=dict(config)
         )
@@ -51,6 +52,7 @@ class Wandb:
 
     def close(self) -> None:
         self._run.finish()
+        self._wandb.teardown()  # `finish` returns before wandb's own process has written its file; this waits for that process
 
 
 class Mlflow:

@@ -57,6 +57,7 @@ def stand_in(monkeypatch):
         "init",
         "log",
         "finish",
+        "teardown",
         "set_tracking_uri",
         "set_experiment",
         "start_run",
