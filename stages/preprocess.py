@@ -25,7 +25,7 @@ from pipeline.data.duplicates import repeated, repeated_examples, similar
 from pipeline.data.intake import Intake
 from pipeline.data.intake_report import file_table, notes, numbers
 from pipeline.data.ready import counts_differ, with_files
-from pipeline.data.rows import Problem
+from pipeline.data.rows import Problem, problem_row
 from pipeline.data.templates import encode_prompt
 from pipeline.models.folders import check_folder
 from pipeline.stage import StageRun, run_stage
@@ -183,10 +183,6 @@ def write_files(
     counts["sft"] = write_jsonl(folder / "sft.jsonl", rows)
     same_rows(folder / "sft.jsonl", folder / "sft_mixed.jsonl")
     return counts, len(chosen) - len(rows)
-
-
-def problem_row(problem: Problem) -> dict[str, Any]:
-    return {"id": problem.id, "problem": problem.problem, "answer": problem.answer, "source": problem.source}
 
 
 def warm_up_row(problem: Problem) -> dict[str, Any] | None:

@@ -193,7 +193,8 @@ def learn(
 def tracker_of(run: StageRun, settings: Settings) -> Tracker:
     """The record of the run, with the trackers that `tracking` names."""
     names = settings.tracking.to if run.is_main else []
-    services = Services.start(names, run.root, settings.tracking.project, settings.model_dump(mode="json"), run.log)
+    tracking, config = settings.tracking, settings.model_dump(mode="json")
+    services = Services.start(names, run.root, tracking.project, config, run.log, tracking.required)
     peak = peak_of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     return Tracker(
         run.root, total_steps=settings.rl.steps, enabled=run.is_main, events="tensorboard" in settings.tracking.to,

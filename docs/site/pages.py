@@ -12,6 +12,8 @@ PAGES = (
     "CHANGELOG.md",
     "docs/*.md",
     "docs/*.png",
+    "docs/evidence/*.json",
+    "docs/evidence/*.svg",
     "examples/**/*.md",
     "examples/*.ipynb",
 )

@@ -89,10 +89,15 @@ def follow_umask(path: StrPath) -> None:
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder for what is written inside, which then takes the place of `folder`: it appears whole or not at all.
-    What an error leaves is deleted by the next call."""
+    After an error it is deleted, as half of a model would only fill the disk; after a kill, by the next call."""
     temporary = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(temporary, ignore_errors=True)
-    yield temporary
+    try:
+        with naming(folder):
+            yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 

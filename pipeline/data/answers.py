@@ -28,6 +28,8 @@ _PLACEHOLDERS = frozenset(
 """What stands in answer columns where there is no answer, in small letters. A problem of which it is the answer is lost."""
 _ONE_QUOTED = re.compile(r"\[\s*(['\"])((?:(?!\1).)*)\1\s*\]", re.S)
 _LIST_OF_TEXTS = re.compile(r"\[\s*['\"].*['\"]\s*\]", re.S)
+_NUMBER_OF = re.compile(r"([-+]?\$?\d[\d.,/]*) *\((?!mod\b)[A-Za-z][A-Za-z .-]*\)")
+"""A number and what it counts, as ASDiv writes it: `2 (apples)`."""
 _IN_DOLLARS = re.compile(r"\$+([^$]+)\$+|\\\(((?:(?!\\\)).)+)\\\)", re.S)
 
 
@@ -112,6 +114,9 @@ def tidy(answer: str) -> tuple[str, str | None]:
     whole = _IN_DOLLARS.fullmatch(answer)
     if whole:
         answer = (whole.group(1) or whole.group(2)).strip()
+    counted = _NUMBER_OF.fullmatch(answer)
+    if counted:
+        answer = counted[1]
     if not answer:
         raise RowError("empty answer")
     if answer.strip(".").lower() in _PLACEHOLDERS or answer.lower() in _PLACEHOLDERS:
@@ -119,6 +124,12 @@ def tidy(answer: str) -> tuple[str, str | None]:
     if len(answer) > LONGEST_ANSWER:
         raise RowError("answer too long", f"{len(answer)} characters; the verifier reads at most {LONGEST_ANSWER}")
     return answer, solution
+
+
+def check_readable(answer: str) -> None:
+    r"""Raises RowError where an answer is not even graded as equal to itself (`\text{proof}`): no response could be right."""
+    if len(alternatives(answer)) < 2 and not grade(f"\\boxed{{{answer}}}", answer).correct:
+        raise RowError("unreadable answer", f"{answer!r} is not graded as right even against itself")
 
 
 def from_solution(solution: str) -> str | None:

@@ -82,9 +82,11 @@ def read_pass_rates(run: StageRun, prompts: list[Prompt]) -> list[float]:
     return [rates[prompt.id] for prompt in prompts]
 
 
-def load_eval_prompts(run: StageRun, tokenizer: Any, limit: int | None = None) -> dict[str, list[Prompt]]:
-    """Every evaluation set by name. Raises InputError if there are none."""
-    files = sorted((run.root / "preprocess" / "eval").glob("*.jsonl"))
+def load_eval_prompts(
+    run: StageRun, tokenizer: Any, limit: int | None = None, folder: Path | None = None
+) -> dict[str, list[Prompt]]:
+    """Every evaluation set in `folder` by name; without one, those of the run. Raises InputError if there are none."""
+    files = sorted((folder or run.root / "preprocess" / "eval").glob("*.jsonl"))
     if not files:
         raise InputError(
             f"{run.root / 'preprocess' / 'eval'} holds no evaluation set. Give one as data.eval_path.<name>=<file> and run "

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.data import messages
-from pipeline.data.answers import RowError, as_gold, as_text, from_solution, tidy
+from pipeline.data.answers import RowError, as_gold, as_text, check_readable, from_solution, tidy
 from pipeline.data.columns import ABSENT, cell, normal
 from pipeline.data.raw import RawRow
 from pipeline.data.text import canonical, clean, tokens
@@ -47,6 +47,11 @@ class Problem:
         return {"id": self.id, "file": self.file, "line": self.line}
 
 
+def problem_row(problem: Problem) -> dict[str, Any]:
+    """The row in which later stages read a problem."""
+    return {"id": problem.id, "problem": problem.problem, "answer": problem.answer, "source": problem.source}
+
+
 def parse(
     raw: RawRow, source: str, columns: Columns, needs: str = "answer", strip: bool = True, keep_several: bool = False
 ) -> Problem:
@@ -74,6 +79,8 @@ def parse(
         answer, derived = tidy(found)[0], True
     if answer is None and needs == "answer":
         raise RowError(fault.reason, fault.detail or ("and the solution states none" if solution else ""))
+    if answer is not None and needs == "answer":
+        check_readable(answer)
     problem = clean(unwrapped(given)) if strip else given
     _check_choices(row, problem, answer)
     name = cell(row, columns.id)

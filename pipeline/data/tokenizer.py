@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import InputError, UsageError
+from pipeline.common.files import naming
 from pipeline.settings import Settings
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
@@ -122,10 +123,12 @@ def _train(texts: Iterable[str], **options: Any) -> bytes:
 def _write(model: bytes, folder: Path, whole: list[str]) -> None:
     import sentencepiece as spm
 
-    (folder / "tokenizer.model").write_bytes(model)
+    with naming(folder):
+        (folder / "tokenizer.model").write_bytes(model)
     processor = spm.SentencePieceProcessor(model_proto=model)
     pieces = {processor.id_to_piece(i): i for i in range(processor.get_piece_size())}
-    _fast(pieces, whole).save_pretrained(str(folder))
+    with naming(folder):
+        _fast(pieces, whole).save_pretrained(str(folder))
 
 
 def _fast(pieces: dict[str, int], whole: list[str]) -> Any:

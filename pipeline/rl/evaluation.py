@@ -7,6 +7,7 @@ from pipeline.rl.majority import majority_right
 from pipeline.rollout.interface import Groups, Prompt, RolloutEngine, Sampling
 from pipeline.rollout.progress import OfflineProgress
 from pipeline.settings import Evaluate, Settings
+from pipeline.settings.ready_sets import READY_SETS
 from pipeline.tracking.statistics import response_shape, summarise
 
 
@@ -80,6 +81,32 @@ def describe(protocol: dict[str, Any]) -> str:
         f", top_p {protocol['top_p']:g}; up to {protocol['max_prompt_tokens']:,} + {protocol['max_new_tokens']:,} tokens; "
         f"template {protocol['template']}; answers: form={protocol['verify_form']}"
     )
+
+
+def differences(name: str, protocol: dict[str, Any]) -> list[str]:
+    """What of a protocol differs from the usual one of a known set, in a line; none for other sets."""
+    if name not in READY_SETS:
+        return []
+    usual = READY_SETS[name]
+    found = [
+        f"{key}={protocol[key]:g} (usual: {value:g})"
+        for key, value in (
+            ("problems", usual.problems),
+            ("k", usual.k),
+            ("temperature", usual.temperature),
+            ("top_p", usual.top_p),
+        )
+        if protocol[key] != value
+    ]
+    if protocol["max_new_tokens"] < usual.max_new_tokens:
+        found.append(f"max_new_tokens={protocol['max_new_tokens']} (usual: {usual.max_new_tokens})")
+    if protocol["template"] != "bare" and "boxed" not in protocol["instruction"]:
+        found.append("an instruction that does not ask for a box")
+    if protocol["template"] == "bare":
+        found.append("no instruction (template=bare)")
+    if not found:
+        return [f"usual protocol, reported as {usual.headline}"]
+    return [f"not the usual protocol, so do not compare with published numbers: {', '.join(found)}"]
 
 
 def curve_point(name: str, statistics: dict[str, Any]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The stages: how each is started, what it reads and writes, and which settings its result depends on."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -150,6 +151,9 @@ STAGES = {
     )
 }
 
+LONGEST_LABEL = 60
+"""Characters of sets' names in the name of a result."""
+
 IRRELEVANT = frozenset(
     {
         "data.eval", "data.eval_folder",  # data.eval_path holds what they mean
@@ -229,6 +233,8 @@ class Job:
             names = ["convert"]
         if self.stage.name == "rl" and (self.settings.rl.min_pass_rate, self.settings.rl.max_pass_rate) != (None, None):
             names.append("rollout")
+        if self.stage.name == "evaluate" and self.settings.evaluate.other_sets:
+            names.remove("preprocess")  # it prepares the sets itself
         if "sft" in names and not self.settings.sft.enabled:
             names.remove("sft")
             names.append("preprocess")  # the tokenizer, and with it the vocabulary of a randomly initialized model
@@ -242,11 +248,16 @@ class Job:
 
 
 def variant_of(settings: Settings) -> str:
-    """The name under which an evaluation's result is kept: before, after, or the name of the evaluated folder."""
+    """The name under which an evaluation's result is kept: before, after, or the name of the evaluated folder. Sets that are
+    not the run's own follow it: `after.aime24+math500`."""
     chosen = settings.evaluate.checkpoint
-    if chosen in ("before", "after"):
-        return chosen
     name = chosen.rstrip("/").rpartition("/")[2]
     if not name:
         raise UsageError(f"evaluate.checkpoint={chosen}: allowed is before, after, auto, or a folder.")
-    return name
+    if not settings.evaluate.other_sets:
+        return name
+    sets = sorted(settings.data.eval_path)
+    label = "+".join(sets)
+    if len(label) > LONGEST_LABEL:
+        label = f"{sets[0][:LONGEST_LABEL]}+{len(sets) - 1}-others-{hashlib.sha256(label.encode()).hexdigest()[:6]}"
+    return f"{name}.{label}"

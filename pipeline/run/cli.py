@@ -118,6 +118,7 @@ def list_jobs(words: list[str], settings: Settings) -> list[Job]:
     if (
         settings.stage == "evaluate"
         and settings.data.only_evaluates
+        and not settings.evaluate.other_sets
         and settings.evaluate.checkpoint in ("auto", "before")
     ):
         return [_job(words, name) for name in ("preprocess", "convert", "evaluate:before")]
@@ -155,7 +156,7 @@ def _job(words: list[str], name: str) -> Job:
         words = [word for word in words if not word.startswith("evaluate.checkpoint=")]
         words = [*words, f"evaluate.checkpoint={variant}"]
     settings = compose(words, stage)
-    if stage == "evaluate" and not variant:
+    if stage == "evaluate":
         variant = variant_of(settings)
     return Job(STAGES[stage], settings, variant or None)
 

@@ -17,13 +17,13 @@ from pydantic import ValidationError
 
 from pipeline.common.errors import InputError, UsageError, UserError
 from pipeline.common.names import nearest, unknown
-from pipeline.run import machines, record
+from pipeline.run import machines, manifests, record
 from pipeline.run.door import GROUPS, ROOT, check_names, is_folder, preset_names, record_of, typed
 from pipeline.run.shapes import SHAPE_KEYS, count
 from pipeline.settings import Settings
 from pipeline.settings.dead import TYPED, dead_keys
 from pipeline.settings.derive import derive
-from pipeline.settings.ready_sets import READY_SETS, is_named
+from pipeline.settings.ready_sets import READY_SETS, is_named, sets_of
 from pipeline.settings.schema import (
     SECTIONS,
     choices,
@@ -170,10 +170,12 @@ def _composed(words: list[str], stage: str | None) -> tuple[Settings, dict[str, 
     values["layout"] = _chosen_layout(values)
     values |= {"stage": stage} | {f"{group}_name": short[group] for group in GROUPS}
     values.setdefault("name", _run_name(short, defaults, values.get("seed", 0)))
+    if recorded is not None and given["stage"] == "evaluate":
+        _measure_other_sets(values, given)
     _add_usual_samples(values, composed.origin)
     settings = _validated(_without_stale_count(values, composed), composed.origin)
     _check_parameters(settings, composed.origin)
-    if given["stage"] == "evaluate" and settings.data.only_evaluates:
+    if given["stage"] == "evaluate" and settings.data.only_evaluates and not settings.evaluate.other_sets:
         # The model is measured as it is: there is nothing to warm it up on.
         settings = settings.model_copy(update={"sft": settings.sft.model_copy(update={"enabled": False})})
     own = {key: origin for key, origin in composed.origin.items() if _is_users(origin)}
@@ -226,6 +228,34 @@ def _from_record(path: Path, given: dict[str, str]) -> Base:
 def _is_users(origin: str) -> bool:
     """Whether the user gave a key with this command: on its line, or in a preset file of their own."""
     return origin not in (SLURM, DERIVED, RECORDED) and not origin.startswith("configs/")
+
+
+def _measure_other_sets(values: dict[str, Any], given: dict[str, str]) -> None:
+    """Where the command names evaluation sets and its run is prepared with others: measures those, and leaves the run as it is.
+
+    A run that has no base model yet is prepared with the sets that the command names.
+    """
+    data, evaluate = values.get("data", {}), values.setdefault("evaluate", {})
+    prefix = "data.eval_path."
+    typed_names = [key.removeprefix(prefix) for key in given if key.startswith(prefix)]
+    entries = data.get("eval", []) if "data.eval" in given else []
+    if not (entries or typed_names):
+        return
+    root = ROOT / str(values.get("runs_dir", "runs")) / str(values["name"])
+    prepared = (manifests.load(root, "preprocess") or {}).get("config", {})
+    if manifests.load(root, "convert") is None or not isinstance(entries, list):
+        return
+    try:
+        asked = sets_of([str(entry) for entry in entries], data.get("eval_folder"))
+    except ValueError:
+        return  # validation names the entry
+    asked |= {name: data["eval_path"][name] for name in typed_names}
+    own = {key.removeprefix(prefix): path for key, path in prepared.items() if key.startswith(prefix)}
+    if asked == own:
+        return
+    k_of = {name: k for name, k in evaluate.get("k_of", {}).items() if name in asked}
+    values["data"] = data | {"source": "files", "path": [], "sft_path": [], "eval": entries, "eval_path": asked}
+    evaluate |= {"other_sets": True, "k_of": k_of}
 
 
 def _add_usual_samples(values: dict[str, Any], origin: dict[str, str]) -> None:

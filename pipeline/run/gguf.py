@@ -3,6 +3,7 @@
 The conversion runs in a process of its own (`python -m pipeline.models.gguf`), because the command line never imports torch.
 """
 
+import fcntl
 import importlib.util
 import subprocess
 import sys
@@ -41,21 +42,35 @@ def folder_of(file: Path, say: Callable[[str], None]) -> Path:
     """The Hugging Face folder of a GGUF file, made if there is none, or if the file has changed since."""
     check(file)
     folder = file.with_name(f"{file.name[: -len('.gguf')]}-gguf")
-    state = {"size": file.stat().st_size, "changed_ns": file.stat().st_mtime_ns}
-    if (folder / STAMP).is_file() and read_json(folder / STAMP) == state:
+    if is_made(folder, file):
         return folder
     if folder.exists() and not (folder / STAMP).is_file():
         raise InputError(f"{file} is made into the folder {folder}, and that holds something else. Move one of them.")
     check_packages(file)
-    say(f"making {folder} of {file} (once)")
+    with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the nodes of a cluster start the same command at once
+        if not is_made(folder, file):
+            say(f"making {folder} of {file} (once)")
+            say(make(folder, file))
+    return folder
+
+
+def is_made(folder: Path, file: Path) -> bool:
+    """Whether `folder` was made of the file as it is now."""
+    state = file.stat()
+    wanted = {"size": state.st_size, "changed_ns": state.st_mtime_ns}
+    return (folder / STAMP).is_file() and read_json(folder / STAMP) == wanted
+
+
+def make(folder: Path, file: Path) -> str:
+    """Makes the folder in another process, and returns what that says. Raises InputError with its message if it fails."""
     words = [sys.executable, "-m", "pipeline.models.gguf", str(file), str(folder)]
     done = subprocess.run(words, cwd=door.ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode == InputError.exit_code:
         raise InputError(done.stdout.strip())
     if done.returncode:
         raise InputError(f"{file} could not be read:\n" + "\n".join(done.stderr.strip().splitlines()[-8:]))
-    say(done.stdout.strip())
-    return folder
+    return done.stdout.strip()
 
 
 def check(file: Path) -> None:

@@ -174,7 +174,11 @@ def state_of(job: Job, root: Path) -> State:
         read.append(root / "rollout" / "pass_rates.jsonl")  # written when all offline shards are there
         read += [path for path in (root / "evaluate").glob("*.json*") if path.stem not in ("manifest", "started")]
         inputs |= {str(path.relative_to(root)): fingerprint(path) for path in sorted(read)}
-    return State(flat(job.settings, job.stage.settings), inputs)
+    depends_on = job.stage.settings
+    if job.stage.name == "evaluate" and job.settings.evaluate.other_sets:
+        inputs |= {path: fingerprint(Path(path)) for path in data.eval_path.values()}
+        depends_on += ("data",)
+    return State(flat(job.settings, depends_on), inputs)
 
 
 def _own_functions(job: Job) -> list[str]:
@@ -316,6 +320,8 @@ def _check_made(name: str, manifest: dict[str, Any], job: Job, root: Path, comma
 
     What `job` reads itself, such as the prompt template, is left to its own manifest. Raises UsageError.
     """
+    if name == "preprocess" and job.settings.evaluate.other_sets:
+        return  # its sets are not those that are measured; its other results are in what was made of them
     stage = STAGES[name]
     made, now = manifest.get("config", {}), flat(job.settings, stage.binding)
     changes = State(_binding(stage, now), {}).changed_from({"config": _binding(stage, made)})

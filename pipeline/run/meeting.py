@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,6 +28,8 @@ LOOK_SECONDS = 2.0
 """How often the other nodes ask whether node 0 is still the one that they met."""
 
 
+EPOCH = "epoch"
+"""Key of what is new with each agent of node 0."""
 NOT_INVITED = "node 0 goes on without this one, because its ranks run and cluster.max_restarts=0"
 
 
@@ -60,6 +63,8 @@ class NodesRendezvous(RendezvousHandler):
         self.store: TCPStore | None = None
         self.lost = False
         """Whether node 0's agent is gone, or is another one than this node met."""
+        self.asked: float | None = None
+        """Since when node 0 owes an answer."""
         self.endings = dict(_endings(self.node))
 
     def get_backend(self) -> str:
@@ -83,6 +88,7 @@ class NodesRendezvous(RendezvousHandler):
         """Node 0: waits for the others, then tells each the port of a new store. Returns its address and port here."""
         if self.meeting is None:
             self.meeting, _, _ = self._serve(self.port)
+            self.meeting.set(EPOCH, uuid.uuid4().hex)
         deadline = time.monotonic() + self.patience
         while missing := [node for node in range(1, self.count) if not self.meeting.check([_came(node)])]:
             self._check_peers()
@@ -123,18 +129,32 @@ class NodesRendezvous(RendezvousHandler):
             raise attempt.error
         assert attempt.meeting is not None
         self.meeting, self.store, self.lost = attempt.meeting, attempt.store, False
-        threading.Thread(target=self._look, args=(self.meeting,), daemon=True).start()
+        for look in (self._look, self._look_anew):
+            threading.Thread(target=look, args=(self.meeting, attempt.epoch), daemon=True).start()
         return attempt.port
 
-    def _look(self, meeting: TCPStore) -> None:
+    def _look(self, meeting: TCPStore, _: bytes) -> None:
         """Asks node 0 again and again: its machine resets the connection once another agent has taken its place."""
         while meeting is self.meeting:
             try:
-                meeting.check([_came(self.node)])
+                self.asked = time.monotonic()
+                meeting.check([EPOCH])
+                self.asked = None
             except DistError:
                 self.lost = meeting is self.meeting
                 return
             time.sleep(LOOK_SECONDS)
+
+    def _look_anew(self, meeting: TCPStore, epoch: bytes) -> None:
+        """While node 0 does not answer, asks over new connections: on the old one the kernel waits up to two minutes between
+        two repetitions, and would notice an agent that came back that much later."""
+        while meeting is self.meeting and not self.lost:
+            time.sleep(LOOK_SECONDS)
+            asked = self.asked
+            if asked is not None and time.monotonic() - asked > LOOK_SECONDS:
+                with suppress(DistError):
+                    if _connect(self.host, self.port, CONNECT_SECONDS).get(EPOCH) != epoch:
+                        self.lost = meeting is self.meeting
 
     def num_nodes_waiting(self) -> int:
         """How many nodes came back while the ranks run; the agent then starts its ranks again, uncounted."""
@@ -178,7 +198,7 @@ class _Attempt:
         self.error: Exception | None = None
         self.meeting: TCPStore | None = None
         self.store: TCPStore | None = None
-        self.port = 0
+        self.port, self.epoch = 0, b""
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
@@ -197,20 +217,21 @@ class _Attempt:
 
     def _ask(self) -> None:
         asked, ticket = self.asked, uuid.uuid4().hex
-        meeting = self._connect(asked.port, CONNECT_SECONDS)
+        meeting = _connect(asked.host, asked.port, CONNECT_SECONDS)
         meeting.set(_came(asked.node), ticket)  # over that of an agent of this node that died
         while not meeting.check([_go(ticket)]):
             missing = [node for node in range(1, asked.count) if not meeting.check([_came(node)])]
             self.state = _nodes(missing, "did not come") if missing else NOT_INVITED
             if self.over.wait(POLL_SECONDS):
                 return
-        self.port = int(meeting.get(_go(ticket)))
-        self.store = self._connect(self.port, asked.patience)
+        self.port, self.epoch = int(meeting.get(_go(ticket))), meeting.get(EPOCH)
+        self.store = _connect(asked.host, self.port, asked.patience)
         self.meeting = meeting
 
-    def _connect(self, port: int, seconds: float) -> TCPStore:
-        timeout = timedelta(seconds=seconds)
-        return TCPStore(self.asked.host, port, is_master=False, timeout=timeout, wait_for_workers=False)
+
+def _connect(host: str, port: int, seconds: float) -> TCPStore:
+    timeout = timedelta(seconds=seconds)
+    return TCPStore(host, port, is_master=False, timeout=timeout, wait_for_workers=False)
 
 
 def _came(node: int) -> str:

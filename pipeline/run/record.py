@@ -70,6 +70,8 @@ def write(path: Path, job: Job) -> None:
     new = job.settings.model_dump(mode="json")
     new["evaluate"]["checkpoint"] = Evaluate().checkpoint  # stage=all asks for several; a later command chooses again
     if path.exists():
+        if job.settings.evaluate.other_sets:  # of this command alone
+            return
         if not (job.outputs and job.stage.settings):
             return
         new = _merged(_old(path), new, "", job.stage.settings)

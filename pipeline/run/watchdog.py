@@ -86,6 +86,8 @@ class Watchdog:
         """The last records of ranks that may be dead."""
         self.verdict = ""
         """Why ranks were ended; empty again once torchrun has started them again."""
+        self.is_over = False
+        """Whether the agent was ended, so that no rank starts again. What one that has just started reports changes nothing."""
         self.started = self.last = clock()
 
     def begin(self, outcomes: Path, logs: Path, spare: Path) -> None:
@@ -98,6 +100,7 @@ class Watchdog:
         for rank in self.ranks:
             heartbeat.heart_file(outcomes, rank).unlink(missing_ok=True)
         self._forget_others()
+        self.is_over = False
         self.started = self.last = self.clock()
 
     def _forget_others(self) -> None:
@@ -110,7 +113,7 @@ class Watchdog:
     def look(self, agent: int) -> None:
         """`agent` is the process whose descendants the ranks of this node are."""
         now = self.clock()
-        if now - self.last < self.interval:
+        if self.is_over or now - self.last < self.interval:
             return
         pause, self.last = now - self.last - self.interval, now
         if pause > self.limit_s / 4:  # this process itself was stopped: nobody else is to blame
@@ -205,7 +208,7 @@ class Watchdog:
         # without ranks it waits in vain itself.
         victims = [pid for pid in (own or here).values() if pid in pids]
         if not victims and not own:
-            victims = [*pids, agent]
+            victims, self.is_over = [*pids, agent], True
         for pid in victims:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -281,9 +284,12 @@ class Watchdog:
         if rank in stacks or rank not in self.ranks or rank not in self.signs:
             return None
         with suppress(psutil.NoSuchProcess):
-            if psutil.Process(self.signs[rank].record["pid"]).status() == psutil.STATUS_STOPPED:
+            status = psutil.Process(self.signs[rank].record["pid"]).status()
+            if status == psutil.STATUS_STOPPED:
                 return "Its process is stopped (SIGSTOP, or a debugger)."
-        return "It does not answer signals either: it waits in the kernel, often for a disk or a device."
+            if status == psutil.STATUS_DISK_SLEEP:
+                return "It does not answer signals either: it waits in the kernel, often for a disk or a device."
+        return f"It wrote no stack within {STACK_SECONDS:g} s: its machine has too much to do, or stops it again and again."
 
     def _headline(self, blamed: list[int], now: float) -> str:
         first = blamed[0]

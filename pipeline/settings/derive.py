@@ -67,7 +67,7 @@ def describe(tree: Tree) -> str:
     return (
         f"derived from {model['path']}/config.json: {model['family']}, {model['num_layers']} layers, hidden size "
         f"{model['hidden_size']}, {model['num_attention_heads']} heads in {model['num_query_groups']} groups{experts}, context "
-        f"{model['max_position_embeddings']}, {model['parameters'] / BILLION:.3g} billion parameters, {model['dtype']}; "
+        f"{model['max_position_embeddings']}, {model['parameters']:,} parameters, {model['dtype']}; "
         f"layout of {cuts}"
     )
 

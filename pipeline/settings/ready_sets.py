@@ -29,14 +29,45 @@ class ReadySet:
     """Problems of the published set. Another number makes a score that cannot be compared."""
     k: int
     """Samples for each problem, as this set is usually reported."""
+    headline: str
+    """The figure that is usually reported."""
+    temperature: float = 0.6
+    top_p: float = 0.95
+    max_new_tokens: int = 32_768
+    """Sampling and length of reasoning models (DeepSeek-R1, arXiv 2501.12948; Qwen3, arXiv 2505.09388)."""
+    answers: str
+    """What a right answer is. All sets are shown without examples (zero-shot), and the answer is read from the box."""
 
 
 READY_SETS = {
-    "aime24": ReadySet(published_as="HuggingFaceH4/aime_2024", split="train", problems=30, k=32),
-    "aime25": ReadySet(published_as="math-ai/aime25", problems=30, k=32),
-    "amc23": ReadySet(published_as="math-ai/amc23", problems=40, k=32),
-    "math500": ReadySet(published_as="HuggingFaceH4/MATH-500", problems=500, k=4),
-    "gsm8k": ReadySet(published_as="openai/gsm8k", config="main", problems=1319, k=4),
+    "aime24": ReadySet(
+        published_as="HuggingFaceH4/aime_2024",
+        split="train",
+        problems=30,
+        k=32,
+        headline="avg@32",
+        answers="a whole number from 0 to 999",
+    ),
+    "aime25": ReadySet(
+        published_as="math-ai/aime25", problems=30, k=32, headline="avg@32", answers="a whole number from 0 to 999"
+    ),
+    "amc23": ReadySet(published_as="math-ai/amc23", problems=40, k=32, headline="avg@32", answers="a number"),
+    "math500": ReadySet(
+        published_as="HuggingFaceH4/MATH-500",
+        problems=500,
+        k=4,
+        headline="avg@4",
+        answers="equal in value: a number, an expression, a point, a set, a word",
+    ),
+    "gsm8k": ReadySet(
+        published_as="openai/gsm8k",
+        config="main",
+        problems=1319,
+        k=4,
+        headline="greedy",
+        max_new_tokens=2048,
+        answers="a whole number, published after ####",
+    ),
 }
 """By name. Their columns are among those that `data.columns` knows."""
 

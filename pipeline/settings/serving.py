@@ -178,6 +178,9 @@ class Evaluate(Section):
     """Samples for each problem, for avg@k, pass@k and maj@k."""
     k_of: dict[str, int] = {}
     """`k` of single sets (`evaluate.k_of.aime24=64`). Without `k`, known sets that data.eval names have their usual one."""
+    other_sets: bool = False
+    """Measure the sets of `data.eval_path` instead of those that the run was prepared with, in files of their own. Set by
+    `data.eval=` where stage=evaluate continues a run that has other sets."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature of the k samples; greedy accuracy is measured besides."""
     top_p: float = Field(1.0, gt=0, le=1)

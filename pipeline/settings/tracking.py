@@ -15,6 +15,8 @@ class Tracking(Section):
     to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = ["tensorboard"]
     """Which trackers get every step's metrics; none of them replaces metrics.jsonl. All but tensorboard are packages of their
     own (docs/tracking.md)."""
+    required: bool = False
+    """true: a tracker that cannot be opened at the start ends the run. false: it is reported and left out."""
     project: str = Field("etr", min_length=1)
     """Project (MLflow: experiment) under which wandb, mlflow and trackio list the run."""
 

@@ -171,7 +171,7 @@ def save_model(engine: Any, folder: Path, finish: Any) -> None:
     refuse_nonfinite(engine, str(folder))
     state = whole_state(engine)
     if dist.get_rank() == 0:
-        with whole_folder(folder) as temporary, naming(folder):
+        with whole_folder(folder) as temporary:
             engine.module.save_pretrained(str(temporary), state_dict=state)
             finish(temporary)
     dist.barrier()

@@ -1,7 +1,8 @@
 """Trackers beside the run's own files: Weights & Biases, MLflow, trackio. Each gets every scalar of metrics.jsonl.
 
-Their packages are optional and imported when a run starts. A service that fails later costs its own curves, never the
-training: it is reported once and left out from then on.
+Their packages are optional and imported when a run starts. A service that fails, at the start or later, costs its own curves,
+never the training: it is reported once and left out from then on. With `tracking.required` one that cannot be opened at the
+start ends the run.
 """
 
 import hashlib
@@ -11,10 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.common.errors import InputError
 from pipeline.common.files import write_text
 from pipeline.tracking.values import number
 
 Scalars = dict[str, float]
+WANDB_WAIT = "300"
+"""Seconds in which wandb's own process must start. Its default, 30, is too short on a machine that is busy loading a model."""
 
 
 class Service(Protocol):
@@ -33,9 +37,12 @@ class Wandb:
     """Weights & Biases. Its environment variables hold (WANDB_MODE=offline, WANDB_ENTITY, ...)."""
 
     def __init__(self, root: Path, project: str, config: Mapping[str, Any]) -> None:
+        if "WANDB_X_SERVICE_WAIT" not in os.environ:
+            os.environ.setdefault("WANDB__SERVICE_WAIT", WANDB_WAIT)
         import wandb
 
         root.mkdir(parents=True, exist_ok=True)
+        self._wandb = wandb
         self._run = wandb.init(
             project=project, name=root.name, id=stable_id(root), resume="allow", dir=str(root), config=dict(config)
         )
@@ -45,6 +52,7 @@ class Wandb:
 
     def close(self) -> None:
         self._run.finish()
+        self._wandb.teardown()  # `finish` returns before wandb's own process has written its file; this waits for that process
 
 
 class Mlflow:
@@ -112,9 +120,29 @@ class Services:
         project: str,
         config: Mapping[str, Any],
         warn: Callable[[str], None] = print,
+        required: bool = False,
     ) -> "Services":
-        """Opens those of `names` that are services (tensorboard writes files of its own, `events.py`)."""
-        return cls({name: SERVICES[name](root, project, config) for name in names if name in SERVICES}, warn)
+        """Opens those of `names` that are services (tensorboard writes files of its own, `events.py`).
+
+        One that cannot be opened (no key, no server, a machine too busy to start it) is reported and left out: every number is
+        in metrics.jsonl.
+
+        Raises:
+            InputError: with `required`, one cannot be opened. Those that were opened are closed.
+        """
+        services = cls({}, warn)
+        for name in (name for name in names if name in SERVICES):
+            try:
+                services._open[name] = SERVICES[name](root, project, config)
+            except Exception as error:
+                if required:
+                    services.close()
+                    raise InputError(
+                        f"tracking={name} cannot be opened, and tracking.required=true: {_reason(error)}. Correct it, or give"
+                        " tracking.required=false to train without it."
+                    ) from error
+                warn(f"WARNING: tracking={name} is left out, because it cannot be opened: {_reason(error)}")
+        return services
 
     def log(self, step: int, row: Mapping[str, Any]) -> None:
         """Sends the finite numbers of a row of metrics.jsonl."""
@@ -132,7 +160,11 @@ class Services:
                 action(service)
             except Exception as error:  # of a network, a server, a package: none is a reason to end days of training
                 del self._open[name]
-                self._warn(f"WARNING: tracking={name} is left out from now on: {type(error).__name__}: {error}")
+                self._warn(f"WARNING: tracking={name} is left out from now on: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def stable_id(root: Path) -> str:

@@ -96,6 +96,22 @@ SCHEMAS = {
         {"ID": p, "Body": p.partition("\n")[0], "Question": p.partition("\n")[2], "Answer": float(a)}
         for p, a in PAIRS[2:]
     ],
+    "aime 1983-2024": [
+        {"ID": f"1983-{a}", "Year": 1983, "Problem Number": 1, "Question": p, "Answer": a, "Part": "I"}
+        for p, a in PAIRS
+    ],
+    "amc23": [{"id": p, "question": p, "answer": float(a), "url": "u"} for p, a in PAIRS],
+    "deepmath": [{"question": p, "final_answer": a, "difficulty": 4.5, "r1_solution_1": "So."} for p, a in PAIRS],
+    "openmathreasoning": [{"problem": p, "expected_answer": a, "generated_solution": s} for p, a, s in SOLVED],
+    "eurus": [
+        {"prompt": [SYSTEM, *user(p)], "ability": "math", "reward_model": {"ground_truth": a, "style": "rule"}}
+        for p, a in PAIRS
+    ],
+    "tulu": [{"messages": user(p), "ground_truth": a, "dataset": "gsm8k"} for p, a in PAIRS],
+    "asdiv": [
+        {"body": p.partition("\n")[0], "question": p.partition("\n")[2], "answer": f"{a} (apples)"}
+        for p, a in PAIRS[2:]
+    ],
     "input and target": [{"input": p, "target": a} for p, a in PAIRS],
 }
 """Schema -> rows that are read without any setting."""
@@ -104,6 +120,11 @@ KEYED = {
     "ground truth elsewhere": (
         [{"task": p, "meta": {"gold": a}} for p, a in PAIRS],
         {"problem": "task", "answer": "meta.gold"},
+    ),
+    "s1k": ([{"question": p, "solution": a, "cot_type": "math"} for p, a in PAIRS], {"answer": "solution"}),
+    "alpaca": (
+        [{"instruction": p, "output": s} for p, _, s in SOLVED],
+        {"problem": "instruction", "solution": "output"},
     ),
     "aqua": ([{"question": p, "correct": a} for p, a in PAIRS], {"answer": "correct"}),
 }
@@ -121,7 +142,7 @@ def jsonl(rows):
 
 
 def expected(name):
-    return PAIRS[2:] if name == "svamp" else PAIRS
+    return PAIRS[2:] if name in ("svamp", "asdiv") else PAIRS
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

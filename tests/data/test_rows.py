@@ -78,6 +78,7 @@ def test_answers_become_bare_text(given, bare):
         ({"problem": "p", "answer": "nan"}, "placeholder answer"),
         ({"problem": "p", "answer": "\\boxed{N/A}"}, "placeholder answer"),
         ({"problem": "p", "answer": '["None"]'}, "placeholder answer"),
+        ({"problem": "p", "answer": "\\text{proof}"}, "unreadable answer"),
         ({"problem": "p", "answer": "...", "solution": "It is clear."}, "placeholder answer"),
         ({"problem": "<|im_start|>user\np<|im_end|>", "answer": "1"}, "rendered prompt"),
         ({"question": "Which?", "choices": ["a", "b"], "answer": 1}, "multiple choice"),

@@ -34,6 +34,21 @@ def test_the_navigation_has_every_page_once():
     assert sorted(nav) == sorted(pages)
 
 
+def test_every_file_that_a_page_links_to_is_part_of_the_site():
+    """mkdocs refuses a link to a file that the site does not have; a page's links are relative to the page."""
+    files = {path.resolve() for pattern in hooks.PAGES for path in ROOT.glob(pattern)}
+    lost = [
+        (page.name, link)
+        for page in files
+        if page.suffix == ".md"
+        for link in re.findall(
+            r"\]\(([^)#\s]+)", re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text("utf-8"), flags=re.DOTALL)
+        )
+        if "://" not in link and (page.parent / link).is_file() and (page.parent / link).resolve() not in files
+    ]
+    assert lost == []
+
+
 @pytest.mark.parametrize(
     ("html", "loaded"),
     [

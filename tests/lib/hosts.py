@@ -18,6 +18,8 @@ import psutil
 import pytest
 from cli import ROOT, end, environment
 
+from pipeline.common.processes import die_with_parent
+
 NET = "10.77.0."
 TOOLS = ("unshare", "nsenter", "mount", "ip", "bridge", "ss")
 INIT = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN); print(flush=True)\nwhile True: signal.pause()"
@@ -45,7 +47,9 @@ class Host:
         script = BEGIN.format(name=self.name, hosts=self.hosts_file, python=sys.executable, init=INIT)
         spaces = ["--net", "--uts", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"]
         words = ["unshare", *spaces, "sh", "-c", script]
-        self.holder = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.holder = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent
+        )
         assert self.holder.stdout is not None
         assert self.holder.stdout.readline(), "the host has not started"
         (init,) = psutil.Process(self.holder.pid).children()
@@ -92,7 +96,9 @@ class Hosts:
         if reason:
             pytest.skip(reason)
         folder.mkdir(parents=True, exist_ok=True)
-        self.switch = subprocess.Popen(["unshare", "--net", "--kill-child", "--fork", "sleep", "infinity"])
+        self.switch = subprocess.Popen(
+            ["unshare", "--net", "--kill-child", "--fork", "sleep", "infinity"], preexec_fn=die_with_parent
+        )
         self.started: list[subprocess.Popen[str]] = []
         self.hosts = []
         for number in range(count):

@@ -140,7 +140,13 @@ def test_a_window_limits_the_context(tmp_path):
 
 def test_what_was_derived_is_said(tmp_path):
     text = describe(derive(folder_of(tmp_path, OTHERS["mistral-7b-v0.3"])))
-    for part in ("llama, 32 layers", "32 heads in 8 groups", "context 32768", "7.25 billion", "1 node: tp 4"):
+    for part in (
+        "llama, 32 layers",
+        "32 heads in 8 groups",
+        "context 32768",
+        "7,248,023,552 parameters",
+        "1 node: tp 4",
+    ):
         assert part in text
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from gguf_files import settings_of, tensors_of, tiny_llama, vocabulary, write
+from gguf_files import architecture_of, settings_of, tensors_of, tiny, vocabulary, write
 
 from pipeline.common.errors import InputError
 from pipeline.models import gguf as reader
@@ -16,7 +16,7 @@ pytest.importorskip("accelerate", reason="the package accelerate is not installe
 
 @pytest.fixture(scope="module")
 def llama():
-    return tiny_llama()
+    return tiny("llama")
 
 
 def loaded(folder):
@@ -25,16 +25,18 @@ def loaded(folder):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_the_folder_computes_what_the_file_was_written_from(tmp_path, tied):
-    hf = tiny_llama(tie_word_embeddings=tied)
-    file = write(tmp_path / "a.gguf", tensors_of(hf), settings_of(hf))
+@pytest.mark.parametrize(
+    ("family", "tied"), [("llama", False), ("llama", True), ("qwen2", False), ("qwen3", True), ("qwen3_moe", False)]
+)
+def test_the_folder_computes_what_the_file_was_written_from(tmp_path, family, tied):
+    hf = tiny(family, tie_word_embeddings=tied)
+    file = write(tmp_path / "a.gguf", tensors_of(hf), settings_of(hf), architecture_of(hf))
     said = reader.convert(file, tmp_path / "a")
     assert f"{hf.num_parameters():,} parameters" in said
     ids = torch.arange(3, 40)[None]
     assert torch.equal(loaded(tmp_path / "a")(ids).logits, hf(ids).logits)
     model = derive(tmp_path / "a", gpus=0)["model"]
-    assert (model["family"], model["num_layers"], model.get("tie_word_embeddings", False)) == ("llama", 2, tied)
+    assert (model["family"], model["num_layers"], model.get("tie_word_embeddings", False)) == (family, 2, tied)
     assert model["norm_eps"] == pytest.approx(hf.config.rms_norm_eps, rel=1e-6)
 
 

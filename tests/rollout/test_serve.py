@@ -147,6 +147,24 @@ def test_a_server_that_was_started_again_in_silence_is_not_trusted(servers):
     assert [server.url for server in fleet.ready] == [servers[1].url]
 
 
+def test_a_server_that_fails_in_a_transfer_is_lost_alone(servers, capsys):
+    reply, failures = servers[0].reply, [RuntimeError("no memory")]
+
+    def fail_once(path, body):
+        if path == "/update_weights" and failures:
+            servers[0].stream.close()
+            raise failures.pop()
+        return reply(path, body)
+
+    servers[0].reply = fail_once
+    fleet = sent(fleet_of(servers))
+    assert [server.url for server in fleet.ready] == [servers[1].url]
+    assert "HTTP 500: no memory" in capsys.readouterr().out
+    assert run(fleet) == EXPECTED
+    assert len(sent(fleet, "w2").ready) == 2
+    assert torch.equal(servers[0].held["a"], WEIGHTS["a"])
+
+
 def test_no_server_left_ends_with_all_addresses(servers):
     fleet = sent(fleet_of(servers, patience=0.3))
     for server in servers:

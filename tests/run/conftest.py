@@ -25,7 +25,7 @@ leave = {
     "sft": ["sft/hf/model.safetensors"],
     "convert": ["convert/iter_0000000/x", "convert/latest_checkpointed_iteration.txt"],
     "rl": [f"checkpoints/iter_{int(steps):07d}/x", "checkpoints/latest_checkpointed_iteration.txt", "metrics.jsonl"],
-    "evaluate": [f"evaluate/{when}.json"],
+    "evaluate": [f"evaluate/{os.environ['TEST_VARIANT']}.json"],
     "export": ["export/hf/model.safetensors"],
     "rollout": ["rollout/pass_rates.jsonl", "rollout/shards/0.jsonl"],
     "report": ["report.html"],
@@ -57,7 +57,10 @@ def run(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)  # the command line goes to the project's folder, and the test comes back
 
     def command(job, root: Path, node: int) -> Command:
-        return Command([sys.executable, "-S", str(script), str(cli.config_path(job, root, node))], {})
+        return Command(
+            [sys.executable, "-S", str(script), str(cli.config_path(job, root, node))],
+            {"TEST_VARIANT": job.variant or ""},
+        )
 
     monkeypatch.setattr(cli, "command", command)
     model = f"model={preset(tmp_path)}"

@@ -72,6 +72,12 @@ def weights(folder):
     write_folder(folder, [("a", torch.zeros(1 << 14))], sources=folder / "source")
 
 
+def model(folder):
+    with files.whole_folder(folder / "x") as temporary:
+        temporary.mkdir()
+        (temporary / "y").write_text("y" * 10_000)
+
+
 def copy(folder):
     source = Path(torch.__file__)
     assert source.stat().st_size > 8192
@@ -85,6 +91,7 @@ def copy(folder):
         lambda folder: files.write_text(folder / "x", "y" * 10_000),
         archive,
         weights,
+        model,
         copy,
     ],
 )

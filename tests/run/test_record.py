@@ -10,6 +10,7 @@ import yaml
 from cli import worked
 
 from pipeline.common.errors import InputError, UsageError
+from pipeline.run.catalog import variant_of
 from pipeline.run.compose import compose
 
 GIVEN = ("algo.alpha=0.5", "rl.steps=6", "rl.optimizer.lr=3e-4", "data.path=a.jsonl", "sft.enabled=false")
@@ -135,6 +136,46 @@ def test_an_evaluation_without_training_data_does_not_replace_those_of_a_run(run
     code, out, err = run("stage=evaluate", "data.eval=mine.jsonl", "name=sm")
     assert (code, worked(out)) == (2, [])
     assert "The run name=sm has training problems, and this command names none" in err
+
+
+def test_other_sets_are_measured_beside_a_trained_run_and_leave_it_as_it_is(run, made, tmp_path):
+    for name in ("aime24", "new"):
+        (tmp_path / f"{name}.jsonl").write_text(name)
+    files = [path for path in made.rglob("*") if path.is_file() and path.name != "summary.json"]  # it has the seconds
+    kept = {path: path.read_bytes() for path in files}
+    words = ["stage=evaluate", "name=sm", "data.eval=[aime24,new.jsonl]", "data.eval_folder=."]
+    code, out, err = run(*words, short=True)
+    assert (code, worked(out)) == (0, ["evaluate", "evaluate"]), err
+    results = sorted(path.name for path in (made / "evaluate").glob("*.json") if path.stem[0] in "ab")
+    assert results == ["after.aime24+new.json", "before.aime24+new.json"]
+    assert {path: path.read_bytes() for path in kept} == kept  # among them config.yaml
+    settings = yaml.safe_load(next((made / "evaluate").glob("config*.yaml")).read_text())
+    assert settings["evaluate"]["k_of"] == {"aime24": 32}
+    assert settings["evaluate"]["other_sets"] is True
+
+    assert worked(run(*words, short=True)[1]) == []
+    for changed in ("evaluate.temperature=0.5", "data.columns.problem=text", "force=true"):
+        assert worked(run(*words, changed, short=True)[1]) == ["evaluate", "evaluate"], changed
+    assert worked(run(*words, "evaluate.checkpoint=after", short=True)[1]) == []
+    (tmp_path / "new.jsonl").write_text("other problems")
+    assert worked(run(*words, "evaluate.checkpoint=after", short=True)[1]) == ["evaluate"]
+    code, out, err = run("stage=evaluate", "name=sm", f"data.eval_path.mine={tmp_path / 'new.jsonl'}", short=True)
+    assert (code, len(worked(out))) == (0, 2), err
+    assert (made / "evaluate" / "after.mine.json").exists()
+
+    # The run's own sets are measured as before.
+    assert worked(run("stage=evaluate", "name=sm", short=True)[1]) == ["evaluate", "evaluate"]
+    assert worked(run("stage=evaluate", "name=sm", short=True)[1]) == []
+    assert worked(run("stage=rl", "name=sm", short=True)[1]) == []
+
+
+def test_the_result_of_many_sets_has_a_short_name():
+    words = ["stage=evaluate", "model=smollm2-135m", "evaluate.other_sets=true", "evaluate.checkpoint=after"]
+    names = [
+        variant_of(compose([*words, f"data.eval=[{','.join(f'{stem}{i}.jsonl' for i in range(30))}]"])) for stem in "ab"
+    ]
+    assert re.fullmatch(r"after\.a0\+29-others-[0-9a-f]{6}", names[0])
+    assert names[0] != names[1]
 
 
 def test_names_and_files_of_evaluation_sets(tmp_path, monkeypatch):

@@ -181,6 +181,16 @@ def test_of_living_ranks_the_one_that_is_behind_is_named_with_its_stack(ranks):
     assert ranks.processes[1].wait(timeout=30) == -signal.SIGKILL
 
 
+def test_a_rank_that_only_wrote_no_stack_is_not_said_to_wait_in_the_kernel(ranks, monkeypatch):
+    """On a machine with too much to do a healthy process takes longer than that."""
+    monkeypatch.setattr(Watchdog, "_stacks", lambda self: {})
+    beat(ranks, 100)
+    ranks.report(0, "update", moves=7, quiet_s=101)
+    ranks.report(1, "generate", moves=6, quiet_s=101)
+    second = ranks.look(105).splitlines()[1]
+    assert second.startswith("It wrote no stack within 2 s: its machine has too much to do")
+
+
 def test_nobody_is_blamed_for_what_has_no_limit_or_while_the_launcher_itself_was_stopped(ranks):
     for now in range(5, 900, 5):
         ranks.report(0, None, moves=0, quiet_s=now)

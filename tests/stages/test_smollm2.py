@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from pipeline.common.files import read_jsonl
 
 EXAMPLE = ROOT / "examples" / "smollm2-gsm8k"
-GREEDY, SAMPLED = 20, 8
-"""Prompts that are answered greedily, and prompts of which one response is sampled."""
+GREEDY = 20
+"""Prompts that are answered greedily."""
 TIE = 1e-3
 """Logits nearer than this are a tie: fp32 sums of 576 terms in another order differ by less than 1e-4."""
 
@@ -118,15 +118,9 @@ def test_greedy_text_is_transformers(place, reference):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed (ETR_EXTRAS=cpu-vllm)")
-def test_vllm_gives_the_same_tokens(place, reference):
-    """Greedy up to ties; sampled token for token, because both engines draw from the request's own random stream."""
+def test_vllm_gives_the_same_greedy_text(place, reference):
+    """Up to ties. Sampled text differs: each engine draws from a request's random numbers in its own way."""
     assert_greedy(reference, rollouts(place, "vllm", *GREEDILY), TIE)
-    words = ("rollout.offline_group_size=1", f"data.limit={SAMPLED}")
-    assert run(place, "preprocess", words[1]).code == 0
-    native, vllm = rollouts(place, "native", *words), rollouts(place, "vllm", *words)
-    assert len(native) == SAMPLED
-    assert native == vllm
-    assert run(place, "preprocess").code == 0
 
 
 def test_it_is_trained_stopped_continued_and_exported(place):

@@ -6,16 +6,18 @@ everywhere.
 
 import io
 import json
+import os
 import sqlite3
 import sys
 import types
 
 import pytest
 
-from pipeline.common.errors import UsageError
+from pipeline.common.errors import InputError, UsageError
 from pipeline.common.files import read_jsonl
 from pipeline.settings.tracking import Tracking, check_packages
 from pipeline.tracking import Tracker
+from pipeline.tracking import services as services_module
 from pipeline.tracking.services import Services, mlflow_name, stable_id
 
 HISTOGRAM = {"edges": [0.0, 1.0], "counts": [3.0]}
@@ -55,6 +57,7 @@ def stand_in(monkeypatch):
         "init",
         "log",
         "finish",
+        "teardown",
         "set_tracking_uri",
         "set_experiment",
         "start_run",
@@ -96,6 +99,38 @@ def test_a_tracker_that_fails_is_reported_once_and_training_goes_on(tmp_path, st
             tracker.log(step, {"reward/mean": 0.5})
     assert said == ["WARNING: tracking=trackio is left out from now on: ZeroDivisionError: division by zero"]
     assert len(list(read_jsonl(tmp_path / "metrics.jsonl"))) == 3
+
+
+def test_a_tracker_that_cannot_be_opened_is_left_out_and_the_others_go_on(tmp_path, stand_in, monkeypatch):
+    def busy(*args):
+        raise TimeoutError("Failed to read port info after 30.0 seconds")
+
+    monkeypatch.setitem(services_module.SERVICES, "wandb", busy)
+    said = []
+    services = Services.start(["wandb", "trackio"], tmp_path, "p", {}, said.append)
+    services.log(1, {"reward/mean": 0.5})
+    services.close()
+    assert said == [
+        "WARNING: tracking=wandb is left out, because it cannot be opened: TimeoutError: Failed to read port info after 30.0 "
+        "seconds"
+    ]
+    assert [call for call, _, _ in stand_in] == ["init", "log", "finish"]
+
+
+def test_a_required_tracker_that_cannot_be_opened_ends_the_run_and_closes_the_others(tmp_path, stand_in, monkeypatch):
+    monkeypatch.setitem(services_module.SERVICES, "wandb", lambda *args: 1 / 0)
+    with pytest.raises(InputError, match=r"tracking=wandb cannot be opened.*tracking.required=false"):
+        Services.start(["trackio", "wandb"], tmp_path, "p", {}, required=True)
+    assert [call for call, _, _ in stand_in] == ["init", "finish"]
+
+
+def test_wandbs_process_has_time_to_start_unless_the_user_says_how_much(tmp_path, stand_in, monkeypatch):
+    monkeypatch.setattr("os.environ", {})
+    Services.start(["wandb"], tmp_path, "p", {})
+    assert os.environ == {"WANDB__SERVICE_WAIT": "300"}
+    monkeypatch.setattr("os.environ", {"WANDB_X_SERVICE_WAIT": "7"})
+    Services.start(["wandb"], tmp_path, "p", {})
+    assert os.environ == {"WANDB_X_SERVICE_WAIT": "7"}
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):

@@ -55,6 +55,7 @@ class Served:
         command = [
             sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.folder), "--host", "127.0.0.1",
             "--port", str(self.port), "--dtype", "float32", "--max-model-len", "96", "--max-num-seqs", "16",
+            "--distributed-executor-backend", "uni",
             "--enforce-eager", "--load-format", "dummy", "--enable-scale-out", "--logprobs-mode", "processed_logprobs",
             "--weight-transfer-config", '{"backend": "etr_tcp"}',
             "--worker-extension-cls", "pipeline.rollout.vllm.serve.extension.Extension",
@@ -62,6 +63,7 @@ class Served:
         own = {
             "PYTHONPATH": str(ROOT), "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1",
+            "VLLM_WORKER_MULTIPROC_METHOD": "fork",  # or each process imports vLLM again
         }  # fmt: skip
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -12,7 +12,7 @@ import torch.distributed as dist
 SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs in this process, so that its weights can be written
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # keeps the cores that torchrun gave to each rank
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # V2 has another sampler, which `sampler` does not extend
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # V2 needs Triton, and has another sampler than `sampler` extends
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_CONFIGURE_LOGGING": "1",
