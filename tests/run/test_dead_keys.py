@@ -278,7 +278,8 @@ def documented():
         text = path.read_text().replace("\\\n", " ")
         for found in re.findall(r"bash run\.sh (stage=(?:(?!&&|;|\||`|\"|#|<|\n).)*)", text):
             words = [word for word in shlex.split(found) if "..." not in word and "$" not in word]
-            if any(re.match("stage=.", word) for word in words):
+            of_tests = any(word.startswith("tests=") for word in words)  # of run.sh, and no setting
+            if any(re.match("stage=.", word) for word in words) and not of_tests:
                 yield pytest.param(words, id=f"{path.name}: {' '.join(words)[:100]}")
 
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import resource
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,13 +54,15 @@ def test_what_torch_and_python_really_raise_on_a_full_disk():
     assert explain(caught.value)[0] == 3
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    """No file may grow beyond 8 KiB, as on a disk that is nearly full."""
+    """No file may grow beyond 8 KiB, as on a disk that is nearly full. Not a fixture: pytest itself may write to a long file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def archive(folder):
@@ -95,9 +98,9 @@ def copy(folder):
         copy,
     ],
 )
-def test_a_file_that_does_not_fit_is_named_whoever_writes_it(tmp_path, small_files, write):
+def test_a_file_that_does_not_fit_is_named_whoever_writes_it(tmp_path, write):
     """torch's archives and safetensors keep only the text of the system's error, and Python's writes have no file's name."""
-    with pytest.raises(Exception) as caught:  # noqa: PT011  any error
+    with pytest.raises(Exception) as caught, small_files():  # noqa: PT011  any error
         write(tmp_path)
     code, message = explain(caught.value)
     assert code == 3, caught.value
