@@ -56,7 +56,7 @@ def test_what_torch_and_python_really_raise_on_a_full_disk():
 
 @contextmanager
 def small_files():
-    """No file may grow beyond 8 KiB, as on a disk that is nearly full. Not a fixture: pytest itself may write to a long file."""
+    """No file may grow beyond 8 KiB, as on a disk that is nearly full. No fixture: pytest may write to a long file itself."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
     try:
