@@ -76,12 +76,18 @@ def test_the_commands_in_their_readmes_are_understood(monkeypatch):
     monkeypatch.setenv("ETR_FOLDER", str(ROOT))
     for page in EXAMPLES.rglob("README.md"):
         blocks = re.findall(r"```\n(.*?)```", page.read_text(), re.DOTALL)
-        assert blocks, page
-        for block in blocks:
-            words = shlex.split(block.replace("\\\n", " "))
+        commands = [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if "run.sh" in line]
+        assert commands, page
+        for command in commands:
+            words = shlex.split(command)
             start = words.index("run.sh") + 1
-            assert words[:start] in (["bash", "run.sh"], ["PYTHONPATH=examples/own_reward", "bash", "run.sh"])
-            compose(words[start:])
+            assert words[:start] in (
+                ["bash", "run.sh"],
+                ["PYTHONPATH=examples/own_reward", "bash", "run.sh"],
+                ["ETR_EXTRAS=gguf", "bash", "run.sh"],
+            )
+            remembered = ["model=examples/smollm2-gsm8k/words.yaml"] if words[-1] == "name=smollm2" else []
+            compose([*words[start:], *remembered])
 
 
 @pytest.mark.slow
