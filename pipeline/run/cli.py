@@ -101,12 +101,14 @@ def _main(words: list[str]) -> int:
 
 
 def _test(words: list[str]) -> int:
-    """The test suite, or the file or folder that `tests=` names, relative to where the command was typed."""
+    """The test suite but for what is marked `long`, or all tests of the file or folder that `tests=` names, relative to
+    where the command was typed."""
     chosen = [word.removeprefix("tests=") for word in words if word.startswith("tests=")]
     compose([word for word in words if not word.startswith("tests=")])  # refuses wrong names and keys
     typed = Path(os.environ.get("ETR_FOLDER", "."))
     paths = [str((typed / path).absolute()) if (typed / path.partition("::")[0]).exists() else path for path in chosen]
-    code = subprocess.run([sys.executable, "-m", "pytest", *paths], cwd=ROOT, stdin=subprocess.DEVNULL).returncode
+    chosen = paths or ["-m", "not long"]
+    code = subprocess.run([sys.executable, "-m", "pytest", *chosen], cwd=ROOT, stdin=subprocess.DEVNULL).returncode
     return 1 if code else 0  # pytest's own 2 and 3 mean something else than ours
 
 

@@ -53,9 +53,9 @@ LARGE = [
         pytest.param(1, ["layout.tp=1", "cluster.devices_per_node=1"], id="one rank"),
         pytest.param(2, ["layout.tp=1"], id="two data-parallel ranks"),
         pytest.param(
-            1, [*LARGE, "cluster.devices_per_node=1"], id="85 million parameters, one rank", marks=pytest.mark.slow
+            1, [*LARGE, "cluster.devices_per_node=1"], id="85 million parameters, one rank", marks=pytest.mark.long
         ),
-        pytest.param(2, LARGE, id="85 million parameters, two data-parallel ranks", marks=pytest.mark.slow),
+        pytest.param(2, LARGE, id="85 million parameters, two data-parallel ranks", marks=pytest.mark.long),
     ],
 )
 def test_memory_is_that_of_real_tensors(tmp_path, ranks, words):

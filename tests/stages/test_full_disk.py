@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import full_disk
 
 
-@pytest.mark.slow  # about 40 s of two cores
+@pytest.mark.long  # about 40 s of two cores
 @pytest.mark.parametrize("name", ["save: a file of rank 1", "sft: its save"])
 def test_a_full_disk_is_named_and_the_same_command_continues_exactly(house, name, tmp_path):
     if not full_disk.small_disk(tmp_path / "trial"):

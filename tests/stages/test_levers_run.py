@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from pipeline.common.files import read_json
 
-pytestmark = pytest.mark.slow  # two minutes of processor time
+pytestmark = pytest.mark.long  # two minutes of processor time
 
 EXPERTS = "\n".join(
     {"  family: qwen3": "  family: qwen3_moe\n  experts: {count: 6, per_token: 2, ffn_hidden_size: 16}"}.get(line, line)

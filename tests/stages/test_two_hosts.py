@@ -82,7 +82,7 @@ def test_names_that_mean_this_machine_alone_are_refused_on_both_nodes_at_once(ho
             assert "cluster.interface=eth0 (here: eth0 (10.77.0." in err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_such_names_work_with_the_interface_that_the_error_names(house, tmp_path):
     with Hosts(tmp_path / "hosts", debian=True) as made:
         pair = Pair(house, made, "two-interface", "cluster.interface=eth0")
@@ -90,7 +90,7 @@ def test_such_names_work_with_the_interface_that_the_error_names(house, tmp_path
     assert steps_done(pair.metrics) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_hosts_make_the_same_steps_as_one(house, straight):
     """The way of docs/cluster.md: the same command on each node, with its number."""
     alone = house.copy("two-alone", "preprocess", "convert")
@@ -100,7 +100,7 @@ def test_two_hosts_make_the_same_steps_as_one(house, straight):
     assert rows(straight / "samples.jsonl") == rows(alone / "samples.jsonl")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cut_link_ends_both_nodes_and_each_names_the_other(house, hosts):
     pair = Pair(house, hosts, "two-cut")
     nodes = pair.start_both()
@@ -117,7 +117,7 @@ def test_a_cut_link_ends_both_nodes_and_each_names_the_other(house, hosts):
     hosts.assert_empty()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_host_that_is_lost_and_comes_back_continues_the_run_by_itself(house, hosts, straight, lost):
     pair = Pair(house, hosts, f"two-back-{lost}", "cluster.max_restarts=2")
@@ -130,7 +130,7 @@ def test_a_host_that_is_lost_and_comes_back_continues_the_run_by_itself(house, h
     assert differences(pair.root, straight, "rl") == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_restarts_a_lost_host_ends_the_run_and_both_commands_continue_it(house, hosts, straight):
     pair = Pair(house, hosts, "two-lost")
     nodes = pair.start_both()
