@@ -474,6 +474,12 @@ GROUPS = (
                 lines=(("sync/gib", "sent"),),
                 zero=True,
             ),
+            Panel(
+                title="vLLM servers in use",
+                note="that have the weights of the step (rollout.mode=serve)",
+                lines=(("sync/servers", "servers"),),
+                zero=True,
+            ),
         ),
     ),
 )
