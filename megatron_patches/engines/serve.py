@@ -222,13 +222,8 @@ def _gather(fleet: Fleet) -> bool:
 def _response(request: Request, sampled: Sampled, sampling: Sampling) -> Response:
     """The log-probs that a server gives are those of the distribution sampled from."""
     tokens, logps = sampled.token_ids, sampled.logps
-    raw = logps if is_exact(sampling) or sampling.temperature == 0 else [float("nan")] * len(tokens)
+    raw = logps if sampling.is_raw or sampling.temperature == 0 else [float("nan")] * len(tokens)
     if sampling.temperature == 0:
         logps = [0.0] * len(tokens)
     stopped = sampled.stopped or tokens[-1] in sampling.stop_token_ids
     return Response(request.group, request.sample, tokens, logps, raw, stopped)
-
-
-def is_exact(sampling: Sampling) -> bool:
-    """Whether the distribution sampled from is the raw policy."""
-    return sampling.temperature == 1 and sampling.top_p == 1 and sampling.top_k == 0

@@ -41,6 +41,11 @@ class Sampling:
     """Strings that end a response; kept in the text, and no token after the one that completes them."""
     seed: int = 0
 
+    @property
+    def is_raw(self) -> bool:
+        """Whether the distribution that is sampled from is the policy itself, so that one log-prob serves for both."""
+        return self.temperature == 1 and self.top_p == 1 and self.top_k == 0
+
 
 @dataclass(kw_only=True)
 class Rollout:

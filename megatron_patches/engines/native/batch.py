@@ -196,7 +196,7 @@ class DecodeBatch:
         most = max(made)
         tokens = self.tokens[records, :most].tolist()
         logps = self.logps[:, records, :most].tolist()
-        raw = logps[0 if self._raw_is_sampled else 1]
+        raw = logps[0 if self.sampling.is_raw else 1]
         stop_ids = set(self.sampling.stop_token_ids)
         finished = []
         for i, row in enumerate(ended):
@@ -213,12 +213,6 @@ class DecodeBatch:
         self.free_records += records
         self._close_gaps(ended)
         return finished
-
-    @property
-    def _raw_is_sampled(self) -> bool:
-        """Whether the raw distribution is the one that was sampled from, so that one log-prob serves for both."""
-        how = self.sampling
-        return how.temperature == 1 and how.top_k == 0 and how.top_p == 1
 
     def _close_gaps(self, ended: list[int]) -> None:
         """Moves the last live rows into the slots of ended rows, so that live rows stay at the front."""
