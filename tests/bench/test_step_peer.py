@@ -16,4 +16,4 @@ def test_each_model_of_the_bench_has_a_shape(name):
     """The preset of a published model also holds defaults, which are not part of its shape."""
     settings = compose(["stage=bench", "what=step_peer", "model=tiny", f"bench.model={name}"])
     model = work_of(settings).model
-    assert model.dtype == "fp32" and model.num_layers == LAYERS[name]
+    assert (model.dtype, model.num_layers) == ("fp32", LAYERS[name])
