@@ -154,7 +154,10 @@ def test_the_plan_prints_the_simulation(tmp_path, monkeypatch, capsys):
     assert "plan.lengths" not in out.partition("Waiting, simulated")[0]  # in no command that is to be typed
     given = ["plan.lengths=lengths.txt", "plan.decode_ms=5,0.1,2"]
     assert cli.main([*words, *given, "plan.actor_s=7"]) == 0
-    assert "takes 5 + 0.1 n ms, a sequence's start 2 ms, the actor 7 s a step, a sync 0 s (given)" in capsys.readouterr().out
+    assert (
+        "takes 5 + 0.1 n ms, a sequence's start 2 ms, the actor 7 s a step, a sync 0 s (given)"
+        in capsys.readouterr().out
+    )
     assert cli.main([*words, *given]) == 2
     assert "give plan.actor_s, or name a run that has measured it" in capsys.readouterr().err
     assert cli.main([*words, "plan.lengths=nothing"]) == 3
