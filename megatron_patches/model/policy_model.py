@@ -16,6 +16,7 @@ from megatron.core.transformer.moe import moe_utils
 
 from megatron_patches import parallel
 from megatron_patches.model import levers, specs, weight_gradients
+from megatron_patches.model.dispatcher import forget_after_forward
 from pipeline.settings import Layout, Model, Rl, Rope
 
 if not hasattr(moe_utils, "te_general_gemm"):  # patch `router-gemm`
@@ -191,4 +192,5 @@ def build_chunks(model: Model, layout: Layout, rl: Rl | None = None) -> list[Pol
             )
         )
         stretch_low_frequencies(chunks[-1].rotary_pos_emb, model.rope)
+        forget_after_forward(chunks[-1])
     return [chunk.to(parallel.device()) for chunk in chunks]
