@@ -165,9 +165,9 @@ def build_chunks(model: Model, layout: Layout, rl: Rl | None = None) -> list[Pol
 
     Raises UsageError for `model.backend=te` where Transformer Engine cannot be used.
     """
-    backend = specs.chosen(model.backend)
+    backend = specs.chosen(model)
     if rl is not None:
-        levers.check(rl, backend, specs.unusable())  # before Megatron's config, which says less of what is missing
+        levers.check(model, rl, specs.unusable())  # before Megatron's config, which says less of what is missing
     config = transformer_config(model, layout, rl)
     attention: Literal["torch", "te"] = "torch"
     if rl is not None:
