@@ -105,6 +105,9 @@ def main(run: StageRun) -> dict:
             if not engine.independent:
                 engine.sleep()  # the update needs the memory; sync wakes it
             actor.fetch()
+            if rl.async_save:  # here too: rank 0 then names the last save during the update
+                with tracker.phase("save"):
+                    saver.poll()
             if run.is_main and rl.keep_samples:
                 kept_samples.keep(run.root, step, KeptStep(batch, guarded, elsewhere), newest=rl.keep_samples)
             try:

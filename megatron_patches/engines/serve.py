@@ -4,16 +4,16 @@ import atexit
 import secrets
 import threading
 from collections.abc import Callable, Iterable
-from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
+from megatron_patches.engines.main_rank import MainRank
 from megatron_patches.engines.sync_check import SyncCheck
 from megatron_patches.engines.vllm import MIB
 from megatron_patches.model.weights.buckets import BucketSender
 from megatron_patches.training.policy import Policy
-from pipeline.common.errors import UsageError, UserError
+from pipeline.common.errors import UsageError
 from pipeline.rollout.gathering import Gathering, Response
 from pipeline.rollout.interface import GenerationProgress, Groups, Rollout, RolloutEngine, Sampling
 from pipeline.rollout.requests import check_requests, row_budget, sources_of
@@ -45,20 +45,17 @@ class ServeEngine(RolloutEngine):
         self.model, self.rollout, self.tokenizer = policy.model, rollout, tokenizer
         self.limit = row_budget(rollout, policy.model.max_position_embeddings)
         self.policy_version = 0
-        self.group = dist.new_group(backend="gloo", timeout=timedelta(minutes=cluster.collective_minutes))
-        """Broadcasts rollouts and results to the other ranks. Its own group, because the actor uses others at the same time."""
+        self.main: MainRank[Fleet] = MainRank(cluster.collective_minutes)
         self.sender = BucketSender(policy.chunks, policy.model, int(rollout.sync_bucket_mib * MIB))
         self.check = SyncCheck(policy.model, rollout, self._score, self._checksums)
         self.layout: Layout | None = None
         self.name, self.syncs = secrets.token_hex(4), 0
         """Names of weights begin with this, so that no other trainer's are taken for them."""
-        self.fleet: Fleet | None = None
-        """Of rank 0."""
         if dist.get_rank() == 0:
             wanted = Wanted("bfloat16" if policy.model.dtype == "bf16" else "float32", self.limit.tokens)
             longest, patience = cluster.collective_minutes * 60, cluster.timeout_minutes * 60
-            self.fleet = Fleet(rollout.server_urls, wanted, rollout.max_concurrent, longest, patience)
-            atexit.register(self.fleet.close)
+            self.main.peer = Fleet(rollout.server_urls, wanted, rollout.max_concurrent, longest, patience)
+            atexit.register(self.main.peer.close)
 
     def advance(
         self,
@@ -94,8 +91,8 @@ class ServeEngine(RolloutEngine):
             self.tokenizer,
             expected=len(requests),
             on_finish=on_finish,
-            on_progress=on_progress if self.fleet is not None else None,
-            exchange=self._from_main if dist.get_world_size() > 1 else None,
+            on_progress=on_progress if self.main.peer is not None else None,
+            exchange=self.main.share if dist.get_world_size() > 1 else None,
         )
 
         def take(request: Request, sampled: Sampled) -> None:
@@ -113,7 +110,7 @@ class ServeEngine(RolloutEngine):
                     return False
             return True
 
-        while not self._on_main(sample):
+        while not self.main.call(sample):
             self._send()
         found = gathering.groups()
         self.check.remember(found)
@@ -159,7 +156,7 @@ class ServeEngine(RolloutEngine):
     def _send(self) -> int:
         """Sends the actor's weights until at least one server has them. Returns how many have. A collective."""
         for _ in range(ATTEMPTS):
-            needs_layout = self._on_main(_gather)
+            needs_layout = self.main.call(_gather)
             if needs_layout and self.layout is None:
                 # The order of whole tensors, which is that of every walk.
                 shapes = tensor_shapes(self.model)
@@ -170,44 +167,21 @@ class ServeEngine(RolloutEngine):
                 fleet.send(pieces, self.label, self.layout or [])
                 return len(fleet.ready)
 
-            if count := self._on_main(send, pieces):
+            if count := self.main.call(send, pieces):
                 return count
-        raise ServerError(self._on_main(lambda fleet: f"no vLLM server takes the weights: {fleet.reasons()}"))
+        raise ServerError(self.main.call(lambda fleet: f"no vLLM server takes the weights: {fleet.reasons()}"))
 
     def sleep(self) -> None:
         """Does nothing: the servers do not share memory with the actor."""
 
     def _score(self, sequences: list[list[int]]) -> list[list[list[float]]]:
-        rows = self._on_main(lambda fleet: fleet.score(sequences))
+        rows = self.main.call(lambda fleet: fleet.score(sequences))
         if not rows:
             raise _NobodyLeftError
         return rows
 
     def _checksums(self) -> list[Any]:
-        return self._on_main(lambda fleet: fleet.checksums())
-
-    def _from_main(self, mine: Any) -> list[Any]:
-        """Broadcasts rank 0's `mine`; returns a list of it alone."""
-        box = [mine]
-        if dist.get_world_size() > 1:
-            dist.broadcast_object_list(box, src=0, group=self.group)
-        return box
-
-    def _on_main(self, call: Callable[[Fleet], Any], pieces: Iterable[Any] = ()) -> Any:
-        """Has rank 0 make a call; every rank returns its result, or raises its error. The other ranks go through `pieces`: to
-        gather one is a collective."""
-        outcome: Any = None
-        if self.fleet is not None:
-            try:
-                outcome = call(self.fleet)
-            except UserError as error:
-                outcome = error
-        for _ in pieces:
-            pass
-        outcome = self._from_main(outcome)[0]
-        if isinstance(outcome, UserError):
-            raise outcome
-        return outcome
+        return self.main.call(lambda fleet: fleet.checksums())
 
 
 class _NobodyLeftError(Exception):

@@ -4,12 +4,12 @@ import atexit
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 
 from megatron_patches import parallel
+from megatron_patches.engines.main_rank import MainRank
 from megatron_patches.engines.sync_check import SyncCheck
 from megatron_patches.engines.vllm import MIB, options_of
 from megatron_patches.model.weights.buckets import BucketSender
@@ -55,20 +55,17 @@ class StandaloneVllmEngine(RolloutEngine):
                 f"ranks; set a multiple of {size}"
             )
         self.engines = rollout.server_ranks // size
-        self.group = dist.new_group(backend="gloo", timeout=timedelta(minutes=cluster.collective_minutes))
-        """Broadcasts rollouts and results to the other ranks. Its own group, because the actor uses others at the same time."""
+        self.main: MainRank[Link] = MainRank(cluster.collective_minutes)
         self.sender = BucketSender(policy.chunks, model, int(rollout.sync_bucket_mib * MIB))
         self.check = SyncCheck(model, rollout, self._score, self._checksums)
         self.options = options_of(model, rollout, folder, size, tokenizer is not None)
         self.restarts = rollout.server_restarts
         self.last_sync: Callable[[], dict[str, float]] | None = None
         """Brings servers that have just started to the weights of the others."""
-        self.link: Link | None = None
-        """Of rank 0."""
         self.is_linked = False
         if dist.get_rank() == 0:
             self.is_linked = True
-            self.link = Link.open(
+            self.main.peer = Link.open(
                 rollout.server_address, 0, rollout.server_ranks + 1, parallel.device(), cluster.collective_minutes,
                 patience_minutes=cluster.timeout_minutes,
             )  # fmt: skip
@@ -99,7 +96,7 @@ class StandaloneVllmEngine(RolloutEngine):
         on_finish: Callable[[Rollout], None] | None,
         on_progress: Callable[[GenerationProgress], None] | None,
     ) -> Groups:
-        here, sources = self.link is not None, sources_of(groups, sampling, new_tokens)
+        here, sources = self.main.peer is not None, sources_of(groups, sampling, new_tokens)
         gathering = Gathering(
             groups,
             sampling.max_new_tokens,
@@ -108,7 +105,7 @@ class StandaloneVllmEngine(RolloutEngine):
             expected=sum(len(source.samples) for source in sources),
             on_finish=on_finish,
             on_progress=on_progress if here else None,
-            exchange=self._from_main if dist.get_world_size() > 1 else None,
+            exchange=self.main.share if dist.get_world_size() > 1 else None,
         )
 
         def receive(response: Response) -> None:
@@ -119,13 +116,6 @@ class StandaloneVllmEngine(RolloutEngine):
         found = gathering.groups()
         self.check.remember(found)
         return found
-
-    def _from_main(self, mine: Any) -> list[Any]:
-        """Broadcasts rank 0's `mine`; returns a list of it alone."""
-        box = [mine]
-        if dist.get_world_size() > 1:
-            dist.broadcast_object_list(box, src=0, group=self.group)
-        return box
 
     def sync(self, actor: Policy, policy_version: int) -> dict[str, float]:
         """Sends the weights and checks them. Returns and raises as `VllmEngine.sync`, and raises as `advance`."""
@@ -156,11 +146,11 @@ class StandaloneVllmEngine(RolloutEngine):
     def close(self) -> None:
         """Stops the servers. Calling it again does nothing."""
         linked, self.is_linked = self.is_linked, False
-        if self.link is not None:
-            self.link.close()
+        if self.main.peer is not None:
+            self.main.peer.close()
             if linked:
                 with suppress(ServerError):
-                    self.link.tell(("stop",))
+                    self.main.peer.tell(("stop",))
 
     def _surviving(self, call: Callable[[], T]) -> T:
         """Makes `call`, again if a server is lost in it and others come. A collective.
@@ -182,13 +172,13 @@ class StandaloneVllmEngine(RolloutEngine):
                         f"{error}, then this stage, which continues from its last checkpoint"
                     ) from error
                 lost, self.restarts = True, self.restarts - 1
-                if self.link is not None:
+                if self.main.peer is not None:
                     print(f"WARNING: {error}; this run waits for them, and then repeats the call", flush=True)
 
     def _build(self) -> None:
         """Has the servers build their engines, after connecting to them if they are new."""
-        if self.link is not None and not self.is_linked:
-            self.link.connect()
+        if self.main.peer is not None and not self.is_linked:
+            self.main.peer.connect()
             self.is_linked = True
         self._do("build", self.options)
 
@@ -202,29 +192,22 @@ class StandaloneVllmEngine(RolloutEngine):
         return self._on_main(talk)
 
     def _on_main(self, talk: Callable[[Link], list[Any]], pieces: Iterable[Any] = ()) -> list[Any]:
-        """Has rank 0 talk with the servers; every rank returns its results, or raises its ServerError.
+        """Has rank 0 talk with the servers, as `MainRank.call` says."""
 
-        Every rank goes through `pieces` to the end, rank 0 also after a loss: to gather one is a collective.
-        """
-        outcome: Any = None
-        if self.link is not None:
+        def guarded(link: Link) -> list[Any]:
             try:
-                outcome = talk(self.link)
-            except ServerError as error:
+                return talk(link)
+            except ServerError:
                 self.is_linked = False  # so that `close` does not speak to servers that may not listen any more
-                outcome = error
-        for _ in pieces:
-            pass
-        outcome = self._from_main(outcome)[0]
-        if isinstance(outcome, ServerError):
-            raise outcome
-        return outcome
+                raise
+
+        return self.main.call(guarded, pieces)
 
     def _wait(self, receive: Callable[[Any], None] | None = None) -> list[Any]:
         """Waits until every server rank is done. Returns their results by rank; other answers go to `receive`."""
-        assert self.link is not None
+        assert self.main.peer is not None
         results: dict[int, Any] = {}
-        for rank, kind, content in self.link.hear():
+        for rank, kind, content in self.main.peer.hear():
             if kind == "result":
                 results[rank] = content
             elif receive is not None:

@@ -11,6 +11,7 @@ import os
 import queue
 import shutil
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,8 @@ class NonFiniteError(UserError):
 class Saver:
     """Saves iterations under `root`, one at a time. Every rank calls each method together.
 
-    With `background`, `save` returns as soon as the data are copied, and a later `poll` or `finish` gives the iteration its
-    name. Until then the iteration before it is the newest, so a kill costs the steps since that one.
+    With `background`, `save` returns as soon as the data are copied. Threads write the files and, after a `poll` between them,
+    give the iteration its name. Until then the iteration before it is the newest, so a kill costs the steps since that one.
     """
 
     def __init__(
@@ -70,19 +71,25 @@ class Saver:
             self.finish()
 
     def poll(self) -> None:
-        """Ends the running save if all ranks have written their files."""
-        if self._running is not None and not anywhere(self._running.is_writing()):
-            self.finish()
+        """Brings the running save on by what needs all ranks, where its threads have ended on all of them."""
+        if self._running is not None and not anywhere(self._running.is_busy()):
+            self._advance(self._running)
 
     def finish(self) -> None:
-        """Waits for the running save, if there is one, and gives it its name."""
-        running, self._running = self._running, None
-        if running is not None:
-            running.finish()
+        """Waits until the running save, if there is one, is whole and has its name."""
+        while self._running is not None:
+            self._running.join()
+            self._advance(self._running)
+
+    def _advance(self, running: "_Save") -> None:
+        self._running = None  # what fails is given up
+        if not running.advance():
+            self._running = running
 
 
 class _Save:
-    """One iteration on its way to the disk."""
+    """One iteration on its way to the disk. Every rank writes its files; then all make it whole; then rank 0 gives it its name.
+    The first and the last happen in a thread, if the saver works in the background."""
 
     def __init__(self, saver: Saver, iteration: int, score: float | None):
         self.saver, self.iteration, self.score = saver, iteration, score
@@ -91,7 +98,9 @@ class _Save:
         self.sums: dict[str, tuple[int, int]] = {}
         """Of the files that this rank wrote."""
         self.error: Exception | None = None
-        """Why this rank could not write them."""
+        """Why this rank could not write them, or name the iteration."""
+        self.is_whole = False
+        """Whether all files are there."""
         self.request: AsyncRequest | None = None
         self.thread: threading.Thread | None = None
 
@@ -126,18 +135,30 @@ class _Save:
         if not self.saver.background:
             self._write(buckets)
             return
-        self.thread = threading.Thread(
-            target=self._write, args=(self._copied(buckets),), name="checkpoint", daemon=True
-        )
-        self.thread.start()
+        self._start(self._write, self._copied(buckets))
 
-    def is_writing(self) -> bool:
+    def is_busy(self) -> bool:
+        """Whether this rank's thread is at work."""
         return self.thread is not None and self.thread.is_alive()
 
-    def finish(self) -> None:
-        """Waits for this rank's files, then makes the iteration whole with all others and renames it."""
+    def join(self) -> None:
         if self.thread is not None:
             self.thread.join()
+
+    def advance(self) -> bool:
+        """What follows once no rank's thread is at work. Returns whether the iteration has its name."""
+        if self.is_whole:
+            self._raise_what_any_rank_met()
+            return True
+        self._make_whole()
+        if dist.get_rank() == 0 and self.saver.background:
+            self._start(self._name)
+        elif dist.get_rank() == 0:
+            self._name()
+        return False
+
+    def _make_whole(self) -> None:
+        """Adds what describes all ranks' files."""
         assert self.request is not None
         try:
             self._raise_what_any_rank_met()
@@ -148,8 +169,11 @@ class _Save:
         except DAMAGE:
             self._give_up()
             raise
-        dist.barrier()
-        if dist.get_rank() == 0:
+        self.is_whole = True
+
+    def _name(self) -> None:
+        """Gives the iteration its name and rotates older ones out (rank 0). What goes wrong is kept, as by `_write`."""
+        try:
             if self.final.exists():
                 shutil.rmtree(self.final)
             if not (self.saver.root / LATEST).exists():
@@ -158,7 +182,12 @@ class _Save:
             write_text(self.saver.root / LATEST, str(self.iteration))
             (self.saver.root / FIRST).unlink(missing_ok=True)
             _rotate(self.saver, self.iteration, self.score)
-        dist.barrier()
+        except Exception as error:
+            self.error = error
+
+    def _start(self, work: Callable[..., None], *args: Any) -> None:
+        self.thread = threading.Thread(target=work, args=args, name="checkpoint", daemon=True)
+        self.thread.start()
 
     def _write(self, buckets: Buckets) -> None:
         """Writes this rank's files and their sums. What goes wrong is kept: `finish` raises it on all ranks."""

@@ -1,14 +1,15 @@
 """Who waits for whom: a discrete-event simulation of engines that sample and an actor that trains.
 
-An engine gives each of its live sequences one token in a decode step, which takes a + b n seconds for n sequences. A response
-that ends frees its slot. The actor takes a batch of finished responses, trains for a fixed time, and syncs the weights. Modes:
+An engine gives each of its live sequences one token in a decode step, which takes a + b n seconds for n sequences. Before a
+sequence is decoded, its start (prefilling) takes c seconds, in which the engine does nothing else. A response that ends frees
+its slot. The actor takes a batch of finished responses, trains for a fixed time, and syncs the weights. Modes:
 
     step by step     a batch is sampled, then trained; so engines and actor take turns
     one step ahead   the next batch is sampled while the actor trains; a sync waits until it has ended
     partial          engines and actor take turns, but a batch is whole groups out of twice as many that are under way; they are
                      sampled in rounds of some tokens, and the others continue after the update (pipeline.rl.partial)
 
-Left out: prompts and what partial mode prefills again, the growth of a step's time with the length of the sequences, transfers.
+Left out: that prefilling takes longer the more tokens a sequence has, the growth of a decode step with length, transfers.
 Rates are constants. Where engines and actor share processors, both are slower while the other works, so the rates for one step
 ahead must come from a run that works so.
 """
@@ -32,24 +33,35 @@ BATCHES_UNDER_WAY = 2
 class Work:
     """What is simulated. Times are seconds."""
 
-    lengths: Sequence[int]
-    """Response lengths, at least 1; each response draws one."""
+    lengths: Sequence[Sequence[int]]
+    """Response lengths, at least 1, by problem: a group draws a problem, and each of its responses one of that problem's
+    lengths."""
     responses: int
     """Responses of a batch."""
     engines: int
     slots: int
     """Sequences that an engine decodes at once."""
     group: int = 1
-    """Responses of a group; for partial."""
+    """Responses of a group."""
     round_tokens: int = 1
     """Most tokens of a response in a round; for partial."""
     decode_base: float
     """a of a decode step's a + b n."""
     decode_each: float
     """b."""
+    start_each: float = 0.0
+    """c."""
     actor: float
     """From a batch to new weights."""
     sync: float = 0.0
+
+    def draw_group(self, draw: random.Random) -> list[int]:
+        """The lengths of one group's responses."""
+        return draw.choices(draw.choice(self.lengths), k=self.group)
+
+    def draw_batch(self, draw: random.Random) -> list[int]:
+        """The lengths of a batch's responses."""
+        return [length for _ in range(self.responses // self.group) for length in self.draw_group(draw)]
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,8 @@ class Engine:
         self.ends: list[float] = []
         """Heap: the number of decode steps after which each live sequence ends."""
         self.busy = 0.0
+        self.starting = 0.0
+        """Seconds until the sequences that began can be decoded."""
 
     @property
     def step_seconds(self) -> float:
@@ -81,17 +95,22 @@ class Engine:
 
     def begin(self, length: int) -> None:
         heapq.heappush(self.ends, self.made + length)
+        self.starting += self.work.start_each
 
     def until_next_end(self) -> float:
         """Seconds until a sequence ends; infinite if none is live."""
-        return max(0.0, self.ends[0] - self.made) * self.step_seconds if self.ends else math.inf
+        if not self.ends:
+            return math.inf
+        return self.starting + max(0.0, self.ends[0] - self.made) * self.step_seconds
 
     def run(self, seconds: float) -> None:
         """Decodes for that long, at most until the next end."""
         if not self.ends:
             return
         self.busy += seconds
-        self.made += seconds / self.step_seconds
+        starting = min(self.starting, seconds)
+        self.starting -= starting
+        self.made += (seconds - starting) / self.step_seconds
         while self.ends and self.ends[0] <= self.made + 1e-6:  # rounding of a time that was made from a number of steps
             heapq.heappop(self.ends)
 
@@ -128,16 +147,16 @@ def _admit(engines: list[Engine], slots: int, waiting: deque[int]) -> None:
 
 
 def _step_by_step(work: Work, engines: list[Engine], draw: random.Random, steps: int) -> float:
-    batches = (draw.choices(work.lengths, k=work.responses) for _ in range(steps))
+    batches = (work.draw_batch(draw) for _ in range(steps))
     return sum(decode(engines, work.slots, batch) + work.actor + work.sync for batch in batches)
 
 
 def _one_step_ahead(work: Work, engines: list[Engine], draw: random.Random, steps: int) -> float:
     # A step lasts until the batch is trained and the next one is sampled, which begin at the same time. The first batch has
     # nothing beside it; the last step samples a batch that no simulated step trains.
-    seconds = decode(engines, work.slots, draw.choices(work.lengths, k=work.responses))
+    seconds = decode(engines, work.slots, work.draw_batch(draw))
     for _ in range(steps):
-        sampling = decode(engines, work.slots, draw.choices(work.lengths, k=work.responses))
+        sampling = decode(engines, work.slots, work.draw_batch(draw))
         seconds += max(sampling, work.actor) + work.sync
     return seconds
 
@@ -148,7 +167,7 @@ def _partial(work: Work, engines: list[Engine], draw: random.Random, steps: int)
     """Tokens that each response still gets, by group."""
     for _ in range(steps):
         while len(under_way) < BATCHES_UNDER_WAY * batch:
-            under_way.append(draw.choices(work.lengths, k=work.group))
+            under_way.append(work.draw_group(draw))
         while sum(not any(group) for group in under_way) < batch:
             seconds += decode(
                 engines, work.slots, [min(left, work.round_tokens) for group in under_way for left in group if left]

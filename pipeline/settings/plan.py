@@ -18,13 +18,17 @@ class Plan(Section):
     """Simulate who waits for whom, on the response lengths of a run (its name), a samples.jsonl, or a file with one a line."""
     engines: int = Field(1, ge=1)
     """Simulation: engines that sample, each decoding up to `rollout.max_concurrent` sequences."""
-    decode_ms: list[float] = Field([], max_length=2)
-    """Simulation: a,b where a decode step of n sequences takes a + b n milliseconds; empty: from the run or the rehearsal."""
+    decode_ms: list[float] = Field([], max_length=3)
+    """Simulation: a,b or a,b,c where a decode step of n sequences takes a + b n milliseconds and the start of a sequence c;
+    empty: from the run or the rehearsal."""
     actor_s: float | None = Field(None, gt=0)
     """Simulation: seconds from a batch to new weights; none: from the run or the rehearsal."""
 
     @model_validator(mode="after")
     def _check(self) -> "Plan":
-        if self.decode_ms and (len(self.decode_ms) != 2 or min(self.decode_ms) < 0 or not any(self.decode_ms)):
-            raise ValueError("plan.decode_ms takes two numbers, a,b: neither negative and not both 0")
+        given = self.decode_ms
+        if given and (len(given) < 2 or min(given) < 0 or not any(given[:2])):
+            raise ValueError(
+                "plan.decode_ms takes two or three numbers, a,b or a,b,c: none negative, a and b not both 0"
+            )
         return self

@@ -103,7 +103,8 @@ def _shape(name: str) -> Model:
     """The model of `bench.model`, in fp32."""
     if name == "small":
         return SHAPE
-    return Model(**read_preset(ROOT / "configs" / "model" / f"{name}.yaml")["model"] | {"dtype": "fp32"})
+    preset = read_preset(ROOT / "configs" / "model" / f"{name}.yaml", allow_defaults=True)
+    return Model(**preset["model"] | {"dtype": "fp32"})
 
 
 def _step(

@@ -62,10 +62,11 @@ def main() -> None:
         rollouts += flat(engine.generate(sampler.next(), GROUP, HOW))
     steps, idle = engine.found()
     work = Work(
-        lengths=[len(r.token_ids) for r in rollouts], responses=PROMPTS * GROUP, engines=2, slots=SLOTS, decode_base=1.0,
+        lengths=[[len(r.token_ids) for r in rollouts]], responses=PROMPTS * GROUP, engines=2, slots=SLOTS, decode_base=1.0,
         decode_each=0.0, actor=1e-6, group=GROUP, round_tokens=ROUND,
     )  # fmt: skip
-    assert max(work.lengths) > 4 * sorted(work.lengths)[len(work.lengths) // 2]  # a long tail
+    (lengths,) = work.lengths
+    assert max(lengths) > 4 * sorted(lengths)[len(lengths) // 2]  # a long tail
     foreseen = simulate(work, "step by step", steps=400)
     assert abs(foreseen.seconds / steps - 1) < 0.15, (foreseen, steps)
     assert abs(foreseen.engines_idle - idle) < 0.15, (foreseen, idle)

@@ -18,7 +18,7 @@ from pipeline.settings import Plan
 def work(**changes) -> Work:
     """Four responses of 10 tokens on one engine, a second a decode step."""
     return Work(**{
-        "lengths": [10], "responses": 4, "engines": 1, "slots": 4, "decode_base": 1.0, "decode_each": 0.0, "actor": 10.0
+        "lengths": [[10]], "responses": 4, "engines": 1, "slots": 4, "decode_base": 1.0, "decode_each": 0.0, "actor": 10.0
     } | changes)  # fmt: skip
 
 
@@ -31,6 +31,8 @@ def work(**changes) -> Work:
         ({"decode_base": 0.0, "decode_each": 1.0}, 50),  # a step of four sequences takes 4 s
         ({"engines": 2, "decode_base": 0.0, "decode_each": 1.0}, 30),  # two sequences on each engine
         ({"sync": 3.0}, 23),
+        ({"start_each": 0.5}, 22),  # an engine starts its sequences one after the other
+        ({"start_each": 0.5, "slots": 2}, 32),
     ],
 )
 def test_step_by_step_adds_up(changes, seconds):
@@ -53,7 +55,7 @@ def test_one_step_ahead_takes_as_long_as_the_slower_of_the_two():
 
 def test_a_long_tail_makes_the_modes_differ():
     lengths = [10] * 15 + [80]  # one in sixteen is eight times the median, so nearly every batch has one
-    tail = work(lengths=lengths, responses=64, engines=2, slots=64, actor=40.0)
+    tail = work(lengths=[lengths], responses=64, engines=2, slots=64, actor=40.0)
     steps, ahead, partial = (simulate(tail, mode) for mode in MODES)
     assert steps.seconds == pytest.approx(120, rel=0.02)
     assert ahead.seconds == pytest.approx(80, rel=0.02)
@@ -62,16 +64,26 @@ def test_a_long_tail_makes_the_modes_differ():
     assert partial.seconds == pytest.approx(50, rel=0.05)
 
 
+def test_responses_to_one_problem_have_similar_lengths():
+    """One problem in eight is long: half of the batches of four groups have none, though nearly all would have some of 32
+    responses that are long independently."""
+    problems = [[10]] * 7 + [[80]]
+    groups = simulate(work(lengths=problems, responses=32, group=8, slots=32), "step by step")
+    assert groups.seconds == pytest.approx(10 + 10 + 70 * (1 - (7 / 8) ** 4), rel=0.05)
+    mixed = simulate(work(lengths=[[10] * 7 + [80]], responses=32, group=8, slots=32), "step by step")
+    assert mixed.seconds == pytest.approx(10 + 10 + 70 * (1 - (7 / 8) ** 32), rel=0.05)
+
+
 def test_rounds_of_whole_groups():
     # Groups of two; one in two responses has 30 tokens. The simulation draws 30, 10, 10, 30, 10, 10, 30, 10 and so on.
     assert BATCHES_UNDER_WAY == partial.BATCHES_UNDER_WAY
-    one = work(lengths=[10, 30], responses=4, group=2, slots=8, round_tokens=10, actor=1.0)
+    one = work(lengths=[[10, 30]], responses=4, group=2, slots=8, round_tokens=10, actor=1.0)
     draw = random.Random(0)
-    groups = [draw.choices(one.lengths, k=2) for _ in range(4)]
+    groups = [one.draw_group(draw) for _ in range(4)]
     rounds = sorted(max(group) for group in groups)[1] // 10  # until the second group of four is whole
     assert simulate(one, "partial", steps=1).seconds == pytest.approx(10 * rounds + 1)
     # With a round that ends every response, every second step finds its batch whole.
-    whole = work(lengths=[10], responses=4, group=2, slots=8, round_tokens=10, actor=1.0)
+    whole = work(lengths=[[10]], responses=4, group=2, slots=8, round_tokens=10, actor=1.0)
     assert simulate(whole, "partial", steps=10).seconds == pytest.approx((5 * 10 + 10 * 1.0) / 10)
 
 
@@ -82,7 +94,8 @@ def test_slots_are_filled_as_sequences_end():
 
 
 def run_folder(root, rl="", rollout="", rows=9):
-    """What stage=rl leaves of a run on two ranks at TP 2 whose decode step takes 2 + 0.5 n ms: a batch of 4 x 2 responses."""
+    """What stage=rl leaves of a run on two ranks at TP 2 whose decode step takes 2 + 0.5 n ms and a start 10 ms; a batch is
+    4 x 2 responses."""
     text = (
         "{stage: rl, model_name: m, algo_name: a, data_name: d, cluster_name: c, name: past, layout: {tp: 2},"
         " cluster: {device: cpu, devices_per_node: 2}, model: {family: qwen3, num_layers: 2, hidden_size: 64,"
@@ -101,7 +114,7 @@ def run_folder(root, rl="", rollout="", rows=9):
         for step in range(1, rows + 1)
     ]
     for row in metrics:
-        row["speed/sampling_s"] = 0.002 * row["length/max"] + 0.0005 * row["speed/generated_tokens"]
+        row["speed/sampling_s"] = 0.002 * row["length/max"] + 0.0005 * row["speed/generated_tokens"] + 0.01 * 8
         row["seconds/generate"] = row["speed/sampling_s"]
         row["seconds/step"] = row["seconds/generate"] + 0.25 + 3.0
     metrics[0]["speed/sampling_s"] = 100.0
@@ -112,9 +125,9 @@ def run_folder(root, rl="", rollout="", rows=9):
 
 def test_the_rates_of_a_run_are_read_off_its_metrics(tmp_path):
     found = measure(run_folder(tmp_path / "past"))
-    assert (found.decode_base, found.decode_each) == (pytest.approx(0.002), pytest.approx(0.0005))
+    assert found.decode == (pytest.approx(0.002), pytest.approx(0.0005), pytest.approx(0.01))
     assert (found.actor, found.sync) == (pytest.approx(3.0), 0.25)
-    assert lengths_of(tmp_path / "past" / "samples.jsonl") == [12, 40, 20]
+    assert lengths_of(tmp_path / "past" / "samples.jsonl") == [[12, 40, 20]]
     for changes, said in (
         ({"rollout": ", partial_tokens: 8"}, "it sampled in rounds"),
         ({"rollout": ", max_concurrent: 4"}, "did not decode a whole batch at once"),
@@ -133,15 +146,18 @@ def test_the_plan_prints_the_simulation(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "on 2 engines of up to 256 sequences" in out
     assert "lengths of past: median 20, mean 24, longest 40" in out
-    assert "takes 2 + 0.5 n ms, the actor 3 s a step, a sync 0.25 s (measured in past)" in out
+    assert "takes 2 + 0.5 n ms, a sequence's start 10 ms, the actor 3 s a step, a sync 0.25 s (measured in past)" in out
     assert [line.split("  ")[1] for line in out.splitlines() if line.startswith(tuple(f"  {m}" for m in MODES))] == [
         *MODES
     ]
     assert "Partial has rounds of 5 tokens" in out
     assert "plan.lengths" not in out.partition("Waiting, simulated")[0]  # in no command that is to be typed
-    given = ["plan.lengths=lengths.txt", "plan.decode_ms=5,0.1"]
+    given = ["plan.lengths=lengths.txt", "plan.decode_ms=5,0.1,2"]
     assert cli.main([*words, *given, "plan.actor_s=7"]) == 0
-    assert "takes 5 + 0.1 n ms, the actor 7 s a step, a sync 0 s (given)" in capsys.readouterr().out
+    assert (
+        "takes 5 + 0.1 n ms, a sequence's start 2 ms, the actor 7 s a step, a sync 0 s (given)"
+        in capsys.readouterr().out
+    )
     assert cli.main([*words, *given]) == 2
     assert "give plan.actor_s, or name a run that has measured it" in capsys.readouterr().err
     assert cli.main([*words, "plan.lengths=nothing"]) == 3
@@ -164,7 +180,7 @@ def test_a_rehearsal_gives_the_actors_seconds(tmp_path, monkeypatch):
         foresee(compose([*words, "rollout.engine=native"]), plan, pace)
 
 
-def test_a_decode_step_has_two_rates():
-    for wrong in ([1.0], [1.0, -1.0], [0.0, 0.0]):
-        with pytest.raises(ValueError, match="takes two numbers"):
+def test_decoding_has_two_or_three_rates():
+    for wrong in ([1.0], [1.0, -1.0], [0.0, 0.0], [0.0, 0.0, 1.0]):
+        with pytest.raises(ValueError, match="takes two or three numbers"):
             Plan(lengths="x", decode_ms=wrong)

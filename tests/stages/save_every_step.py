@@ -1,59 +1,59 @@
-"""What an asynchronous save after every step costs, by turns with no save at all. By hand, on a quiet machine:
+"""What an asynchronous save costs, as a share of a step of `model=tiny`. By hand, on a quiet machine:
 
-    .venv/bin/python tests/stages/save_every_step.py <folder> [repeats] [steps]
+    .venv/bin/python tests/stages/save_every_step.py <folder> [runs] [steps]
 
-The folder is made, and kept for the next call. Two ranks, the tiny preset's stages at the size of tests/lib/house.py. Of each
-run: the median of seconds/step without the first two steps and the last, and the processor seconds of both ranks a step.
+Two runs of the same steps differ by more than a save costs, so the cost is taken within a run, which saves after every fourth
+step. A save ends within the two steps after it, so those are compared with the two that follow: the difference is one save. The
+folder keeps the prepared run for the next call.
 """
 
 import shutil
+import subprocess
 import sys
-import uuid
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "lib")]
-
-from house import House, ranks_of, steps_done, until  # noqa: E402
-from trials import prepared_house  # noqa: E402
+sys.path[:0] = [str(ROOT)]
 
 from pipeline.common.files import read_jsonl  # noqa: E402
 
-KINDS = {"async, every step": ["rl.async_save=true", "rl.save_every=1"], "none": ["rl.save_every=1000"]}
-SKIPPED = 2
+EVERY = 4
 
 
-def measure(house: House, words: list[str], steps: int) -> tuple[float, float]:
-    """Median seconds of a step, and processor seconds of both ranks a step."""
-    name = f"cost-{uuid.uuid4().hex[:6]}"
-    root = house.copy(name, "preprocess", "convert")
-    metrics = root / "metrics.jsonl"
-    process = house.start("rl", f"rl.steps={steps}", *words, name=name)
-    spent = []
-    for step in (SKIPPED, steps - 1):
-        until(lambda step=step: steps_done(metrics) >= step, process)
-        spent.append(sum(sum(rank.cpu_times()[:2]) for rank in ranks_of(process, "rl")))
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
-    seconds = [row["seconds/step"] for row in read_jsonl(metrics)][SKIPPED:-1]
-    shutil.rmtree(root)
-    return median(seconds), (spent[1] - spent[0]) / (steps - 1 - SKIPPED)
+def stage(name: str, run: str, folder: Path, *words: str) -> None:
+    subprocess.run(
+        ["bash", "run.sh", f"stage={name}", "model=tiny", f"name={run}", f"runs_dir={folder}", *words],
+        cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
 
 
-def main(folder: str, repeats: str = "5", steps: str = "40") -> None:
-    house = prepared_house(Path(folder).resolve())
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in KINDS}
-    try:
-        for _ in range(int(repeats)):
-            for name, words in KINDS.items():
-                found[name].append(measure(house, words, int(steps)))
-                print(f"{name}: {found[name][-1][0]:.3f} s, {found[name][-1][1]:.3f} processor s a step", flush=True)
-    finally:
-        house.close()
-    with_saves, without = ([median(column) for column in zip(*pairs, strict=True)] for pairs in found.values())
-    for what, one, other in zip(("seconds", "processor seconds"), with_saves, without, strict=True):
-        print(f"{what} a step: {one:.3f} with saves, {other:.3f} without: {100 * (one / other - 1):+.1f}%")
+def costs(folder: Path, steps: int) -> list[tuple[float, float]]:
+    """Of each save of a new run: its seconds, and the seconds of a step without one."""
+    shutil.rmtree(folder / "cost", ignore_errors=True)
+    shutil.copytree(folder / "base", folder / "cost")
+    stage("rl", "cost", folder, "rl.async_save=true", f"rl.save_every={EVERY}", f"rl.steps={steps}")
+    seconds = [row["seconds/step"] for row in read_jsonl(folder / "cost" / "metrics.jsonl")]
+    found = []
+    for after in range(EVERY, steps - EVERY + 1, EVERY):  # the row of the step after a save holds its first part
+        first, second, third, fourth = seconds[after : after + EVERY]
+        found.append((first + second - third - fourth, (third + fourth) / 2))
+    return found
+
+
+def main(folder: str, runs: str = "3", steps: str = "40") -> None:
+    root = Path(folder).resolve()
+    if not (root / "base" / "convert").is_dir():
+        for name in ("preprocess", "sft", "convert"):
+            stage(name, "base", root)
+    shares = []
+    for run in range(1, int(runs) + 1):
+        found = costs(root, int(steps))
+        step = median(other for _, other in found)
+        shares += [save / step for save, _ in found]
+        print(f"run {run}: a step {step:.3f} s, a save {median(save for save, _ in found):.3f} s", flush=True)
+    error = stdev(shares) / len(shares) ** 0.5
+    print(f"{len(shares)} saves: median {median(shares):.1%} of a step, mean {mean(shares):.1%} +- {error:.1%}")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def check_loss(engine: ServeEngine, policy: Policy, prompts: list[Prompt], victi
     expected = generate()
     assert generate(kill) == expected
     assert killed == [victim]
-    fleet = engine.fleet
+    fleet = engine.main.peer
     assert len(fleet.ready) == len(fleet.servers) - 1
     deadline = time.monotonic() + 400
     count = 0

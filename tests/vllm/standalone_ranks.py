@@ -67,8 +67,8 @@ def check_loss(
     assert generate(kill if when == "samples" else None) == expected
     assert killed == [victim]
     assert engine.restarts == 0
-    assert engine.link is not None
-    engine.link._hang_up()
+    assert engine.main.peer is not None
+    engine.main.peer._hang_up()
     with pytest.raises(ServerError, match=rf"{address} was lost: rank .* of 2 .*torchrun .*server {address} 2\), then"):
         generate()
 
