@@ -24,6 +24,7 @@ from pipeline.rl import kept_samples
 from pipeline.rl.advantages import advantages_of
 from pipeline.rl.checks import (
     CollapseWatch,
+    SkipWatch,
     entropy_metric,
     is_due,
     lag_metrics,
@@ -91,8 +92,10 @@ def main(run: StageRun) -> dict:
             settings.rollout.partial_tokens,
         ) as collector,
     ):
-        watch = CollapseWatch(settings.model.vocab_size, settings.algo.reward_min)
+        watch, skips = CollapseWatch(settings.model.vocab_size, settings.algo.reward_min), SkipWatch()
         tracker.resume(done)
+        if run.is_main:
+            kept_samples.forget_after(run.root, done)
         drift = DriftWatch(tracker.rows())  # a continued run is compared with its own first steps
         if state is not None:
             collector.load_state_dict(state)
@@ -129,7 +132,7 @@ def main(run: StageRun) -> dict:
                         )
                         metrics |= curve_point(name, statistics)
             tracker.samples(step, samples_of(batch, signal, rl.sample_rollouts))
-            for warning in watch.see(metrics):
+            for warning in (*watch.see(metrics), *skips.see(step, metrics)):
                 run.log(warning)
             for change in drift.see(step, metrics):
                 run.log(f"WARNING: {change}. docs/verifier.md says what to look at. Shown once.")

@@ -90,6 +90,9 @@ def load_folder(
     converts = optimizer is not None and (
         _was_distributed(folder, entries, saved) != optimizer.config.use_distributed_optimizer
     )
+    if optimizer is not None:
+        aware = optimizer.config.use_precision_aware_optimizer
+        optimizer_forms.refuse_other_precision(folder, entries, aware)
     step = optimizer_forms.step_of(folder, saved.get("optimizer")) if converts else 0
     template = sharded_state(chunks, optimizer, is_loading=True)
     names = {path: name for path, name, _ in sharded_tensors(template)}
@@ -120,7 +123,8 @@ def load_folder(
 
 def _was_distributed(folder: Path, entries: Collection[str], saved: dict[str, Any]) -> bool:
     """Whether the optimizer state of a checkpoint is that of the distributed optimizer. It and the others keep Adam's step and
-    parameter groups in different places and forms, and upstream converts neither. Raises InputError where there is none.
+    parameter groups in different places and forms, and upstream converts neither. Raises InputError if the checkpoint has no
+    optimizer state.
 
     Args:
         entries: names in the checkpoint's `.metadata`.

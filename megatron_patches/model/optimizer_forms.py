@@ -8,6 +8,7 @@ for is looked up by name, and its state dict is filled at its own places. Adam's
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,29 @@ from pipeline.common.errors import InputError
 STATE = "optimizer.state."
 MASTERS = ("fp32_param", "param")
 """Names of the fp32 weights in checkpoints."""
+HALVES = (torch.int16, torch.uint16, torch.float16, torch.bfloat16)
+"""Types that the precision-aware optimizer alone saves: halves of fp32 weights, and small moments."""
+
+
+def refuse_other_precision(folder: Path, entries: dict[str, Any], precision_aware: bool) -> None:
+    """Raises InputError if the optimizer state of a checkpoint is not of the kind that an optimizer reads.
+
+    Transformer Engine's precision-aware optimizer may keep only the 16 bits of an fp32 weight that its bf16 weight lacks, and
+    moments in bf16. Read as fp32 those would be other numbers, and nothing here can convert them.
+
+    Args:
+        entries: of the checkpoint's `.metadata`, by name.
+        precision_aware: whether the optimizer is one.
+    """
+    types = (
+        getattr(getattr(entry, "properties", None), "dtype", None) for name, entry in entries.items() if STATE in name
+    )
+    was = any(dtype in HALVES for dtype in types)
+    if was != precision_aware:
+        raise InputError(
+            f"{folder}: its optimizer state was saved with rl.optimizer.precision_aware={str(was).lower()}, and is not "
+            f"converted. Give that, or start from its weights: rl.load=<that folder> rl.load_optimizer=false."
+        )
 
 
 def read(template: Any, saved: Collection[str], load: Callable[[Any], Any], step: int) -> Any:

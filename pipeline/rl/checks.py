@@ -145,6 +145,24 @@ class CollapseWatch:
         ]
 
 
+@dataclass
+class SkipWatch:
+    """Says that optimizer steps were skipped, when the step before had none."""
+
+    _skipping: bool = False
+
+    def see(self, step: int, metrics: Mapping[str, Any]) -> list[str]:
+        """The warning that this step's metrics bring, mostly none."""
+        share, before = metrics.get("optim/skipped", 0.0), self._skipping
+        self._skipping = share > 0
+        if before or not self._skipping:
+            return []
+        return [
+            f"WARNING: step {step}: {share:.0%} of its optimizer steps were skipped, because loss or gradient is not finite. "
+            "The weights are as before them."
+        ]
+
+
 def is_due(step: int, every: int) -> bool:
     """True at every `every`-th step; never if `every` is 0."""
     return every > 0 and step % every == 0

@@ -1,6 +1,7 @@
 """How the ranks of one node meet without a port that others can reach. Loads torch, so torchrun's process alone imports it."""
 
 import socket
+from collections.abc import Callable
 
 from torch.distributed import PrefixStore, TCPStore
 from torch.distributed.elastic.rendezvous import (
@@ -21,7 +22,9 @@ class LoopbackRendezvous(RendezvousHandler):
 
     backend = "loopback"
 
-    def __init__(self, parameters: RendezvousParameters):
+    def __init__(self, parameters: RendezvousParameters, before_start: Callable[[], None] = lambda: None):
+        """`before_start` is called each time before the ranks start."""
+        self.before_start = before_start
         self.run_id = parameters.run_id
         self.starts = 0
         self.store: TCPStore | None = None
@@ -40,6 +43,7 @@ class LoopbackRendezvous(RendezvousHandler):
             "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
         )
         self.starts += 1
+        self.before_start()
         store = PrefixStore(f"{self.run_id}/{self.starts}", self.store)
         return RendezvousInfo(store, 0, 1, RendezvousStoreInfo("127.0.0.1", port))
 

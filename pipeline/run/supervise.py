@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.common import scratch
 from pipeline.common.processes import die_with_parent, stop_tree
 from pipeline.common.waiting import exit_code_of
+from pipeline.run import attempts
 from pipeline.run.launch import Command
 from pipeline.run.watchdog import COLLECTIVES, NOTICE, Watchdog
 from pipeline.stage import LOG_FOLDER, OUTCOME_FOLDER, PARENT, STOP_FILE
@@ -78,12 +79,12 @@ def run(
         stop_file.unlink(missing_ok=True)
         if signals.count >= (2 if stops else 1):
             return Ending(1, stopped=True, asked=True)
-        files = _outcomes((outcomes, spare), started)
+        files, newest = _outcomes((outcomes, spare), started), attempts.begun(spare)
     if code == 0:
         own = [files[f"rank{rank}.json"] for rank in ranks if f"rank{rank}.json" in files]
         stopped = any(outcome["stopped"] for outcome in own)
         return Ending(0, files.get("rank0.json", {}).get("result", {}), stopped, asked=signals.count > 0)
-    if watchdog is not None and watchdog.verdict:
+    if watchdog is not None and watchdog.verdict and watchdog.ended > newest:
         return Ending(1, message=watchdog.verdict)
     return _blame(folder, files, ranks, code)
 
@@ -179,8 +180,9 @@ def _logs(folder: Path, rank: int, per_node: int) -> Path:
 def _tail(logs: Path, rank: int, local_rank: int) -> str:
     """The last lines that a rank wrote to its logs, with the name of the log; empty if there are none."""
     log = logs / f"rank{rank}.log"
-    caught = sorted(logs.glob(f"*/attempt_*/{local_rank}/stderr.log"))[-1:]  # before the rank opened its own log
-    text = "\n".join(path.read_text("utf-8", "replace").strip() for path in (*caught, log) if path.exists()).strip()
+    caught = list(logs.glob(f"*/attempt_*/{local_rank}/stderr.log"))  # before the rank opened its own log
+    newest = sorted(caught, key=lambda path: path.stat().st_mtime)[-1:]
+    text = "\n".join(path.read_text("utf-8", "replace").strip() for path in (*newest, log) if path.exists()).strip()
     if not text:
         return ""
     return "\n".join([f"The end of {log}:", *text.splitlines()[-TAIL_LINES:]]) + "\n"

@@ -49,6 +49,7 @@ def _run(arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
 
+    from pipeline.run import attempts
     from pipeline.run.loopback import LoopbackRendezvous
     from pipeline.run.meeting import NodesRendezvous, NotMetError, PeerEndedError
 
@@ -58,8 +59,11 @@ def _run(arguments: list[str]) -> int:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # it would report each rank that it ends itself
     options = run.parse_args(arguments)
     node = options.node_rank
-    nodes = functools.partial(NodesRendezvous, node=node, restarts=options.max_restarts > 0)
-    rendezvous_handler_registry.register(LoopbackRendezvous.backend, LoopbackRendezvous)
+    per_node = int(options.nproc_per_node)
+    begin = functools.partial(attempts.begin, range(node * per_node, (node + 1) * per_node))
+    loopback = functools.partial(LoopbackRendezvous, before_start=begin)
+    nodes = functools.partial(NodesRendezvous, node=node, restarts=options.max_restarts > 0, before_start=begin)
+    rendezvous_handler_registry.register(LoopbackRendezvous.backend, loopback)
     rendezvous_handler_registry.register(NodesRendezvous.backend, nodes)
     try:
         run.run(options)
@@ -82,6 +86,7 @@ def _run(arguments: list[str]) -> int:
     except PeerEndedError:
         return 1  # its files say why
     except (NotMetError, DistError) as error:
+        begin()  # what ended the attempt before is not why this one has not begun
         message = str(error) if isinstance(error, NotMetError) else f"The nodes lost each other as they met: {error}"
         write_outcome(f"{NOTICE}-agent{node}.json", {"time": time.time(), "message": message})
         return 1

@@ -86,6 +86,8 @@ class Watchdog:
         """The last records of ranks that may be dead."""
         self.verdict = ""
         """Why ranks were ended; empty again once torchrun has started them again."""
+        self.ended = 0.0
+        """When that was, by the machine's clock."""
         self.is_over = False
         """Whether the agent was ended, so that no rank starts again. What one that has just started reports changes nothing."""
         self.started = self.last = clock()
@@ -197,7 +199,7 @@ class Watchdog:
         below = descendants(agent)
         self._dump_collectives()
         stacks = self._stacks()
-        self.verdict = self._text(blamed, stacks, now)
+        self.verdict, self.ended = self._text(blamed, stacks, now), time.time()
         with suppress(OSError):
             write_json(self.notice, {"time": time.time(), "message": self.verdict})
         self.say(self.verdict.partition("\n")[0])

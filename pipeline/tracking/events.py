@@ -37,7 +37,8 @@ class Events:
 
     def flush(self) -> None:
         if self._writer is not None:
-            self._writer.flush()
+            with naming(self.folder):
+                self._writer.flush()
 
     def close(self) -> None:
         if self._writer is not None:

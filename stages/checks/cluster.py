@@ -18,10 +18,12 @@ from pathlib import Path
 
 from torch.distributed import DistError, DistNetworkError, Store, TCPStore
 
+from pipeline.common.addresses import listener
 from pipeline.common.errors import InputError
 from pipeline.common.files import write_text
 from pipeline.common.tables import aligned
 from pipeline.run import machines
+from pipeline.run.meeting import serve
 from pipeline.settings import Cluster
 from pipeline.settings.engine import uses_gpus
 from pipeline.stage import StageRun
@@ -93,15 +95,16 @@ def main(run: StageRun) -> dict:
 
 
 def join(cluster: Cluster) -> TCPStore:
-    """The store at node 0's port. Raises InputError if node 0 cannot be reached."""
+    """The store at node 0's port, which is open at the address of node 0's name alone, as in every other stage.
+
+    Raises InputError if node 0 cannot be reached.
+    """
+    several = cluster.nnodes > 1
+    host, port = (cluster.master_addr, cluster.master_port) if several else ("127.0.0.1", 0)
+    if cluster.node_rank == 0:
+        return serve(host, port, 60 * JOIN_MINUTES)[0]
     try:
-        return TCPStore(
-            cluster.master_addr if cluster.nnodes > 1 else "127.0.0.1",
-            cluster.master_port if cluster.nnodes > 1 else machines.free_port(),
-            is_master=cluster.node_rank == 0,
-            wait_for_workers=False,
-            timeout=timedelta(minutes=JOIN_MINUTES),
-        )
+        return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(minutes=JOIN_MINUTES))
     except DistNetworkError as error:
         raise InputError(
             f"node {cluster.node_rank} ({socket.gethostname()}) cannot reach node 0 at"
@@ -186,7 +189,7 @@ def own_address(cluster: Cluster) -> str:
 def connections(meeting: Meeting, address: str) -> list[str]:
     """Addresses of other nodes that this one cannot connect to, at a port that the system chooses: so do gloo, NCCL and the
     stores of the ranks."""
-    with socket.create_server(("", 0)) as opened:
+    with listener(address, 0) as opened:
         meeting.say("address", [address, opened.getsockname()[1]])
         offers = meeting.heard("address")
         failed = [

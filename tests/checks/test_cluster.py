@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from cli import ROOT, environment
 from ranks import free_port, run_ranks
@@ -82,6 +83,16 @@ def test_two_sound_nodes_on_the_command_line(tmp_path):
         assert "of which the plan assumes nothing" in out
         assert "link" not in out  # one device a node
         assert len(out.splitlines()) < 25
+
+
+@pytest.mark.parametrize("nnodes", [1, 2])
+def test_the_store_listens_at_the_address_of_node_0s_name_alone(nnodes):
+    before = {place.laddr for place in psutil.Process().net_connections() if place.status == psutil.CONN_LISTEN}
+    words = ["stage=doctor", "check=cluster", f"cluster.nnodes={nnodes}", "cluster.master_addr=localhost"]
+    store = cluster.join(compose([*words, f"cluster.master_port={free_port()}"]).cluster)
+    after = {place.laddr for place in psutil.Process().net_connections() if place.status == psutil.CONN_LISTEN}
+    assert {place.ip for place in after - before} == {"127.0.0.1"}
+    del store
 
 
 def test_a_node_that_does_not_come_is_named():

@@ -23,7 +23,7 @@ class Hold:
     def __call__(self, event: str, arguments: tuple) -> None:
         if event != self.event or not self.armed:
             return
-        if not any(isinstance(a, str | os.PathLike) and self.pattern.search(os.fspath(a)) for a in arguments):
+        if not any(isinstance(a, str | bytes | os.PathLike) and self.pattern.search(os.fsdecode(a)) for a in arguments):
             return
         if self.skip:
             self.skip -= 1

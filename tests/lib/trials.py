@@ -19,11 +19,14 @@ import psutil
 import torch
 from cli import ROOT
 from house import House, family, kill_all, ranks_of, rows
+from leftovers import command_line, open_ports, tagged
 
 from pipeline.common import heartbeat
 
 PATIENCE_S = 900
 """For a start to come to its moment, and for a run to end."""
+END_S = 60
+"""For processes that were killed to be gone: on a busy machine each of their threads waits for its turn to end."""
 HARMLESS = re.compile(r"(^|/)(logs|outcome|tensorboard)(/|$)|\.lock$")
 """Files whose number depends on how often a run was started."""
 
@@ -116,12 +119,13 @@ class Trial:
 
     def look_for_what_is_left(self, start: Start, what: str) -> None:
         """Notes processes of a start that live, and kills them, and ports that are open."""
-        deadline = time.monotonic() + 10
-        while ((left := tagged(start.tag)) or still_open(start)) and time.monotonic() < deadline:
+        deadline = time.monotonic() + END_S
+        while ((left := tagged("KILL_TAG", start.tag)) or still_open(start)) and time.monotonic() < deadline:
             time.sleep(0.1)
         for process in left:
             with suppress(psutil.NoSuchProcess):
-                self.wrong.append(f"{what}: left behind: {process.pid} {' '.join(process.cmdline())[:200]}")
+                words = " ".join(command_line(process.pid))[:200]
+                self.wrong.append(f"{what}: left behind: {process.pid} ({process.status()}) {words}")
                 process.kill()
         if still := still_open(start):
             self.wrong.append(f"{what}: ports are open still: {still}")
@@ -157,25 +161,13 @@ def prepared_house(folder: Path) -> House:
 
 def listening(pids: list[int]) -> set[int]:
     """The ports on which some processes listen."""
-    found = psutil.net_connections("inet")
-    return {one.laddr.port for one in found if one.status == psutil.CONN_LISTEN and one.pid in pids}
+    return {port for port, owners in open_ports().items() if owners & set(pids)}
 
 
-def still_open(start: Start) -> set[int]:
-    """Ports of a start that are open, unless another program has taken them since."""
-    found = [one for one in psutil.net_connections("inet") if one.status == psutil.CONN_LISTEN]
-    ours = {None, *(process.pid for process in tagged(start.tag))}
-    return {one.laddr.port for one in found if one.pid in ours} & start.ports
-
-
-def tagged(tag: str) -> list[psutil.Process]:
-    """Living processes that descend from a start, whoever their parent is now."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get("KILL_TAG") == tag and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+def still_open(start: Start) -> dict[int, set[int]]:
+    """Ports of a start that are open, and who holds them, unless another program has taken them since."""
+    ours, found = {process.pid for process in tagged("KILL_TAG", start.tag)}, open_ports()
+    return {port: found[port] for port in start.ports & found.keys() if not found[port] or found[port] & ours}
 
 
 def differences(root: Path, straight: Path, stage: str) -> list[str]:
@@ -195,7 +187,7 @@ def differences(root: Path, straight: Path, stage: str) -> list[str]:
         if path.suffix == ".jsonl":
             same = rows(path) == rows(twin)
         elif path.suffix == ".pt":
-            same = _same(*(torch.load(file, weights_only=False) for file in (path, twin)))
+            same = _same(*(torch.load(file, weights_only=False) for file in (path, twin)), (str(root), str(straight)))
         else:
             same = path.suffix not in (".distcp", ".safetensors") or path.read_bytes() == twin.read_bytes()
         if not same:
@@ -203,11 +195,14 @@ def differences(root: Path, straight: Path, stage: str) -> list[str]:
     return found
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: Any, other: Any, roots: tuple[str, str]) -> bool:
+    """Whether two loaded files are equal, apart from paths inside the two runs' own folders."""
     if isinstance(one, torch.Tensor):
         return isinstance(other, torch.Tensor) and one.equal(other)
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+        return one.keys() == other.keys() and all(_same(value, other[key], roots) for key, value in one.items())
     if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(_same(*pair, roots) for pair in zip(one, other, strict=True))
+    if isinstance(one, str) and isinstance(other, str):
+        return one.replace(*roots) == other
     return type(one) is type(other) and (one == other or hasattr(one, "__dict__"))

@@ -4,13 +4,15 @@ threads of this process; real hosts are in test_hosts.py."""
 import json
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 from ranks import free_port
+from torch.distributed import TCPStore
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from pipeline.run import meeting
-from pipeline.run.meeting import NodesRendezvous, NotMetError, PeerEndedError
+from pipeline.run.meeting import NodesRendezvous, NotMetError, PeerEndedError, Watch
 from pipeline.stage import OUTCOME_FOLDER
 
 
@@ -18,13 +20,19 @@ from pipeline.stage import OUTCOME_FOLDER
 def agent(monkeypatch):
     """Makes the rendezvous of a node; all of a test have one endpoint."""
     monkeypatch.setattr(meeting, "LOOK_SECONDS", 0.05)
-    endpoint = f"127.0.0.1:{free_port()}"
+    endpoint, made = f"127.0.0.1:{free_port()}", []
 
     def make(node, count=2, timeout=60, restarts=True):
         words = RendezvousParameters("nodes", endpoint, "none", count, count, timeout=str(timeout))
-        return NodesRendezvous(words, node, restarts)
+        made.append(NodesRendezvous(words, node, restarts))
+        return made[-1]
 
-    return make
+    yield make
+    for agent in made:
+        if agent.watch is not None:  # it ends before the stores that it asks close
+            agent.watch.over.set()
+            for thread in agent.watch.threads:
+                thread.join(10)
 
 
 def meet(*agents):
@@ -131,8 +139,66 @@ def test_node_0_is_noticed_over_a_new_connection_where_the_old_one_does_not_answ
         def check(self, _):
             time.sleep(30)
 
-    other.meeting = Silent()
-    other.lost = False
-    for look in (other._look, other._look_anew):
-        threading.Thread(target=look, args=(other.meeting, b"the agent that is gone"), daemon=True).start()
-    until(lambda: other.num_nodes_waiting() == 1)
+    watch = Watch(other.host, other.port, Silent(), b"the agent that is gone")
+    until(lambda: watch.lost)
+    watch.over.set()
+
+
+def client(agent):
+    """A connection to node 0 as another node's agent has one."""
+    return TCPStore(agent.host, agent.port, is_master=False, timeout=timedelta(seconds=30), wait_for_workers=False)
+
+
+def test_a_node_that_asks_again_after_its_answer_is_met_at_another_store(agent):
+    """Its connection failed between the answer and the store. Node 0 must not go on to ranks that nobody joins."""
+    first, other = agent(0), agent(1)
+    found = []
+    waiting = threading.Thread(target=lambda: found.extend(meet(first)))
+    waiting.start()
+    until(lambda: first.meeting is not None)
+    asks = client(first)
+    asks.set("came1", "a ticket")
+    port = int(asks.get("go-a ticket"))
+    (one,) = meet(other)
+    waiting.join()
+    assert port_of(one) == port_of(found[0]) != port
+    assert first.num_nodes_waiting() == 0
+
+
+def test_a_third_node_that_had_met_already_comes_again_with_the_one_that_asks_again(agent):
+    first, other, third = agent(0, 3), agent(1, 3), agent(2, 3)
+    found = []
+    waiting = threading.Thread(target=lambda: found.extend(meet(first, third)))
+    waiting.start()
+    until(lambda: first.meeting is not None)
+    asks = client(first)
+    asks.set("came1", "a ticket")
+    port = int(asks.get("go-a ticket"))
+    found += meet(other)
+    waiting.join()
+    assert len({port_of(each) for each in found} - {port}) == 1
+
+
+def test_a_node_that_cannot_reach_the_new_store_is_named(agent):
+    first = agent(0, timeout=2)
+    found = []
+    waiting = threading.Thread(target=lambda: found.extend(meet(first)))
+    waiting.start()
+    until(lambda: first.meeting is not None)
+    asks = client(first)
+    asks.set("came1", "a ticket")
+    port = int(asks.get("go-a ticket"))
+    waiting.join()
+    assert isinstance(found[0], NotMetError)
+    assert f"node 1 came, but did not reach port {port} of node 0" in str(found[0])
+
+
+def test_what_an_earlier_meeting_hears_late_changes_nothing(agent):
+    first, other = agent(0), agent(1)
+    meet(first, other)
+    before = other.watch
+    meet(first, other)
+    assert before.over.is_set()
+    before.lost, before.asked = True, 0.0
+    assert other.num_nodes_waiting() == 0
+    assert not other.watch.lost

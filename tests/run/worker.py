@@ -22,7 +22,7 @@ def main(run: StageRun) -> dict:
 
         torch.distributed.init_process_group("gloo")
     print(f"rank {run.rank} of {run.world_size}", flush=True)
-    if MODE == "silent":
+    if MODE.startswith("silent"):
         wait_in_vain(run)
     if MODE == "steps":
         return make_steps(run)
@@ -107,13 +107,20 @@ def fail(run: StageRun) -> None:
     if MODE == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     marker = Path(sys.argv[1]).with_name("failed-once")
-    if MODE == "once" and not marker.exists():
+    if MODE in ("once", "raise, killed") and not marker.exists():
         marker.touch()
         raise ValueError("rank one is ill at first")
+    if MODE == "raise, killed":
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-if MODE == "import" and os.environ["RANK"] == "1":
-    import nothing_like_it  # noqa: F401
+if os.environ["RANK"] == "1":
+    if MODE == "import":
+        import nothing_like_it  # noqa: F401
+    if MODE == "silent, killed" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+if MODE.startswith("silent"):
+    import torch  # noqa: F401  before the watchdog's limit, which is short, counts
 
 if __name__ == "__main__":
     run_stage(main)

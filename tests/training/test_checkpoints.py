@@ -10,6 +10,7 @@ import pickle
 import shutil
 import threading
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -462,6 +463,38 @@ def test_optimizer_state_of_the_other_kind_is_converted_to_the_bit(world, tmp_pa
         learn(after, step)
     weights = [dict(actor.chunks[0].named_parameters()) for actor in (before, after)]
     assert all(tensor.equal(weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_state_of_a_precision_aware_optimizer_is_refused_by_name(actor, tmp_path, monkeypatch):
+    """That optimizer needs Transformer Engine, so a checkpoint is written here with moments in its type."""
+    from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor
+
+    from megatron_patches.model import checkpoint, checkpoint_saving
+
+    of_upstream = checkpoint_saving.sharded_state
+
+    def small(entry):
+        if not isinstance(entry, ShardedTensor) or "optimizer.state.exp_avg." not in entry.key:
+            return entry
+        return replace(entry, data=entry.data.bfloat16(), dtype=torch.bfloat16)
+
+    checkpoint.save(tmp_path, 1, actor.chunks, MODEL, optimizer=actor.optimizer, common={})
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            checkpoint_saving, "sharded_state", lambda *a, **k: dict_list_map_outplace(small, of_upstream(*a, **k))
+        )
+        checkpoint.save(tmp_path, 2, actor.chunks, MODEL, optimizer=actor.optimizer, common={})
+    with pytest.raises(
+        InputError, match=r"0000002: its optimizer state was saved with rl\.optimizer\.precision_aware=true"
+    ):
+        checkpoint.load(tmp_path, 2, actor.chunks, MODEL, optimizer=actor.optimizer)
+    checkpoint.load(tmp_path, 2, actor.chunks, MODEL)  # weights alone
+    monkeypatch.setattr(actor.optimizer.config, "use_precision_aware_optimizer", True)
+    with pytest.raises(
+        InputError, match=r"precision_aware=false, and is not converted\. Give that, or .*load_optimizer=false"
+    ):
+        checkpoint.load(tmp_path, 1, actor.chunks, MODEL, optimizer=actor.optimizer)
 
 
 def test_a_checkpoint_without_optimizer_state_says_so(actor, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from ranks import run_ranks
 
-from pipeline.rl.checks import CollapseWatch, mean_metrics
+from pipeline.rl.checks import CollapseWatch, SkipWatch, mean_metrics
 from pipeline.rollout.gap import GapError, gap_metrics
 from pipeline.settings import Rollout
 
@@ -57,3 +57,10 @@ def test_a_collapse_is_said_once(metrics, said):
     warnings = [text for row in rows for text in watch.see(row)]
     assert len(warnings) == 1
     assert said in warnings[0]
+
+
+def test_skipped_optimizer_steps_are_said_when_they_begin():
+    watch = SkipWatch()
+    said = [watch.see(step, {"optim/skipped": share}) for step, share in enumerate([0.0, 0.5, 1.0, 0.0, 1.0], start=1)]
+    assert [len(texts) for texts in said] == [0, 1, 0, 0, 1]
+    assert said[1][0].startswith("WARNING: step 2: 50% of its optimizer steps were skipped")
