@@ -12,10 +12,9 @@ from pipeline.common.names import nearest, unknown
 from pipeline.run import manifests, plan
 from pipeline.run.catalog import Job
 from pipeline.run.imports import check_function
-from pipeline.settings import Rollout, Settings
+from pipeline.settings import Rollout, Settings, levers
 from pipeline.settings.algo import SEQUENCE
-from pipeline.settings.engine import chosen_engine, uses_gpus
-from pipeline.settings.levers import of_transformer_engine, recomputed_modules
+from pipeline.settings.engine import chosen_engine, not_on_gpus, uses_gpus
 
 
 def check(job: Job, root: Path) -> None:
@@ -141,17 +140,7 @@ def check_training(settings: Settings) -> None:
 def check_transformer_engine(settings: Settings) -> None:
     """Raises `UsageError` for a lever of Transformer Engine's where its layers cannot be, or cannot take this model."""
     model = settings.model
-    for name in of_transformer_engine(settings.rl):
-        if not uses_gpus(settings.cluster):
-            raise UsageError(f"{name} needs Transformer Engine on GPUs, and the ranks run on the CPU. Remove the key.")
-        if model.dtype == "fp32":
-            raise UsageError(
-                f"{name} with model.dtype=fp32: Transformer Engine's kernels are for bf16. Use model.dtype=bf16."
-            )
-        if model.backend == "local" and name.startswith(("rl.attention", "rl.fp8")):
-            raise UsageError(
-                f"{name} needs layers of Transformer Engine, and model.backend=local. Use model.backend=auto."
-            )
+    levers.check_transformer_engine(levers.of_transformer_engine(settings.rl), model, not_on_gpus(settings.cluster))
     widths = (model.hidden_size, model.ffn_hidden_size, model.experts.ffn_hidden_size)
     if settings.rl.fp8 != "none" and any(width // settings.layout.tp % 32 for width in widths):
         raise UsageError(
@@ -194,7 +183,7 @@ def check_modules(settings: Settings) -> None:
         return
     has_experts = settings.model.experts.count > 0
     wrong, what = (("mlp",), "experts in the place of the MLP") if has_experts else (("moe",), "no experts")
-    for name in recomputed_modules(settings.model, settings.rl.recompute_modules):
+    for name in levers.recomputed_modules(settings.model, settings.rl.recompute_modules):
         if name in wrong:
             raise UsageError(f"rl.recompute_modules={name}: the layers of this model have {what}.")
 

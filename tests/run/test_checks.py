@@ -355,9 +355,12 @@ def test_the_plan_and_the_run_ask_the_same_function(machine, capfd, words, gpus,
 def test_layers_that_cannot_be_built_are_told_at_the_start(monkeypatch, call):
     code, _, err = call("stage=convert", "model.backend=te")
     assert code == 2
-    assert "model.backend=te needs GPUs, and the ranks run on the CPU. Use model.backend=auto." in err
+    assert (
+        "model.backend=te needs Transformer Engine on GPUs (docs/cluster.md), and the ranks run on the CPU. Use model"
+        in err
+    )
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="Transformer Engine is not installed"):
+    with pytest.raises(UsageError, match=r"needs Transformer Engine on GPUs .*, and it is not installed"):
         engine.check_backend(compose(["stage=rl", "model=tiny", "cluster.device=cuda", "model.backend=te"]))
 
 
