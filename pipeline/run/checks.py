@@ -4,6 +4,7 @@ A dry run and a plan make the same checks. What depends on the machine (devices,
 start of a stage, because a plan may be made for another machine.
 """
 
+import re
 from pathlib import Path
 
 from pipeline.common.errors import InputError, UsageError
@@ -26,6 +27,8 @@ def check(job: Job, root: Path) -> None:
     settings, stage = job.settings, job.stage.name
     if job.stage.uses_layout:
         plan.check(settings)
+    if stage == "preprocess" and settings.data.source == "files":
+        check_problems(settings)
     if stage == "sft" and settings.sft.enabled:
         check_warm_up(settings)
     if stage == "rl":
@@ -39,6 +42,31 @@ def check(job: Job, root: Path) -> None:
     if stage in ("rl", "evaluate"):
         check_samples(settings)
     check_checkpoint(job)
+
+
+def check_problems(settings: Settings) -> None:
+    """Refuses problem files that preprocess cannot work with by their names: none to train on, one file for training and
+    evaluation, an evaluation set whose name is no file name."""
+    data = settings.data
+    same = {path: name for name, path in data.eval_path.items() if path in data.path}
+    for path, name in same.items():
+        raise UsageError(
+            f"{path} is given for training (data.path) and for evaluation ({name}), so all its problems would be dropped from "
+            "training. Give other problems to train on; to measure a model without training: stage=evaluate data.eval=<file>"
+        )
+    if not data.path and not (data.only_evaluates and not settings.sft.enabled):
+        raise UsageError(
+            "data.path is empty: name your problems (JSON lines, CSV, parquet, or a Hugging Face dataset folder) as "
+            "data.path=problems.jsonl, or set data=arithmetic for the embedded ones"
+        )
+    if data.only_evaluates and data.tokenizer == "sentencepiece":
+        raise UsageError(
+            "data.tokenizer=sentencepiece trains a tokenizer, and there are no training problems. Evaluate a model with "
+            "a tokenizer of its own: model=<folder>"
+        )
+    for name in data.eval_path:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise UsageError(f"data.eval_path.{name}: an evaluation set's name has letters, digits, _, - and . only")
 
 
 def check_samples(settings: Settings) -> None:

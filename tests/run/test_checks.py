@@ -95,6 +95,22 @@ def test_training_with_log_probs_that_a_server_does_not_give_is_refused(call):
     assert call("stage=evaluate", *serve, "rollout.temperature=0.8")[0] == 0
 
 
+@pytest.mark.parametrize("stage", ["preprocess", "all"])
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("data.eval_path.held=a.jsonl", "a.jsonl is given for training (data.path) and for evaluation (held)"),
+        ("data.eval_path.a/b=b.jsonl", "an evaluation set's name has letters"),
+    ],
+)
+def test_problem_files_are_checked_by_their_names(call, tmp_path, stage, word, said):
+    for dry in ([], ["dry_run=true"]):
+        code, _, err = call(f"stage={stage}", "data=math", "data.path=a.jsonl", word, *dry)
+        assert code == 2
+        assert said in err
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("dry", [True, False], ids=["dry run", "run"])
 @pytest.mark.parametrize(("stage", "word", "code", "said"), WRONG, ids=[f"{row[0]} {row[1][:60]!r}" for row in WRONG])
 def test_a_mistake_is_told_before_anything_starts(call, tmp_path, stage, word, code, said, dry):
