@@ -7,6 +7,7 @@ from typing import Any
 from megatron_patches import session
 from megatron_patches.engines.choose import build_engine, evaluation_sampling
 from megatron_patches.model import checkpoint
+from megatron_patches.model.checkpoint_folder import SUMS
 from megatron_patches.training.policy import Policy
 from pipeline.common.files import write_json, write_jsonl
 from pipeline.data.measured_sets import prepare
@@ -18,6 +19,7 @@ from pipeline.rl.evaluation_parts import Parts
 from pipeline.rl.grading import Grader
 from pipeline.rollout.shards import prompts_digest
 from pipeline.run.catalog import variant_of
+from pipeline.run.manifests import fingerprint
 from pipeline.run.summary import revision, versions
 from pipeline.settings import Settings
 from pipeline.stage import StageRun, run_stage
@@ -74,8 +76,9 @@ def main(run: StageRun) -> dict:
 def parts_of(run: StageRun, settings: Settings, source: Path) -> Parts:
     """The sets that an earlier, killed start of the same evaluation has measured."""
     folder = run.folder() / "parts" / variant_of(settings)
-    written = max((file.stat().st_mtime_ns for file in source.rglob("*") if file.is_file()), default=0)
-    identity = {"checkpoint": str(source), "written": written, "verify": settings.verify.model_dump(mode="json")}
+    # The sums of a checkpoint's files travel with it; a copy changes the files' times.
+    holds = fingerprint(source / SUMS) or fingerprint(source)
+    identity = {"checkpoint": source.name, "holds": holds, "verify": settings.verify.model_dump(mode="json")}
     parts = Parts(folder, identity | {"bootstrap": settings.evaluate.bootstrap})
     if settings.force and run.is_main:
         parts.clear()

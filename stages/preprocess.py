@@ -6,7 +6,6 @@ other row.
 """
 
 import os
-import re
 import shutil
 import sys
 from collections import Counter
@@ -16,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.common.errors import InputError, UsageError
+from pipeline.common.errors import InputError
 from pipeline.common.files import write_jsonl
 from pipeline.data import arithmetic, tokenizer
 from pipeline.data.answers import response_of
@@ -28,6 +27,7 @@ from pipeline.data.ready import counts_differ, with_files
 from pipeline.data.rows import Problem, problem_row
 from pipeline.data.templates import encode_prompt
 from pipeline.models.folders import check_folder
+from pipeline.run.checks import check_problems
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking.progress import Progress, is_terminal
 
@@ -61,7 +61,7 @@ def from_generator(run: StageRun) -> dict[str, Any]:
 
 def from_files(run: StageRun) -> dict[str, Any]:
     settings, data = run.settings, run.settings.data
-    check_paths(run)
+    check_problems(settings)
     if data.tokenizer == "model" and settings.model.path is not None:  # later stages would refuse it, hours later
         check_folder(Path(settings.model.path), settings.model)
     intake = Intake(with_files(data, run.folder() / "published"))
@@ -114,30 +114,6 @@ def from_files(run: StageRun) -> dict[str, Any]:
 def shown(problems: int, label: str) -> Progress:
     """Progress over problems; off a terminal only where it takes more than a few seconds."""
     return Progress(problems, label, "problems", enabled=problems > MANY or is_terminal(sys.stdout))
-
-
-def check_paths(run: StageRun) -> None:
-    """Raises UsageError where no file is named, or an evaluation set's name is no file name."""
-    data = run.settings.data
-    same = {path: name for name, path in data.eval_path.items() if path in data.path}
-    for path, name in same.items():
-        raise UsageError(
-            f"{path} is given for training (data.path) and for evaluation ({name}), so all its problems would be dropped from "
-            "training. Give other problems to train on; to measure a model without training: stage=evaluate data.eval=<file>"
-        )
-    if not data.path and not (data.only_evaluates and not run.settings.sft.enabled):
-        raise UsageError(
-            "data.path is empty: name your problems (JSON lines, CSV, parquet, or a Hugging Face dataset folder) as "
-            "data.path=problems.jsonl, or set data=arithmetic for the embedded ones"
-        )
-    if data.only_evaluates and data.tokenizer == "sentencepiece":
-        raise UsageError(
-            "data.tokenizer=sentencepiece trains a tokenizer, and there are no training problems. Evaluate a model with "
-            "a tokenizer of its own: model=<folder>"
-        )
-    for name in data.eval_path:
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise UsageError(f"data.eval_path.{name}: an evaluation set's name has letters, digits, _, - and . only")
 
 
 def check_something_left(

@@ -45,7 +45,18 @@ def sharded_state(chunks: list, optimizer: Any, is_loading: bool) -> dict[str, A
         state = {name: _without_extra(module) for name, module in state.items()}
     if optimizer is not None:
         state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=is_loading, metadata=metadata)
+        _drop_what_others_gathered(state["optimizer"])
     return state
+
+
+def _drop_what_others_gathered(optimizer: dict[Any, Any]) -> None:
+    """Removes the entry None that ranks have which gathered nothing (megatron-core 0.16.1, distrib_optimizer.py:1462).
+
+    On the rank that gathered, the same entry holds tensors, which are taken out. What is left must be the same on every rank.
+    """
+    for part in (optimizer, *optimizer.values()):  # of chained optimizers, one dictionary each
+        if isinstance(part, dict) and part.get("param_state", ...) is None:
+            del part["param_state"]
 
 
 def _without_extra(state: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from megatron.core.transformer.enums import AttnBackend
 
 from pipeline.common.errors import UsageError
 from pipeline.settings import Model, Optimizer, Rl
-from pipeline.settings.levers import of_transformer_engine, recomputed_modules
+from pipeline.settings.levers import check_transformer_engine, of_transformer_engine, recomputed_modules
 
 
 def of_layers(model: Model, rl: Rl) -> dict[str, Any]:
@@ -42,18 +42,9 @@ CAPABILITY = {"tensorwise": (8, 9), "blockwise": (9, 0), "mxfp8": (10, 0)}
 """The first compute capability of NVIDIA's devices that has the recipe's products."""
 
 
-def check(rl: Rl, backend: str, why_not: str | None) -> None:
-    """Raises UsageError for a lever that this process cannot pull. `backend`: what the layers are made of; `why_not`: why
-    Transformer Engine cannot be used, or None."""
-    for name in of_transformer_engine(rl):
-        if why_not is not None:
-            raise UsageError(
-                f"{name} needs Transformer Engine, but {why_not}. Install it (docs/cluster.md), or remove the key."
-            )
-        if backend == "local" and not name.startswith(("rl.fused_rope", "rl.optimizer")):
-            raise UsageError(
-                f"{name} needs layers of Transformer Engine, and model.backend=local. Use model.backend=auto."
-            )
+def check(model: Model, rl: Rl, why_not: str | None) -> None:
+    """Raises UsageError for a lever that this process cannot pull. `why_not`: why Transformer Engine cannot be, or None."""
+    check_transformer_engine(of_transformer_engine(rl), model, why_not)
     if rl.fp8 != "none" and (found := torch.cuda.get_device_capability()) < CAPABILITY[rl.fp8]:
         need, have = (".".join(map(str, version)) for version in (CAPABILITY[rl.fp8], found))
         raise UsageError(f"rl.fp8={rl.fp8} needs a device of compute capability {need}; this one has {have}.")

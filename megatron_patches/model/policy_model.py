@@ -16,6 +16,7 @@ from megatron.core.transformer.moe import moe_utils
 
 from megatron_patches import parallel
 from megatron_patches.model import levers, specs, weight_gradients
+from megatron_patches.model.dispatcher import forget_after_forward
 from pipeline.settings import Layout, Model, Rl, Rope
 
 if not hasattr(moe_utils, "te_general_gemm"):  # patch `router-gemm`
@@ -164,9 +165,9 @@ def build_chunks(model: Model, layout: Layout, rl: Rl | None = None) -> list[Pol
 
     Raises UsageError for `model.backend=te` where Transformer Engine cannot be used.
     """
-    backend = specs.chosen(model.backend)
+    backend = specs.chosen(model)
     if rl is not None:
-        levers.check(rl, backend, specs.unusable())  # before Megatron's config, which says less of what is missing
+        levers.check(model, rl, specs.unusable())  # before Megatron's config, which says less of what is missing
     config = transformer_config(model, layout, rl)
     attention: Literal["torch", "te"] = "torch"
     if rl is not None:
@@ -191,4 +192,5 @@ def build_chunks(model: Model, layout: Layout, rl: Rl | None = None) -> list[Pol
             )
         )
         stretch_low_frequencies(chunks[-1].rotary_pos_emb, model.rope)
+        forget_after_forward(chunks[-1])
     return [chunk.to(parallel.device()) for chunk in chunks]

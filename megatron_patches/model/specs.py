@@ -15,7 +15,8 @@ from megatron_patches import parallel
 from megatron_patches.model.attention import SdpaCoreAttention
 from megatron_patches.model.grouped_experts import GroupedExperts
 from megatron_patches.model.norm import RMSNorm
-from pipeline.common.errors import UsageError
+from pipeline.settings import Model
+from pipeline.settings.levers import BACKEND, check_transformer_engine
 
 Backend = Literal["te", "local"]
 
@@ -24,17 +25,14 @@ def unusable() -> str | None:
     """Why Transformer Engine's layers cannot be built in this process; None if they can."""
     if parallel.device().type != "cuda":
         return "there is no GPU"
-    return None if gpt_layer_specs.HAVE_TE else "Transformer Engine cannot be imported"
+    return None if gpt_layer_specs.HAVE_TE else "it cannot be imported"
 
 
-def chosen(backend: Literal["auto", "te", "local"]) -> Backend:
+def chosen(model: Model) -> Backend:
     """What `model.backend` means here; auto: te where it can be used. Raises UsageError if te is asked for and cannot."""
-    why = unusable()
-    if backend == "te" and why is not None:
-        raise UsageError(
-            f"model.backend=te, but {why}. Install Transformer Engine (docs/cluster.md), or use model.backend=auto."
-        )
-    return "local" if backend == "local" or why is not None else "te"
+    why_not = unusable()
+    check_transformer_engine([BACKEND] * (model.backend == "te"), model, why_not)
+    return "local" if model.backend == "local" or why_not is not None else "te"
 
 
 def block_spec(

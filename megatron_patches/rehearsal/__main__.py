@@ -15,7 +15,6 @@ from megatron_patches.upstream.cpu import rules
 rules.use_device(NAME)  # megatron-core names its device in its source, so this comes before its import
 
 import torch  # noqa: E402
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 from megatron_patches import parallel  # noqa: E402
 from megatron_patches.rehearsal import stand_ins, steps  # noqa: E402
@@ -41,12 +40,11 @@ def imagined(settings: Settings, rank: int) -> Iterator[tuple[Ledger, RehearsedD
     load = steps.Load.of(settings)
     found = steps.samples(settings, load, parallel.data_parallel_size())
     stand_ins.pipeline_shapes(steps.stream_shape(settings, found, load))
-    fake = FakeTensorMode(allow_non_fake_inputs=False)
     # The share of experts that a token visits is the share of a routing map that is true.
     share = model.experts.per_token / model.experts.count if model.experts.count else 0.0
-    device = RehearsedDevice(ledger, fake, share, uses_gpus(cluster))
+    device = RehearsedDevice(ledger, share, uses_gpus(cluster))
     stand_ins.host_moments(device)
-    with fake, device:
+    with device:
         yield ledger, device, load, found
 
 

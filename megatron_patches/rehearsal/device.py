@@ -1,14 +1,16 @@
 """A device that does not exist: its tensors have shapes and no numbers, and what mixes them with the host's raises.
 
-Host tensors (the CPU's) stay real, as in a real run: batches, lengths and offsets decide shapes. Device tensors are fake ones
-on torch's `meta` device under FakeTensorMode, which refuses operators that mix the two as CUDA does.
+Host tensors (the CPU's) stay real, as in a real run: batches, lengths and offsets decide shapes. Device tensors are on torch's
+`meta` device. Operators that are given both go through FakeTensorMode, which refuses what CUDA refuses; to send all through it
+would take three times as long.
 """
 
+import contextlib
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -49,13 +51,13 @@ class Counted(TorchDispatchMode):
 
 
 class RehearsedDevice(Counted):
-    """Use inside `FakeTensorMode(allow_non_fake_inputs=False)`.
+    """Use with `with`. Tensors of the device are `meta` tensors, and torch's own rules for them make shapes and aliases.
 
     A number that the host reads from the device is made up: a float is 1, a truth value is true, a whole number is 0. So
     gradients are finite and clipped, and nothing is found wrong.
     """
 
-    def __init__(self, ledger: Ledger, fake: FakeTensorMode, chosen_share: float, on_gpu: bool = True):
+    def __init__(self, ledger: Ledger, chosen_share: float, on_gpu: bool = True):
         """
         Args:
             chosen_share: share of a mask that `masked_select` takes, because a mask has no numbers; experts get equal shares
@@ -63,38 +65,91 @@ class RehearsedDevice(Counted):
             on_gpu: False if the device is the CPU, where a copy to the host is the tensor itself.
         """
         super().__init__(ledger)
-        self.fake, self.chosen_share, self.on_gpu = fake, chosen_share, on_gpu
+        self.chosen_share, self.on_gpu = chosen_share, on_gpu
+        self.fake = FakeTensorMode(allow_non_fake_inputs=False)
+        """Holds what is on the host without numbers, and raises where an operator mixes devices as CUDA does."""
         self.host_is_real = True
-        """False while a checkpoint is gathered: it puts gigabytes on the host, which are fake as well then."""
+        """False while a checkpoint is gathered: it puts gigabytes on the host, which are fake then."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch's compiler is not used here, and keeping it out of every operator costs as much as the operator
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func.namespace == "prim":  # a fake tensor is asked for its device
-            return func(*args, **kwargs)
         tensors = tensors_of((*args, *kwargs.values()))
-        fakes = [t for t in tensors if isinstance(t, FakeTensor) or t.device.type == NAME]
         if func.namespace == "c10d":
-            self._count_collective(func, args, kwargs)
-            on_host = _group_of(args, kwargs).group_name in self.ledger.host_groups
-            if any((tensor.device.type == NAME) == on_host for tensor in tensors):
-                where = [str(tensor.device) for tensor in tensors]
-                raise RuntimeError(f"{func} over {'gloo' if on_host else 'NCCL'} on tensors of {where}")
-            return _answer(func, args, kwargs)
-        if fakes and func is aten._local_scalar_dense.default:
+            return self._exchange(func, args, kwargs, tensors)
+        on_device = [tensor.device.type == NAME for tensor in tensors]
+        target = _target(kwargs)
+        if not any(on_device) and target != NAME:
+            return self._on_host(func, args, kwargs, tensors)
+        if func is aten._local_scalar_dense.default:
             self.ledger.wait("a number is read")
-            return _number(fakes[0])
-        if self.host_is_real:
-            done, out = self._host(func, args, kwargs, tensors, fakes)
-            if done:
-                self._count_host(out)
-                return out
-        elif func is aten._to_copy.default and _target(kwargs) == "cpu" and any(t.device.type == NAME for t in fakes):
-            self.ledger.wait("a tensor is copied to the host")
-        if not all(isinstance(tensor, FakeTensor) for tensor in tensors):
-            args, kwargs = tree_map(self._fake, (args, kwargs))
-        out = self._masked_select(*args) if func is aten.masked_select.default else func(*args, **kwargs)
+            return _number(tensors[0])
+        if func is aten.copy_.default or (func is aten._to_copy.default and not all(on_device)):
+            out = self._upload(func, args, kwargs, on_device)
+        elif func is aten._to_copy.default and target == "cpu":
+            out = self._download(args[0], kwargs)
+        else:
+            if not all(on_device):
+                args, kwargs = self._one_device(func, args, kwargs, tensors)
+            out = self._masked_select(*args) if func is aten.masked_select.default else func(*args, **kwargs)
         self._count(func, args, kwargs, out)
         return out
+
+    def _exchange(self, func: Any, args: Any, kwargs: dict, tensors: list[torch.Tensor]) -> Any:
+        self._count_collective(func, args, kwargs)
+        over_gloo = _group_of(args, kwargs).group_name in self.ledger.host_groups
+        if any((tensor.device.type == NAME) == over_gloo for tensor in tensors):
+            where = [str(tensor.device) for tensor in tensors]
+            raise RuntimeError(f"{func} over {'gloo' if over_gloo else 'NCCL'} on tensors of {where}")
+        return _answer(func, args, kwargs)
+
+    def _on_host(self, func: Any, args: Any, kwargs: dict, tensors: list[torch.Tensor]) -> Any:
+        is_real = self.host_is_real and not any(isinstance(tensor, FakeTensor) for tensor in tensors)
+        if not is_real:
+            args, kwargs = tree_map(self._without_numbers, (args, kwargs))
+        with contextlib.nullcontext() if is_real else self.fake:
+            out = func(*args, **kwargs)
+        self._count_host(out)
+        return out
+
+    def _upload(self, func: Any, args: Any, kwargs: dict, on_device: list[bool]) -> torch.Tensor:
+        """A copy into a tensor that is there, in whichever direction, or a new tensor on the device."""
+        if func is aten.copy_.default:
+            if not on_device[0]:
+                self.ledger.wait("a tensor is copied to the host")
+            return args[0]
+        given = args[0]
+        made = torch.empty_like(given, device=NAME) if not isinstance(given, FakeTensor) else None
+        if made is None:  # a fake tensor would make a fake one
+            made = torch.empty_strided(given.shape, given.stride(), dtype=given.dtype, device=NAME)
+        return made.to(kwargs.get("dtype") or given.dtype)
+
+    def _download(self, given: torch.Tensor, kwargs: dict) -> torch.Tensor:
+        self.ledger.wait("a tensor is copied to the host")
+        known = getattr(given, "host_values", None)
+        with contextlib.nullcontext() if self.host_is_real else self.fake:
+            made = torch.ones(given.shape, dtype=kwargs.get("dtype") or given.dtype)
+        return made if known is None or not self.host_is_real else known.clone()
+
+    def _one_device(self, func: Any, args: Any, kwargs: dict, tensors: list[torch.Tensor]) -> tuple[Any, dict]:
+        """Arguments on the device, of an operator that was given tensors of both; raises if CUDA would."""
+        if any(tensor.dim() and tensor.device.type != NAME for tensor in tensors):
+            if func.namespace != "aten":  # FakeTensorMode looks at the devices of torch's own operators alone
+                raise RuntimeError(f"{func} mixes tensors on {sorted({t.device.type for t in tensors})}")
+            checked, options = tree_map(self._without_numbers, (args, kwargs))
+            with self.fake:
+                func(*checked, **options)
+            # Legal for indices alone: torch then uploads them unasked.
+            self.ledger.wait("an index is uploaded")
+
+        def placed(leaf: Any) -> Any:
+            is_index = isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.device.type != NAME
+            return torch.empty(leaf.shape, dtype=leaf.dtype, device=NAME) if is_index else leaf
+
+        return tree_map(placed, (args, kwargs))
 
     def _count(self, func: Any, args: Any, kwargs: dict, out: Any) -> None:
         if all(tensor.device.type == NAME for tensor in tensors_of((out,))):
@@ -107,32 +162,9 @@ class RehearsedDevice(Counted):
             if tensor.device.type != NAME:
                 self.ledger.made_on_host(tensor)
 
-    def _host(self, func: Any, args: Any, kwargs: dict, tensors: list, fakes: list) -> tuple[bool, Any]:
-        """(True, result) of what happens on the host, or brings a tensor to it."""
-        if fakes and func is aten._to_copy.default and _target(kwargs) == "cpu":
-            self.ledger.wait("a tensor is copied to the host")
-            known = getattr(fakes[0], "host_values", None)
-            with unset_fake_temporarily():
-                made = torch.ones(fakes[0].shape, dtype=kwargs.get("dtype") or fakes[0].dtype)
-                return True, made if known is None else known.clone()
-        if fakes and func is aten.copy_.default and not isinstance(args[0], FakeTensor):
-            self.ledger.wait("a tensor is copied to the host")
-            return True, args[0]
-        on_device = fakes or _target(kwargs) == NAME
-        if not on_device:
-            with unset_fake_temporarily():
-                return True, func(*args, **kwargs)
-        moves = func in (aten._to_copy.default, aten.copy_.default)
-        if not moves and fakes and any(t.dim() and t.device.type == "cpu" for t in tensors):
-            if func.namespace != "aten":  # FakeTensorMode looks at the devices of torch's own operators alone
-                raise RuntimeError(f"{func} mixes tensors on {sorted({t.device.type for t in tensors})}")
-            # Legal for indices alone: torch then uploads them unasked. FakeTensorMode raises for everything else.
-            self.ledger.wait("an index is uploaded")
-        return False, None
-
-    def _fake(self, leaf: Any) -> Any:
-        real = isinstance(leaf, torch.Tensor) and not isinstance(leaf, FakeTensor)
-        return self.fake.from_tensor(leaf) if real else leaf
+    def _without_numbers(self, leaf: Any) -> Any:
+        is_other = isinstance(leaf, torch.Tensor) and not isinstance(leaf, FakeTensor)
+        return self.fake.from_tensor(leaf) if is_other else leaf
 
     def _masked_select(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return values.new_empty(round(mask.numel() * self.chosen_share))
@@ -181,11 +213,9 @@ def _answer(func: Any, args: Any, kwargs: dict) -> Any:
             lambda leaf: torch.zeros(count, dtype=leaf.dtype) if isinstance(leaf, torch.Tensor) else leaf, tree
         )
 
-    with unset_fake_temporarily():
-        return func(*(small(arg, numbers[min(i, 1)]) for i, arg in enumerate(args)), **small(kwargs, 1))
+    return func(*(small(arg, numbers[min(i, 1)]) for i, arg in enumerate(args)), **small(kwargs, 1))
 
 
 def _answer_all_to_all(func: Any, args: Any, kwargs: dict, size: int) -> Any:
-    with unset_fake_temporarily():
-        output, given = (torch.zeros(size, dtype=tensor.dtype) for tensor in args[:2])
-        return func(output, given, args[2], [], [], *args[5:], **kwargs)
+    output, given = (torch.zeros(size, dtype=tensor.dtype) for tensor in args[:2])
+    return func(output, given, args[2], [], [], *args[5:], **kwargs)

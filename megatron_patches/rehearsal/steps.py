@@ -15,6 +15,7 @@ from megatron_patches.model.weights.buckets import BucketSender
 from megatron_patches.rehearsal.ledger import Ledger
 from megatron_patches.training import batches, policy_loss
 from megatron_patches.training.actor import Actor
+from megatron_patches.training.optimizer import buffers_of, tensors_of
 from megatron_patches.training.policy import Policy
 from megatron_patches.training.policy_loss import Objective
 from pipeline.rl.experience import Experience, Samples, Signal
@@ -161,19 +162,13 @@ class Step:
 
 
 def _mark_actor(actor: Actor, ledger: Ledger) -> None:
+    for buffer in buffers_of(actor.chunks):
+        ledger.mark([buffer.param_data], "weights")
+        ledger.mark([buffer.grad_data], "gradients")
     for chunk in actor.chunks:
-        for buffer in (*chunk.buffers, *chunk.expert_parallel_buffers):
-            ledger.mark([buffer.param_data], "weights")
-            ledger.mark([buffer.grad_data], "gradients")
         ledger.mark([p.data for p in chunk.parameters()], "weights")
-    for inner in actor.optimizer.chained_optimizers:
-        if inner.optimizer is None:
-            continue
-        for group in inner.optimizer.param_groups:
-            ledger.mark(group["params"], "optimizer")
-        for state in inner.optimizer.state.values():
-            tensors = (x for x in state.values() if isinstance(x, torch.Tensor))
-            ledger.mark((x for x in tensors if x.device.type == actor.device.type), "optimizer")
+    on_device = (x for x in tensors_of(actor.optimizer) if x.device.type == actor.device.type)
+    ledger.mark(on_device, "optimizer")
 
 
 def _name_groups(ledger: Ledger) -> None:

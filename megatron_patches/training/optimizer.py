@@ -186,6 +186,18 @@ def buffers_of(chunks: list) -> Iterator:
         yield from chunk.expert_parallel_buffers
 
 
+def tensors_of(optimizer) -> Iterator[torch.Tensor]:
+    """What the optimizer keeps for this rank's shares of the weights: fp32 masters and moments, on device and host. Of an fp32
+    model the masters are views of the weights."""
+    for inner in optimizer.chained_optimizers:
+        if inner.optimizer is None:
+            continue
+        for group in inner.optimizer.param_groups:
+            yield from group["params"]
+        for state in inner.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+
 def named_gradients(chunks: list) -> Iterator[tuple[str, torch.Tensor]]:
     """The gradients of this rank's DDP chunks by the names of their weights."""
     for chunk in chunks:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from megatron_patches.training.optimizer import buffers_of
+from megatron_patches.training.optimizer import buffers_of, tensors_of
 
 
 class Parking:
@@ -56,7 +56,7 @@ def storages_of(actor: Any, part: str) -> list[torch.UntypedStorage]:
     parts = {
         "weights": [*weights, *(b.param_data for b in buffers_of(actor.chunks) if b.param_data is not None)],
         "gradients": [buffer.grad_data for buffer in buffers_of(actor.chunks)],
-        "optimizer": list(_optimizer_tensors(actor.optimizer)),
+        "optimizer": list(tensors_of(actor.optimizer)),
     }
     seen: set[int] = set()
     found: dict[str, list[torch.UntypedStorage]] = {}
@@ -68,13 +68,3 @@ def storages_of(actor: Any, part: str) -> list[torch.UntypedStorage]:
                 seen.add(storage._cdata)
                 found[name].append(storage)
     return found[part]
-
-
-def _optimizer_tensors(optimizer: Any) -> Iterable[torch.Tensor]:
-    for inner in optimizer.chained_optimizers:
-        if inner.optimizer is None:
-            continue
-        for group in inner.optimizer.param_groups:
-            yield from group["params"]
-        for state in inner.optimizer.state.values():
-            yield from (value for value in state.values() if isinstance(value, torch.Tensor))

@@ -90,6 +90,25 @@ REPLACEMENTS = (
         reason="without transformer-engine the name is never defined, and the router's first forward is a NameError",
     ),
     Replacement(
+        name="dispatcher-state",
+        module="megatron.core.transformer.moe.token_dispatcher",
+        expects=(
+            "        self.probs = probs",
+            "        self.routing_map = routing_map",
+            "            self.reversed_local_input_permutation_mapping,",
+            "    def combine_postprocess(self, permutated_local_input_tokens):",
+        ),
+        elsewhere=(
+            (
+                "megatron.core.transformer.moe.moe_layer",
+                "        output = self.token_dispatcher.combine_postprocess(output)",
+            ),
+        ),
+        ours="megatron_patches.model.dispatcher.forget_after_forward",
+        reason="the dispatcher keeps the router's probabilities, and with them the layer's graph, until its next forward pass: "
+        "beyond the backward pass and the optimizer step, while responses are generated; ours lets go of them",
+    ),
+    Replacement(
         name="routing-replay",
         module="megatron.core.transformer.moe.router_replay",
         expects=("router_instance.set_target_indices(all_layers_topk_indices[i])", "    def get_replay_topk("),

@@ -4,6 +4,7 @@ A dry run and a plan make the same checks. What depends on the machine (devices,
 start of a stage, because a plan may be made for another machine.
 """
 
+import re
 from pathlib import Path
 
 from pipeline.common.errors import InputError, UsageError
@@ -11,10 +12,9 @@ from pipeline.common.names import nearest, unknown
 from pipeline.run import manifests, plan
 from pipeline.run.catalog import Job
 from pipeline.run.imports import check_function
-from pipeline.settings import Rollout, Settings
+from pipeline.settings import Rollout, Settings, levers
 from pipeline.settings.algo import SEQUENCE
-from pipeline.settings.engine import chosen_engine, uses_gpus
-from pipeline.settings.levers import of_transformer_engine, recomputed_modules
+from pipeline.settings.engine import chosen_engine, not_on_gpus, uses_gpus
 
 
 def check(job: Job, root: Path) -> None:
@@ -27,6 +27,8 @@ def check(job: Job, root: Path) -> None:
     settings, stage = job.settings, job.stage.name
     if job.stage.uses_layout:
         plan.check(settings)
+    if stage == "preprocess" and settings.data.source == "files":
+        check_problems(settings)
     if stage == "sft" and settings.sft.enabled:
         check_warm_up(settings)
     if stage == "rl":
@@ -40,6 +42,31 @@ def check(job: Job, root: Path) -> None:
     if stage in ("rl", "evaluate"):
         check_samples(settings)
     check_checkpoint(job)
+
+
+def check_problems(settings: Settings) -> None:
+    """Refuses problem files that preprocess cannot work with by their names: none to train on, one file for training and
+    evaluation, an evaluation set whose name is no file name."""
+    data = settings.data
+    same = {path: name for name, path in data.eval_path.items() if path in data.path}
+    for path, name in same.items():
+        raise UsageError(
+            f"{path} is given for training (data.path) and for evaluation ({name}), so all its problems would be dropped from "
+            "training. Give other problems to train on; to measure a model without training: stage=evaluate data.eval=<file>"
+        )
+    if not data.path and not (data.only_evaluates and not settings.sft.enabled):
+        raise UsageError(
+            "data.path is empty: name your problems (JSON lines, CSV, parquet, or a Hugging Face dataset folder) as "
+            "data.path=problems.jsonl, or set data=arithmetic for the embedded ones"
+        )
+    if data.only_evaluates and data.tokenizer == "sentencepiece":
+        raise UsageError(
+            "data.tokenizer=sentencepiece trains a tokenizer, and there are no training problems. Evaluate a model with "
+            "a tokenizer of its own: model=<folder>"
+        )
+    for name in data.eval_path:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise UsageError(f"data.eval_path.{name}: an evaluation set's name has letters, digits, _, - and . only")
 
 
 def check_samples(settings: Settings) -> None:
@@ -113,17 +140,7 @@ def check_training(settings: Settings) -> None:
 def check_transformer_engine(settings: Settings) -> None:
     """Raises `UsageError` for a lever of Transformer Engine's where its layers cannot be, or cannot take this model."""
     model = settings.model
-    for name in of_transformer_engine(settings.rl):
-        if not uses_gpus(settings.cluster):
-            raise UsageError(f"{name} needs Transformer Engine on GPUs, and the ranks run on the CPU. Remove the key.")
-        if model.dtype == "fp32":
-            raise UsageError(
-                f"{name} with model.dtype=fp32: Transformer Engine's kernels are for bf16. Use model.dtype=bf16."
-            )
-        if model.backend == "local" and name.startswith(("rl.attention", "rl.fp8")):
-            raise UsageError(
-                f"{name} needs layers of Transformer Engine, and model.backend=local. Use model.backend=auto."
-            )
+    levers.check_transformer_engine(levers.of_transformer_engine(settings.rl), model, not_on_gpus(settings.cluster))
     widths = (model.hidden_size, model.ffn_hidden_size, model.experts.ffn_hidden_size)
     if settings.rl.fp8 != "none" and any(width // settings.layout.tp % 32 for width in widths):
         raise UsageError(
@@ -166,7 +183,7 @@ def check_modules(settings: Settings) -> None:
         return
     has_experts = settings.model.experts.count > 0
     wrong, what = (("mlp",), "experts in the place of the MLP") if has_experts else (("moe",), "no experts")
-    for name in recomputed_modules(settings.model, settings.rl.recompute_modules):
+    for name in levers.recomputed_modules(settings.model, settings.rl.recompute_modules):
         if name in wrong:
             raise UsageError(f"rl.recompute_modules={name}: the layers of this model have {what}.")
 

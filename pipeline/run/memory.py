@@ -93,7 +93,7 @@ def estimate(settings: Settings, data_parallel: int, engine: str, on_gpu: bool) 
     return Memory(
         **parts,
         reference=own * element if settings.algo.kl_coef > 0 else 0,
-        activations=activations(settings, tokens) * element,
+        activations=activations(settings, tokens, on_gpu) * element,
         head=_head(rl.head_chunk_tokens, tokens, vocab, model.hidden_size, element),
         logits_avoided=2 * 4 * tokens * vocab,
         parked=sum(parts[name] for name in {*rl.offload}),
@@ -174,10 +174,10 @@ def _head(chunk: int | None, tokens: int, vocab: int, hidden: int, element: int)
     return (logits if chunk else min(logits, HEAD_LOGITS_BYTES)) + weight * element + (4 * weight if element < 4 else 0)
 
 
-def activations(settings: Settings, tokens: int) -> int:
+def activations(settings: Settings, tokens: int, on_gpu: bool) -> int:
     """Elements kept for the backward pass on one rank, with `tokens` tokens in a micro-batch.
 
-    They are what megatron-core's unfused layers keep on a GPU (a rehearsal lists the same tensors), and the gradients of one
+    They are what megatron-core's unfused layers keep (a rehearsal lists the same tensors), and the gradients of one
     MLP, whose backward pass comes first, when everything is still kept. 1F1B keeps up to pp micro-batches of a stage's layers.
     """
     model, layout = settings.model, settings.layout
@@ -186,7 +186,11 @@ def activations(settings: Settings, tokens: int) -> int:
     mlp, layers, rl = _mlp(settings, tokens, settings.rl.fused_swiglu), model.num_layers // layout.pp, settings.rl
     # The backward pass of one MLP: it makes as much as an unfused one keeps.
     gradients = _mlp(settings, tokens, fused=False)
-    layer = tokens * (4 * stream + _attention(settings)) + mlp
+    # A norm is one kernel on a GPU. On a CPU it is several: in fp32 they also keep the input divided by its size, in bf16 both
+    # it and the input as fp32 numbers, and the input itself goes.
+    more = 0 if on_gpu else tokens * (3 if model.dtype == "bf16" else 1)
+    layer = tokens * (4 * stream + _attention(settings)) + more * (2 * stream + _normed_heads(settings)) + mlp
+    gradients += more * stream  # the last norm's
     if rl.recompute == "full":
         return _recomputed(settings, tokens * stream, layer) + gradients
     if rl.recompute == "selective" and {"mlp", "moe"} & {*recomputed_modules(model, rl.recompute_modules)}:
@@ -216,6 +220,13 @@ def _attention(settings: Settings) -> int:
     # Packed rows keep cosine and sine of every position, for q and for k; padded rows share them among sequences.
     rotary = 4 if settings.rl.rows == "packed" else 0
     return (heads // layout.tp + rotary) * model.head_dim
+
+
+def _normed_heads(settings: Settings) -> int:
+    """Elements of a token's queries and keys that have norms of their own."""
+    model = settings.model
+    heads = (model.num_attention_heads + model.num_query_groups) * model.qk_norm
+    return heads * model.head_dim // settings.layout.tp
 
 
 def _mlp(settings: Settings, tokens: int, fused: bool) -> int:

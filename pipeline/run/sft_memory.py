@@ -57,7 +57,7 @@ def estimate(settings: Settings, ranks: int, on_gpu: bool) -> SftMemory:
         gradients=total * element // (ranks if stage >= 2 else 1),
         optimizer=12 * total // (ranks if stage >= 1 else 1),
         buffers=(live + 2 * min(BUCKET, total)) * element,
-        activations=activations(alone, tokens) * element,
+        activations=activations(alone, tokens, on_gpu) * element,
         head=4 * min(TILE, tokens * model.vocab_size) + model.hidden_size * (4 * tokens + element * model.vocab_size),
         overhead=int(OVERHEAD_GIB * GIB) if on_gpu else 0,
     )

@@ -6,7 +6,7 @@ from typing import Literal
 from pipeline.common.devices import gpu_count
 from pipeline.common.errors import UsageError
 from pipeline.settings import Cluster, Settings
-from pipeline.settings.levers import of_transformer_engine
+from pipeline.settings.levers import BACKEND, check_transformer_engine, of_transformer_engine
 
 Engine = Literal["native", "vllm"]
 
@@ -69,17 +69,18 @@ def check_installed(settings: Settings) -> None:
         )
 
 
+def not_on_gpus(cluster: Cluster) -> str | None:
+    """Why kernels for GPUs cannot be used, as a clause; None if the ranks run on GPUs."""
+    return None if uses_gpus(cluster) else "the ranks run on the CPU"
+
+
 def check_backend(settings: Settings) -> None:
-    """Raises `UsageError` if the layers are to be Transformer Engine's, or a lever needs it, and cannot."""
+    """Raises `UsageError` if the layers are to be Transformer Engine's, or a lever needs it, and cannot on this machine."""
     levers = of_transformer_engine(settings.rl) if settings.stage == "rl" else []
-    named = ["model.backend=te"] * (settings.model.backend == "te") + levers
-    if not named:
-        return
-    cure = "Use model.backend=auto." if named[0] == "model.backend=te" else "Remove it."
-    if not uses_gpus(settings.cluster):
-        raise UsageError(f"{named[0]} needs GPUs, and the ranks run on the CPU. {cure}")
-    if importlib.util.find_spec("transformer_engine") is None:
-        raise UsageError(
-            f"{named[0]}, but Transformer Engine is not installed. run.sh builds it on a machine with a GPU and nvcc "
-            f"(bash run.sh stage=doctor says what failed). Or: {cure}"
+    why_not = not_on_gpus(settings.cluster)
+    if why_not is None and importlib.util.find_spec("transformer_engine") is None:
+        why_not = (
+            "it is not installed (run.sh builds it on a machine with a GPU and nvcc; stage=doctor says what failed)"
         )
+    named = [BACKEND] * (settings.model.backend == "te") + levers
+    check_transformer_engine(named, settings.model, why_not)

@@ -54,12 +54,11 @@ class Result:
     after: list[float]
 
 
-def settings_of(model: str, dtype: str | None = None, **layout: int) -> Settings:
-    """The preset on one device, with the native engine."""
+def settings_of(model: str, dtype: str | None = None, *more: str) -> Settings:
+    """The preset on one device, with the native engine. `more`: other settings, as they are typed."""
     cluster = "local" if parallel.device().type == "cpu" else "gpu1"
     words = ["stage=rl", f"model={model}", f"cluster={cluster}", "algo=grpo", "layout.tp=1", "rollout.engine=native"]
-    words += [f"layout.{key}={value}" for key, value in layout.items()]
-    return compose([*words, *([f"model.dtype={dtype}"] if dtype else [])])
+    return compose([*words, *([f"model.dtype={dtype}"] if dtype else []), *more])
 
 
 def experience_of(settings: Settings, prompts: int, group: int, response_tokens: int) -> Experience:
@@ -110,11 +109,11 @@ def one_step(settings: Settings, experience: Experience, rows: str, head: str, r
     """Log-probs, an optimizer step, and log-probs again."""
     actor = build(settings, rows, head, recompute)
     before = actor.logprobs(experience)
-    norm = _update(actor, settings, experience)
+    norm = update(actor, settings, experience)
     return Result(before.tolist(), norm, actor.logprobs(experience).tolist())
 
 
-def _update(actor: Actor, settings: Settings, experience: Experience) -> float:
+def update(actor: Actor, settings: Settings, experience: Experience) -> float:
     """One optimizer step on everything; returns the gradient's norm."""
     objective = Objective.of(settings.algo, actor.rl, settings.rollout)
     _, optim = actor.update(experience, torch.arange(len(experience.signal)), objective)
@@ -159,10 +158,10 @@ def update_memory(settings: Settings, experience: Experience) -> Found:
     free()
     torch.cuda.reset_peak_memory_stats()
     actor = build(settings, recompute=settings.rl.recompute)
-    _update(actor, settings, experience)
+    update(actor, settings, experience)
     torch.cuda.synchronize()
     start = time.perf_counter()
-    _update(actor, settings, experience)
+    update(actor, settings, experience)
     torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated()
@@ -176,7 +175,7 @@ def save_memory(settings: Settings, experience: Experience) -> Found:
     _needs(30 * count(settings.model).total)
     free()
     actor = build(settings)
-    _update(actor, settings, experience)
+    update(actor, settings, experience)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     held = torch.cuda.memory_allocated()

@@ -21,6 +21,10 @@ from stages.checks.ladder import Row, Rung
 LIMIT_S = 480
 """No rung is begun later, so that ten minutes are enough for the last."""
 TINY_RUN_S = 240
+FEW_LAYERS = ("model.num_layers=8", "model.parameters=none")
+FEW_EXPERTS = (
+    "model.num_layers=4", "model.experts.count=16", "model.vocab_size=32000", "model.parameters=none", "layout.ep=1",
+)  # fmt: skip
 PACKAGES = ("torch", "triton", "megatron-core", "transformers", "transformer-engine", "flash-attn", "numpy")
 
 
@@ -57,7 +61,7 @@ def rungs(device: Any, folder: Path) -> list[Rung]:
     """The ladder at its full sizes, cheap rungs first."""
     import torch
 
-    from stages.checks import actor, kernels, tiny_run
+    from stages.checks import actor, kernels, levers, tiny_run
 
     bf16 = torch.bfloat16
     found: list[Rung] = [
@@ -85,6 +89,14 @@ def rungs(device: Any, folder: Path) -> list[Rung]:
         ("memory of an update, 0.6B, bf16", lambda: actor.update_memory(*small())),
         ("memory of a save, 0.6B, bf16", lambda: actor.save_memory(*small())),
         ("decoding, 0.6B, bf16", lambda: actor.decoding(small()[0], 128, 256)),
+        *(
+            (f"{name}, 0.6B's width", partial(levers.same_step, "0.6b", FEW_LAYERS, words, (2, 4, 1024)))
+            for name, words in levers.LEVERS.items()
+        ),
+        *(
+            (f"{name}, 30B-A3B's width", partial(levers.same_step, "30b-a3b", FEW_EXPERTS, words, (2, 4, 1024)))
+            for name, words in levers.EXPERT_LEVERS.items()
+        ),
         ("tiny preset with a kill", lambda: tiny_run.pipeline(folder / "runs", _cluster(device), TINY_RUN_S)),
     ]
 

@@ -216,6 +216,42 @@ def test_the_actors_rungs_on_the_cpu(world, tmp_path):
             rung(settings, actor.experience_of(settings, 2, 4, 24))
 
 
+TINY = ("model.parameters=none", "model.num_layers=2", "rl.rows=packed")
+TINY_EXPERTS = (*TINY, "model.family=qwen3_moe", "model.experts.count=4", "model.experts.per_token=2",
+                "model.experts.ffn_hidden_size=64")  # fmt: skip
+
+
+def test_rungs_of_levers_pass_or_say_what_is_missing(world):
+    from stages.checks import levers
+
+    for name, lever in levers.LEVERS.items():
+        if lever[0] == "te":
+            with pytest.raises(NotHere, match="needs Transformer Engine on GPUs"):
+                levers.same_step("tiny", TINY, lever, (2, 2, 24))
+        else:
+            found = levers.same_step("tiny", TINY, lever, (2, 2, 24))
+            assert found.ok, (name, found)
+    found = levers.same_step("tiny", TINY_EXPERTS, levers.EXPERT_LEVERS["experts in one product"], (2, 2, 24))
+    assert found.ok, found
+
+
+def test_a_rung_of_a_lever_sees_other_results(world, monkeypatch):
+    """Stand-ins with Transformer Engine's names take its place. A planted fault, norms of shifted inputs, fails the rung."""
+    import te_modules
+
+    from megatron_patches.model import specs
+    from stages.checks import levers
+
+    monkeypatch.setattr(te_modules.gpt_layer_specs, "TESpecProvider", te_modules.Provider, raising=False)
+    monkeypatch.setattr(specs, "unusable", lambda: None)
+    assert levers.same_step("tiny", TINY, levers.LEVERS["TE layers"], (2, 2, 24)).ok
+    forward = te_modules.LayerNormColumnParallelLinear.forward
+    monkeypatch.setattr(
+        te_modules.LayerNormColumnParallelLinear, "forward", lambda self, x, *a, **o: forward(self, x + 0.1, *a, **o)
+    )
+    assert not levers.same_step("tiny", TINY, levers.LEVERS["TE layers"], (2, 2, 24)).ok
+
+
 def test_the_kill_of_the_tiny_run_comes_when_it_should():
     def start(code):
         return subprocess.Popen([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -229,7 +265,7 @@ def test_the_kill_of_the_tiny_run_comes_when_it_should():
 def test_the_ladder_is_whole(tmp_path):
     """Every rung of the list is built from functions that exist; none runs here."""
     names = [name for name, _ in gpu.rungs(CPU, tmp_path)]
-    assert len(names) == len(set(names)) == 16
+    assert len(names) == len(set(names)) == 30
     assert sum("policy head" in name for name in names) == 7
 
 

@@ -1,10 +1,16 @@
 """What an evaluation keeps when it is killed, and what it says of its protocol."""
 
+import os
+from types import SimpleNamespace
+
 import pytest
 
+from megatron_patches.model.checkpoint_folder import SUMS
+from pipeline.common.files import write_text
 from pipeline.rl.evaluation import differences, protocol_of
 from pipeline.rl.evaluation_parts import Parts
 from pipeline.run.compose import compose
+from stages.evaluate import parts_of
 
 WORDS = ["stage=evaluate", "model=smollm2-135m", "data.eval=[aime24,gsm8k]"]
 LONG = ["model.max_position_embeddings=65536", "rollout.max_new_tokens=32768"]
@@ -44,3 +50,16 @@ def test_what_differs_from_the_usual_protocol_of_a_known_set_is_said(words, prob
     assert line.endswith(said[0])
     assert line.startswith("usual") or "do not compare with published numbers" in line
     assert differences("mine", protocol_of(settings, "mine", problems)) == []
+
+
+def test_a_copy_of_a_checkpoint_is_the_same_checkpoint(tmp_path):
+    """Files of a copy have other times; what was measured before still belongs to it. Another checkpoint has other sums."""
+    settings = compose(["stage=evaluate", "model=tiny"])
+    run = SimpleNamespace(settings=settings, is_main=True, folder=lambda: tmp_path / "evaluate")
+    for root, sums in (("one", "{}"), ("copy", "{}"), ("other", '{"__0_0.distcp": [1, 2]}')):
+        write_text(tmp_path / root / "iter_0000004" / SUMS, sums)
+    os.utime(tmp_path / "copy" / "iter_0000004" / SUMS, (1, 1))
+    one, copy, other = (parts_of(run, settings, tmp_path / root / "iter_0000004") for root in ("one", "copy", "other"))
+    one.write("held_out", {"k": 4}, {"avg": 0.5}, [])
+    assert copy.read("held_out", {"k": 4}) == ({"avg": 0.5}, [])
+    assert other.read("held_out", {"k": 4}) is None

@@ -95,6 +95,22 @@ def test_training_with_log_probs_that_a_server_does_not_give_is_refused(call):
     assert call("stage=evaluate", *serve, "rollout.temperature=0.8")[0] == 0
 
 
+@pytest.mark.parametrize("stage", ["preprocess", "all"])
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("data.eval_path.held=a.jsonl", "a.jsonl is given for training (data.path) and for evaluation (held)"),
+        ("data.eval_path.a/b=b.jsonl", "an evaluation set's name has letters"),
+    ],
+)
+def test_problem_files_are_checked_by_their_names(call, tmp_path, stage, word, said):
+    for dry in ([], ["dry_run=true"]):
+        code, _, err = call(f"stage={stage}", "data=math", "data.path=a.jsonl", word, *dry)
+        assert code == 2
+        assert said in err
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("dry", [True, False], ids=["dry run", "run"])
 @pytest.mark.parametrize(("stage", "word", "code", "said"), WRONG, ids=[f"{row[0]} {row[1][:60]!r}" for row in WRONG])
 def test_a_mistake_is_told_before_anything_starts(call, tmp_path, stage, word, code, said, dry):
@@ -339,9 +355,12 @@ def test_the_plan_and_the_run_ask_the_same_function(machine, capfd, words, gpus,
 def test_layers_that_cannot_be_built_are_told_at_the_start(monkeypatch, call):
     code, _, err = call("stage=convert", "model.backend=te")
     assert code == 2
-    assert "model.backend=te needs GPUs, and the ranks run on the CPU. Use model.backend=auto." in err
+    assert (
+        "model.backend=te needs Transformer Engine on GPUs (docs/cluster.md), and the ranks run on the CPU. Use model"
+        in err
+    )
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="Transformer Engine is not installed"):
+    with pytest.raises(UsageError, match=r"needs Transformer Engine on GPUs .*, and it is not installed"):
         engine.check_backend(compose(["stage=rl", "model=tiny", "cluster.device=cuda", "model.backend=te"]))
 
 
