@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.common.errors import InputError
+from pipeline.common.errors import InputError, UsageError
 from pipeline.common.files import write_jsonl
 from pipeline.data import arithmetic, tokenizer
 from pipeline.data.answers import response_of
@@ -28,6 +28,7 @@ from pipeline.data.rows import Problem, problem_row
 from pipeline.data.templates import encode_prompt
 from pipeline.models.folders import check_folder
 from pipeline.run.checks import check_problems
+from pipeline.settings import Settings
 from pipeline.stage import StageRun, run_stage
 from pipeline.tracking.progress import Progress, is_terminal
 
@@ -62,6 +63,7 @@ def from_generator(run: StageRun) -> dict[str, Any]:
 def from_files(run: StageRun) -> dict[str, Any]:
     settings, data = run.settings, run.settings.data
     check_problems(settings)
+    check_training_problems(settings)
     if data.tokenizer == "model" and settings.model.path is not None:  # later stages would refuse it, hours later
         check_folder(Path(settings.model.path), settings.model)
     intake = Intake(with_files(data, run.folder() / "published"))
@@ -114,6 +116,21 @@ def from_files(run: StageRun) -> dict[str, Any]:
 def shown(problems: int, label: str) -> Progress:
     """Progress over problems; off a terminal only where it takes more than a few seconds."""
     return Progress(problems, label, "problems", enabled=problems > MANY or is_terminal(sys.stdout))
+
+
+def check_training_problems(settings: Settings) -> None:
+    """Raises UsageError where there is nothing to train on, or to train a tokenizer on."""
+    data = settings.data
+    if not data.path and not (data.only_evaluates and not settings.sft.enabled):
+        raise UsageError(
+            "data.path is empty: name your problems (JSON lines, CSV, parquet, or a Hugging Face dataset folder) as "
+            "data.path=problems.jsonl, or set data=arithmetic for the embedded ones"
+        )
+    if data.only_evaluates and data.tokenizer == "sentencepiece":
+        raise UsageError(
+            "data.tokenizer=sentencepiece trains a tokenizer, and there are no training problems. Evaluate a model with "
+            "a tokenizer of its own: model=<folder>"
+        )
 
 
 def check_something_left(

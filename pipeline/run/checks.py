@@ -45,24 +45,14 @@ def check(job: Job, root: Path) -> None:
 
 
 def check_problems(settings: Settings) -> None:
-    """Refuses problem files that preprocess cannot work with by their names: none to train on, one file for training and
-    evaluation, an evaluation set whose name is no file name."""
+    """Refuses one file for training and evaluation, and an evaluation set whose name is no file name. A plan may be made before
+    there are any problems."""
     data = settings.data
     same = {path: name for name, path in data.eval_path.items() if path in data.path}
     for path, name in same.items():
         raise UsageError(
             f"{path} is given for training (data.path) and for evaluation ({name}), so all its problems would be dropped from "
             "training. Give other problems to train on; to measure a model without training: stage=evaluate data.eval=<file>"
-        )
-    if not data.path and not (data.only_evaluates and not settings.sft.enabled):
-        raise UsageError(
-            "data.path is empty: name your problems (JSON lines, CSV, parquet, or a Hugging Face dataset folder) as "
-            "data.path=problems.jsonl, or set data=arithmetic for the embedded ones"
-        )
-    if data.only_evaluates and data.tokenizer == "sentencepiece":
-        raise UsageError(
-            "data.tokenizer=sentencepiece trains a tokenizer, and there are no training problems. Evaluate a model with "
-            "a tokenizer of its own: model=<folder>"
         )
     for name in data.eval_path:
         if not re.fullmatch(r"\w[\w.-]*", name):

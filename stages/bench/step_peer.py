@@ -34,8 +34,10 @@ from stages.bench.rollout import GROUP, PROMPTS, SHAPE, TOKENS, random_prompts, 
 PEER = Path(__file__).parent / "peers" / "run_trl.py"
 WARM_UP = 2
 LR = 1e-3
-MICRO_BATCH_TOKENS = 8192
-"""The batch whole, as TRL has it."""
+MICRO_BATCH = {"small": PROMPTS * GROUP, "smollm2-135m": 16}
+"""Sequences of a micro-batch, for both; 24 GiB of memory do not hold the activations of all 64 on the larger model."""
+LONGEST = 128
+"""Tokens of a sequence at most."""
 
 
 def bench(settings: Settings) -> dict[str, Any]:
@@ -60,7 +62,13 @@ def bench(settings: Settings) -> dict[str, Any]:
             if dist.get_rank() == 0:
                 model.save_pretrained(folder)
                 work = {"model": folder, "prompts": [p.token_ids for p in prompts], "group": GROUP}
-                work |= {"solved": solved, "tokens": TOKENS, "steps": settings.bench.repeats + WARM_UP, "lr": LR}
+                work |= {
+                    "micro_batch": MICRO_BATCH[settings.bench.model],
+                    "solved": solved,
+                    "tokens": TOKENS,
+                    "steps": settings.bench.repeats + WARM_UP,
+                    "lr": LR,
+                }
                 turns["trl"] = stack.enter_context(Peer(settings.bench.peer_python, PEER, work)).turn
         costs: dict[str, list[Cost]] = {name: [] for name in turns}
         for _ in range(settings.bench.repeats + WARM_UP):
@@ -94,7 +102,7 @@ def work_of(settings: Settings) -> Settings:
     rl = settings.rl.model_copy(
         update={"minibatches": 1, "epochs": 1, "rows": "padded", "optimizer": Optimizer(lr=LR, warmup_steps=0)}
     )
-    layout = settings.layout.model_copy(update={"micro_batch_tokens": MICRO_BATCH_TOKENS})
+    layout = settings.layout.model_copy(update={"micro_batch_tokens": MICRO_BATCH[settings.bench.model] * LONGEST})
     algo = Algo(loss="grpo", eps_high=0.2, aggregate="seq-mean-token-mean")
     return settings.model_copy(update={"model": _shape(settings.bench.model), "rl": rl, "layout": layout, "algo": algo})
 

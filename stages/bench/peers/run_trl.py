@@ -2,7 +2,7 @@
 its standard input.
 
 python run_trl.py '{"model": folder, "prompts": [[1, 2], ...], "group": 8, "tokens": 64, "steps": 9, "lr": 1e-3,
-                   "solved": 0}'
+                   "solved": 0, "micro_batch": 64}'
 
 The first `solved` prompts give every response the same reward.
 """
@@ -61,8 +61,8 @@ def main() -> None:
             output_dir=folder,
             use_cpu=True,
             bf16=False,
-            per_device_train_batch_size=sequences,
-            gradient_accumulation_steps=1,
+            per_device_train_batch_size=work["micro_batch"],
+            gradient_accumulation_steps=sequences // work["micro_batch"],
             num_generations=work["group"],
             max_completion_length=work["tokens"],
             temperature=1.0,
