@@ -91,8 +91,7 @@ def load_folder(
         _was_distributed(folder, entries, saved) != optimizer.config.use_distributed_optimizer
     )
     if optimizer is not None:
-        aware = optimizer.config.use_precision_aware_optimizer
-        optimizer_forms.refuse_other_precision(folder, entries, aware)
+        optimizer_forms.refuse_other_precision(folder, entries, optimizer.config)
     step = optimizer_forms.step_of(folder, saved.get("optimizer")) if converts else 0
     template = sharded_state(chunks, optimizer, is_loading=True)
     names = {path: name for path, name, _ in sharded_tensors(template)}

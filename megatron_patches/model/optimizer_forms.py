@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from megatron.core.dist_checkpointing.mapping import LocalNonpersistentObject, ShardedTensor, ShardedTensorFactory
+from megatron.core.optimizer import OptimizerConfig
 
 from pipeline.common.errors import InputError
 
@@ -23,21 +24,22 @@ HALVES = (torch.int16, torch.uint16, torch.float16, torch.bfloat16)
 """Types that the precision-aware optimizer alone saves: halves of fp32 weights, and small moments."""
 
 
-def refuse_other_precision(folder: Path, entries: dict[str, Any], precision_aware: bool) -> None:
+def refuse_other_precision(folder: Path, entries: dict[str, Any], config: OptimizerConfig) -> None:
     """Raises InputError if the optimizer state of a checkpoint is not of the kind that an optimizer reads.
 
-    Transformer Engine's precision-aware optimizer may keep only the 16 bits of an fp32 weight that its bf16 weight lacks, and
-    moments in bf16. Read as fp32 those would be other numbers, and nothing here can convert them.
+    Transformer Engine's precision-aware optimizer may keep only the 16 bits of an fp32 weight that its bf16 weight lacks
+    (`store_param_remainders`), and Megatron saves them so. Read as fp32 they would be other numbers; nothing converts them.
 
     Args:
         entries: of the checkpoint's `.metadata`, by name.
-        precision_aware: whether the optimizer is one.
+        config: of the optimizer that reads.
     """
     types = (
         getattr(getattr(entry, "properties", None), "dtype", None) for name, entry in entries.items() if STATE in name
     )
     was = any(dtype in HALVES for dtype in types)
-    if was != precision_aware:
+    halves = config.use_precision_aware_optimizer and config.store_param_remainders and config.bf16
+    if was != halves:
         raise InputError(
             f"{folder}: its optimizer state was saved with rl.optimizer.precision_aware={str(was).lower()}, and is not "
             f"converted. Give that, or start from its weights: rl.load=<that folder> rl.load_optimizer=false."

@@ -9,7 +9,7 @@ from pipeline.settings import Layout, Rl, Settings
 LIVE = 10**9
 """Parameters that ZeRO 3 holds whole at once (DeepSpeed's stage3_max_live_parameters)."""
 BUCKET = 5 * 10**8
-"""Elements of DeepSpeed's buckets, one for gradients and one for weights."""
+"""Elements of the one bucket in which ZeRO sums gradients: allocated whole, however small the model is (docs/log.md)."""
 TILE = 4096 * 8192
 """Logits that the policy head holds at once."""
 
@@ -52,11 +52,16 @@ def estimate(settings: Settings, ranks: int, on_gpu: bool) -> SftMemory:
         }
     )
     live = min(LIVE, total) if stage == 3 else 0
+    # On a CPU the pages of a bucket that are never written take no memory.
+    bucket = (BUCKET if on_gpu else min(BUCKET, total)) if stage else 0
+    # Without ZeRO fp32 weights are their own masters.
+    kept = 8 if stage == 0 and element == 4 else 12
     return SftMemory(
         weights=total * element // (ranks if stage == 3 else 1),
-        gradients=total * element // (ranks if stage >= 2 else 1),
-        optimizer=12 * total // (ranks if stage >= 1 else 1),
-        buffers=(live + 2 * min(BUCKET, total)) * element,
+        # Stage 2 was measured to hold as much as stage 1 between steps.
+        gradients=total * element // (ranks if stage == 3 else 1),
+        optimizer=kept * total // (ranks if stage >= 1 else 1),
+        buffers=(live + bucket) * element,
         activations=activations(alone, tokens, on_gpu) * element,
         head=4 * min(TILE, tokens * model.vocab_size) + model.hidden_size * (4 * tokens + element * model.vocab_size),
         overhead=int(OVERHEAD_GIB * GIB) if on_gpu else 0,

@@ -223,4 +223,6 @@ def test_every_preset_rehearses_in_about_a_minute_a_rank(model, cluster, nodes):
     if planned.peak < limit:  # the plan warns otherwise
         assert max(peaks) < limit
     if settings.cluster.device == "cuda":
-        assert planned.training - planned.overhead == pytest.approx(max(peaks), rel=0.05)
+        # The plan adds the head to a stage's experts at work; of two stages the one with the head is not the fullest.
+        is_cut = settings.model.experts.count and settings.layout.pp > 1
+        assert planned.training - planned.overhead == pytest.approx(max(peaks), rel=0.1 if is_cut else 0.05)

@@ -60,6 +60,8 @@ def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(house,
     file.write_bytes(data)
     left = root / "checkpoints" / ".iter_0000009.writing"
     left.mkdir()
+    later = root / "samples" / "step_0000099.pt"
+    later.write_bytes(b"of a step that is made again")
     manifest = read_json(root / "rl" / "manifest.json")
     write_json(root / "rl" / "manifest.json", manifest | {"config": {}})  # so that the stage runs again
     result = house.run("rl", name=name)
@@ -69,6 +71,7 @@ def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(house,
     assert rows(root / "metrics.jsonl") == rows(trained / "metrics.jsonl")
     assert (root / "checkpoints" / "iter_0000008.damaged-1").is_dir()
     assert not left.exists()
+    assert not later.exists()
 
 
 def test_a_loss_that_turns_nan_ends_the_run_and_spoils_no_checkpoint(house, trained):
