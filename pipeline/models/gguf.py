@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.common.errors import InputError
 from pipeline.common.files import follow_umask, whole_folder, write_json
-from pipeline.settings.config_json import CLASSES
+from pipeline.settings.config_json import CLASSES, OTHER_FAMILIES
 
 ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe"}
 """`general.architecture` -> model_type. Mistral's files are named llama."""
@@ -91,7 +91,8 @@ def check_header(file: Path, fields: dict[str, Any]) -> str:
     architecture = str(fields.get("general.architecture"))
     if architecture not in ARCHITECTURES:
         raise InputError(
-            f"{file}: the architecture {architecture} is not supported. Allowed: {', '.join(ARCHITECTURES)}"
+            f"{file}: the architecture {architecture} is not supported. Allowed in GGUF files: {', '.join(ARCHITECTURES)}. "
+            f"As folders: {OTHER_FAMILIES}"
         )
     if "tokenizer.ggml.tokens" not in fields:
         raise InputError(f"{file} has no tokenizer (tokenizer.ggml.tokens). {INSTEAD}")

@@ -16,6 +16,14 @@ FAMILIES = {"qwen2": "qwen2", "qwen3": "qwen3", "llama": "llama", "mistral": "ll
 """model_type -> `model.family`. Mistral without a sliding window is a Llama of another name."""
 CLASSES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama", "mistral": "Mistral", "qwen3_moe": "Qwen3Moe"}
 """model_type -> the name by which transformers calls its classes."""
+OTHER_FAMILIES = (
+    f"Supported are {', '.join(FAMILIES)} (SmolLM, TinyLlama and others of Llama's form are llama). "
+    "Megatron-Bridge is not part of this project: its 0.3.1 cannot be imported without Transformer Engine, and asks for "
+    "transformers below 5 where this project has 5. If the model computes what one of the supported families computes, "
+    "write its weights under that family's tensor names, with its config.json, and give that folder "
+    "(docs/data.md, A model of your own)"
+)
+"""What there is to say to a model of another family: what works, why nothing else does, and the way that is left."""
 
 SIZES = {
     "num_hidden_layers": "num_layers",
@@ -139,7 +147,7 @@ def shape_of(config: dict[str, Any], where: str, ignored: Collection[str] = ()) 
     """
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise InputError(f"{where}: model_type is {kind!r}. Supported are {', '.join(FAMILIES)}")
+        raise InputError(f"{where}: model_type is {kind!r}, which the actor does not compute. {OTHER_FAMILIES}")
     _check_keys(config, kind, where, ignored)
     defaults = DEFAULTS[kind]
     shape: dict[str, Any] = {"family": FAMILIES[kind]}

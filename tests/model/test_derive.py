@@ -6,6 +6,7 @@ The config.json files are those of the published models, without the keys that s
 import json
 
 import pytest
+import torch
 import transformers
 import yaml
 from tiny_models import FAMILIES, tiny_model
@@ -14,7 +15,16 @@ from megatron_patches.model.weights.mapping import entries
 from pipeline.common.errors import InputError
 from pipeline.run.compose import compose, read_preset
 from pipeline.run.plan import check
-from pipeline.settings.config_json import CLASSES, DEFAULTS, MAX_WINDOW_LAYERS, NORM_EPS, ROPE_THETA, SIZES, shape_of
+from pipeline.settings.config_json import (
+    CLASSES,
+    DEFAULTS,
+    MAX_WINDOW_LAYERS,
+    NORM_EPS,
+    OTHER_FAMILIES,
+    ROPE_THETA,
+    SIZES,
+    shape_of,
+)
 from pipeline.settings.derive import derive, describe, to_yaml
 from pipeline.settings.published import tensor_shapes
 
@@ -153,7 +163,10 @@ def test_what_was_derived_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "gemma2"}, "model_type is 'gemma2'. Supported are qwen2, qwen3, llama, mistral, qwen3_moe"),
+        (
+            {"model_type": "gemma2"},
+            "model_type is 'gemma2', which the actor does not compute. Supported are qwen2, qwen3, ",
+        ),
         ({"model_type": None}, "model_type is None"),
         ({"hidden_size": None}, "does not describe a model"),
         ({"hidden_size": "many"}, "hidden_size is 'many', which is not a whole number"),
@@ -165,6 +178,60 @@ def test_other_models_are_refused_with_what_is_wrong(tmp_path, changes, said):
     with pytest.raises(InputError) as caught:
         derive(folder_of(tmp_path, OTHERS["tinyllama"] | changes))
     assert said in str(caught.value)
+
+
+OTHER_KINDS = (
+    "gemma", "gemma2", "gemma3_text", "phi3", "deepseek_v2", "deepseek_v3", "gpt_oss", "olmo2", "olmoe", "glm4_moe",
+    "nemotron", "qwen3_next",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_another_family_is_told_what_works_and_that_megatron_bridge_does_not(tmp_path, kind):
+    with pytest.raises(InputError) as caught:
+        derive(folder_of(tmp_path, OTHERS["tinyllama"] | {"model_type": kind}))
+    said = str(caught.value)
+    assert f"model_type is '{kind}'" in said
+    assert all(family in said.split("Supported are")[1].split("(")[0].strip().split(", ") for family in CLASSES)
+    for part in ("Megatron-Bridge is not part", "without Transformer Engine", "A model of your own"):
+        assert part in said
+
+
+def test_the_reason_against_megatron_bridge_holds_for_the_lock():
+    """It asks for transformers below 5: when the lock goes there, the sentence must go."""
+    assert "transformers below 5 where this project has 5" in OTHER_FAMILIES
+    assert int(transformers.__version__.partition(".")[0]) == 5
+
+
+def test_a_phi3_is_a_llama_once_its_joined_tensors_are_split(tmp_path):
+    """The way that the refusal names: same logits, and the folder is derived like any Llama."""
+    sizes_of = {
+        "vocab_size": 96, "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    phi = transformers.Phi3ForCausalLM(transformers.Phi3Config(**sizes_of)).float().eval()
+    tensors = {}
+    for name, tensor in phi.state_dict().items():
+        layer = name.rpartition(".mlp.")[0] or name.rpartition(".self_attn.")[0]
+        if name.endswith("qkv_proj.weight"):
+            parts = zip("qkv", tensor.split([64, 32, 32]), strict=True)
+            tensors |= {f"{layer}.self_attn.{part}_proj.weight": rows for part, rows in parts}
+        elif name.endswith("gate_up_proj.weight"):
+            parts = zip(("gate", "up"), tensor.chunk(2), strict=True)
+            tensors |= {f"{layer}.mlp.{part}_proj.weight": rows for part, rows in parts}
+        else:
+            tensors[name] = tensor
+    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes_of)).float().eval()
+    llama.load_state_dict(tensors)
+    tokens = torch.randint(3, 96, (2, 24))
+    with torch.no_grad():
+        torch.testing.assert_close(llama(tokens).logits, phi(tokens).logits, rtol=0, atol=1e-5)
+    llama.save_pretrained(tmp_path)
+    assert derive(tmp_path)["model"]["family"] == "llama"
+    with pytest.raises(InputError, match="phi3"):
+        derive(folder_of(tmp_path, phi.config.to_dict()))
 
 
 @pytest.mark.parametrize("key", SIZES)

@@ -79,6 +79,7 @@ def test_the_tokenizer_comes_along(tmp_path, llama):
         ({}, {"blk.0.attn_q.bias": (64,)}, "no place for blk.0.attn_q.bias"),
         ({}, {"blk.1.ffn_up.weight": None}, "no tensor for"),
         ({"architecture": "gemma2"}, {}, "the architecture gemma2 is not supported"),
+        ({"architecture": "phi3"}, {}, "the architecture phi3 is not supported.*Megatron-Bridge is not part"),
         ({"tokenizer": False}, {}, "no tokenizer"),
     ],
 )
@@ -90,7 +91,7 @@ def test_what_the_folder_would_not_have_is_refused_by_name(tmp_path, llama, chan
     tensors = tensors_of(llama) | {name: np.ones(shape, np.float32) for name, shape in extra.items() if shape}
     tensors = {name: data for name, data in tensors.items() if extra.get(name, 1) is not None}
     write(tmp_path / "a.gguf", tensors, settings, **options)
-    with pytest.raises(InputError, match=named.replace(".", r"\.")):
+    with pytest.raises(InputError, match=named.replace(".", r"\.").replace(r"\.*", ".*")):
         reader.convert(tmp_path / "a.gguf", tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
