@@ -190,7 +190,7 @@ class _Save:
         self.thread.start()
 
     def _write(self, buckets: Buckets) -> None:
-        """Writes this rank's files and their sums. What goes wrong is kept: `finish` raises it on all ranks."""
+        """Writes this rank's files and their sums. What goes wrong is kept: `advance` raises it on all ranks."""
         assert self.request is not None
         if not buckets:
             return

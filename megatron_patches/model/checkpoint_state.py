@@ -55,7 +55,7 @@ def _drop_what_others_gathered(optimizer: dict[Any, Any]) -> None:
     On the rank that gathered, the same entry holds tensors, which are taken out. What is left must be the same on every rank.
     """
     for part in (optimizer, *optimizer.values()):  # of chained optimizers, one dictionary each
-        if isinstance(part, dict) and part.get("param_state", ...) is None:
+        if isinstance(part, dict) and "param_state" in part and part["param_state"] is None:
             del part["param_state"]
 
 

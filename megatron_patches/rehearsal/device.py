@@ -122,17 +122,19 @@ class RehearsedDevice(Counted):
                 self.ledger.wait("a tensor is copied to the host")
             return args[0]
         given = args[0]
-        made = torch.empty_like(given, device=NAME) if not isinstance(given, FakeTensor) else None
-        if made is None:  # a fake tensor would make a fake one
+        if isinstance(given, FakeTensor):  # empty_like of a FakeTensor is a FakeTensor too
             made = torch.empty_strided(given.shape, given.stride(), dtype=given.dtype, device=NAME)
+        else:
+            made = torch.empty_like(given, device=NAME)
         return made.to(kwargs.get("dtype") or given.dtype)
 
     def _download(self, given: torch.Tensor, kwargs: dict) -> torch.Tensor:
         self.ledger.wait("a tensor is copied to the host")
         known = getattr(given, "host_values", None)
+        if known is not None and self.host_is_real:
+            return known.clone()
         with contextlib.nullcontext() if self.host_is_real else self.fake:
-            made = torch.ones(given.shape, dtype=kwargs.get("dtype") or given.dtype)
-        return made if known is None or not self.host_is_real else known.clone()
+            return torch.ones(given.shape, dtype=kwargs.get("dtype") or given.dtype)
 
     def _one_device(self, func: Any, args: Any, kwargs: dict, tensors: list[torch.Tensor]) -> tuple[Any, dict]:
         """Arguments on the device, of an operator that was given tensors of both; raises if CUDA would."""

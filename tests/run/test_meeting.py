@@ -149,16 +149,24 @@ def client(agent):
     return TCPStore(agent.host, agent.port, is_master=False, timeout=timedelta(seconds=30), wait_for_workers=False)
 
 
+def half_met(*agents):
+    """Has the agents meet in a thread, and node 1 ask for its answer and go no further.
+
+    Returns the thread, the list that gets what was found, and the port that node 1 was told.
+    """
+    found = []
+    waiting = threading.Thread(target=lambda: found.extend(meet(*agents)))
+    waiting.start()
+    until(lambda: agents[0].meeting is not None)
+    asks = client(agents[0])
+    asks.set("came1", "a ticket")
+    return waiting, found, int(asks.get("go-a ticket"))
+
+
 def test_a_node_that_asks_again_after_its_answer_is_met_at_another_store(agent):
     """Its connection failed between the answer and the store. Node 0 must not go on to ranks that nobody joins."""
     first, other = agent(0), agent(1)
-    found = []
-    waiting = threading.Thread(target=lambda: found.extend(meet(first)))
-    waiting.start()
-    until(lambda: first.meeting is not None)
-    asks = client(first)
-    asks.set("came1", "a ticket")
-    port = int(asks.get("go-a ticket"))
+    waiting, found, port = half_met(first)
     (one,) = meet(other)
     waiting.join()
     assert port_of(one) == port_of(found[0]) != port
@@ -167,13 +175,7 @@ def test_a_node_that_asks_again_after_its_answer_is_met_at_another_store(agent):
 
 def test_a_third_node_that_had_met_already_comes_again_with_the_one_that_asks_again(agent):
     first, other, third = agent(0, 3), agent(1, 3), agent(2, 3)
-    found = []
-    waiting = threading.Thread(target=lambda: found.extend(meet(first, third)))
-    waiting.start()
-    until(lambda: first.meeting is not None)
-    asks = client(first)
-    asks.set("came1", "a ticket")
-    port = int(asks.get("go-a ticket"))
+    waiting, found, port = half_met(first, third)
     found += meet(other)
     waiting.join()
     assert len({port_of(each) for each in found} - {port}) == 1
@@ -181,13 +183,7 @@ def test_a_third_node_that_had_met_already_comes_again_with_the_one_that_asks_ag
 
 def test_a_node_that_cannot_reach_the_new_store_is_named(agent):
     first = agent(0, timeout=2)
-    found = []
-    waiting = threading.Thread(target=lambda: found.extend(meet(first)))
-    waiting.start()
-    until(lambda: first.meeting is not None)
-    asks = client(first)
-    asks.set("came1", "a ticket")
-    port = int(asks.get("go-a ticket"))
+    waiting, found, port = half_met(first)
     waiting.join()
     assert isinstance(found[0], NotMetError)
     assert f"node 1 came, but did not reach port {port} of node 0" in str(found[0])
