@@ -93,15 +93,11 @@ def sum_of(path: Path) -> tuple[int, int]:
     return size, total
 
 
-def write_sums(folder: Path, mine: dict[str, tuple[int, int]]) -> None:
-    """Writes the sums of `folder`'s files beside them (a collective). `mine` are those of the files that this rank wrote, made
-    while they were still in memory. Rank 0 sums what no rank calls its own."""
-    if dist.get_rank() == 0:
-        mine = mine | {path.name: sum_of(path) for path in sorted(folder.iterdir()) if not path.name.endswith(DATA)}
-    parts: list[dict[str, tuple[int, int]] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, mine)
-    if dist.get_rank() == 0:
-        write_json(folder / SUMS, {name: entry for part in parts if part for name, entry in sorted(part.items())})
+def write_sums(folder: Path, sums: dict[str, tuple[int, int]]) -> None:
+    """Writes the sums of `folder`'s files beside them. `sums` are those of the files that ranks wrote, made while they were
+    still in memory; the others are summed here."""
+    others = {path.name: sum_of(path) for path in folder.iterdir() if not path.name.endswith(DATA)}
+    write_json(folder / SUMS, dict(sorted((sums | others).items())))
 
 
 def damage(folder: Path) -> str | None:

@@ -18,9 +18,13 @@ from typing import Any
 
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.utils import serialization
 
 from megatron_patches.model.checkpoint_folder import FIRST, LATEST, iteration_folder, iterations, sum_of, write_sums
 from megatron_patches.model.checkpoint_state import DAMAGE, SHAPE_FIELDS, sharded_state, sharded_tensors
@@ -34,6 +38,8 @@ BEST = "best.json"
 
 Buckets = list[tuple[str, str, tuple[list, list]]]
 """Upstream's plan of one rank's files: path, name, and (entries of bytes, entries of tensors)."""
+Written = tuple[list[WriteResult], dict[str, tuple[int, int]]]
+"""What one rank wrote: where each tensor lies, for `.metadata`, and the sums of its files."""
 
 
 class NonFiniteError(UserError):
@@ -52,6 +58,9 @@ class Saver:
     ):
         """`keep`: only that many newest iterations stay, and the one with the largest `keep_best`, the name of a score."""
         self.root, self.model, self.keep, self.keep_best, self.background = root, model, keep, keep_best, background
+        self.is_validated = False
+        """Whether upstream has checked, in an earlier save, that the ranks' shards make whole tensors. It gathers the shapes of
+        all shards for this, which stay the same as long as the process lives."""
         self._running: _Save | None = None
 
     def save(
@@ -87,20 +96,34 @@ class Saver:
             self._running = running
 
 
+class _Strategy(TorchDistSaveShardedStrategy):
+    """Upstream's strategy, which also keeps what rank 0 needs for `.metadata`. Upstream writes that file in a function that
+    every rank calls and waits in (dist_checkpointing/strategies/state_dict_saver.py:210, serialization.py:420)."""
+
+    writer: filesystem_async.FileSystemWriterAsync
+    metadata: Metadata | None = None
+    """None on all ranks but rank 0."""
+
+    def _get_save_and_finalize_callbacks(self, writer, save_state_dict_ret) -> AsyncRequest:
+        self.writer, self.metadata, _ = save_state_dict_ret
+        return super()._get_save_and_finalize_callbacks(writer, save_state_dict_ret)
+
+
 class _Save:
-    """One iteration on its way to the disk. Every rank writes its files; then all make it whole; then rank 0 gives it its name.
-    The first and the last happen in a thread, if the saver works in the background."""
+    """One iteration on its way to the disk. Every rank writes its files; then rank 0, which is told what they wrote, adds the
+    files that describe them and gives the iteration its name. Both happen in a thread, if the saver works in the background."""
 
     def __init__(self, saver: Saver, iteration: int, score: float | None):
         self.saver, self.iteration, self.score = saver, iteration, score
         self.final = iteration_folder(saver.root, iteration)
         self.temporary = saver.root / f".{self.final.name}.writing"
-        self.sums: dict[str, tuple[int, int]] = {}
-        """Of the files that this rank wrote."""
+        self.strategy = _Strategy("torch_dist", 1, thread_count=1)
+        self.written: Written = ([], {})
+        """By this rank."""
         self.error: Exception | None = None
-        """Why this rank could not write them, or name the iteration."""
-        self.is_whole = False
-        """Whether all files are there."""
+        """Why this rank could not write its files, or rank 0 not complete the iteration."""
+        self.is_written = False
+        """Whether all ranks' files are there."""
         self.request: AsyncRequest | None = None
         self.thread: threading.Thread | None = None
 
@@ -124,9 +147,15 @@ class _Save:
         # (seconds, and a hang without a __main__ guard). Here the rank itself writes and reads the results.
         filesystem_async._results_queue = queue.Queue()
         try:
-            strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
             with naming(self.final):
-                self.request = dist_checkpointing.save(state, str(self.temporary), strategy, async_sharded_save=True)
+                self.request = dist_checkpointing.save(
+                    state,
+                    str(self.temporary),
+                    self.strategy,
+                    validate_access_integrity=not self.saver.is_validated,
+                    async_sharded_save=True,
+                )
+            self.saver.is_validated = True
             assert self.request is not None
             buckets: Buckets = self.request.preload_fn() if self.request.preload_fn is not None else []
         except DAMAGE:
@@ -146,34 +175,33 @@ class _Save:
             self.thread.join()
 
     def advance(self) -> bool:
-        """What follows once no rank's thread is at work. Returns whether the iteration has its name."""
-        if self.is_whole:
-            self._raise_what_any_rank_met()
-            return True
-        self._make_whole()
-        if dist.get_rank() == 0 and self.saver.background:
-            self._start(self._name)
-        elif dist.get_rank() == 0:
-            self._name()
-        return False
-
-    def _make_whole(self) -> None:
-        """Adds what describes all ranks' files."""
-        assert self.request is not None
+        """What follows once no rank's thread is at work. Returns whether the iteration is complete and has its name."""
         try:
             self._raise_what_any_rank_met()
-            with naming(self.final):
-                for finalize in self.request.finalize_fns:  # gathers results, writes .metadata
-                    finalize()
-                write_sums(self.temporary, self.sums)
         except DAMAGE:
             self._give_up()
             raise
-        self.is_whole = True
+        if self.is_written:
+            return True
+        is_main = dist.get_rank() == 0
+        parts: list[Written] | None = [self.written] * dist.get_world_size() if is_main else None
+        dist.gather_object(self.written, parts)
+        self.is_written = True
+        if is_main and self.saver.background:
+            self._start(self._complete, parts)
+        elif is_main:
+            self._complete(parts or [])
+        return False
 
-    def _name(self) -> None:
-        """Gives the iteration its name and rotates older ones out (rank 0). What goes wrong is kept, as by `_write`."""
+    def _complete(self, parts: list[Written]) -> None:
+        """Adds the files that describe those of all ranks, gives the iteration its name and rotates older ones out (rank 0).
+        What goes wrong is kept, as by `_write`."""
         try:
+            with naming(self.final):
+                assert self.strategy.metadata is not None
+                self.strategy.writer.finish(self.strategy.metadata, [results for results, _ in parts])
+                save_config(CheckpointingConfig(self.strategy.backend, self.strategy.version), str(self.temporary))
+                write_sums(self.temporary, {name: total for _, sums in parts for name, total in sums.items()})
             if self.final.exists():
                 shutil.rmtree(self.final)
             if not (self.saver.root / LATEST).exists():
@@ -194,28 +222,24 @@ class _Save:
         assert self.request is not None
         if not buckets:
             return
-        transforms, results = self.request.async_fn.args[0], self.request.async_fn_args[2]
-        written: dict[int, list] = {}
+        transforms, (results, sums) = self.request.async_fn.args[0], self.written
         try:
             for number, bucket in enumerate(buckets):
                 with naming(self.final / bucket[1]):
-                    written[number] = _write_file(transforms, number, bucket)
-                    self.sums[bucket[1]] = _synced_sum(Path(bucket[0]))
+                    results += _write_file(transforms, number, bucket)
+                    sums[bucket[1]] = _synced_sum(Path(bucket[0]))
         except Exception as error:
             self.error = error
-        else:
-            results.put(written)
 
     def _raise_what_any_rank_met(self) -> None:
         """Raises the error of the lowest rank that could not write, on every rank (a collective). Upstream tells the first rank
         alone what it was, and the launcher may show the words of another one."""
+        if not anywhere(self.error is not None):
+            return
         mine = None if self.error is None else (*self.error.args[:2], getattr(self.error, "filename", None))
         errors: list[tuple | None] = [None] * dist.get_world_size()
         dist.all_gather_object(errors, mine)
-        met = next((error for error in errors if error is not None), None)
-        if met is None:
-            return
-        *words, file = met
+        *words, file = next(error for error in errors if error is not None)
         is_system = len(words) == 2 and isinstance(words[0], int)
         with naming(file or self.final):
             raise OSError(*words) if is_system else RuntimeError(*map(str, words))
@@ -235,12 +259,13 @@ class _Save:
 
 def _write_file(transforms: list, number: int, bucket: tuple) -> list:
     """Upstream's writer of one file, called in this process; returns its results and raises its error. The file is not yet on
-    the disk (`_synced_sum`)."""
+    the disk (`_synced_sum`). torch's archives get no CRC-32 of their own: it takes half of the write, and the file has one."""
     results: queue.Queue = queue.Queue()
     running: queue.Queue = queue.Queue()
     running.put(number)
     writer = filesystem_async.FileSystemWriterAsync.write_preloaded_data
-    writer(transforms, number, bucket, results, running, use_fsync=False)
+    with serialization.config.patch({"save.compute_crc32": False}):  # type: ignore[attr-defined]
+        writer(transforms, number, bucket, results, running, use_fsync=False)
     _, found = results.get()
     if isinstance(found, Exception):
         raise found

@@ -258,24 +258,37 @@ def test_the_best_iteration_stays_beside_the_newest(actor, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("iter_*")) == ["iter_0000002", "iter_0000005"]
 
 
+@pytest.mark.parametrize("held", ["_write_file", "write_sums"])
 def test_a_save_in_the_background_is_the_state_of_its_call_and_a_kill_during_it_leaves_the_one_before(
-    actor, tmp_path, monkeypatch
+    actor, tmp_path, monkeypatch, held
 ):
-    """The files are copied while the writer waits: that is what a kill at this moment would leave."""
+    """The files are copied while the thread waits: that is what a kill at this moment would leave. Training waits neither for
+    the data nor for the files that describe them."""
     from megatron_patches.model import checkpoint, checkpoint_saving
 
-    root, killed, may_write = tmp_path / "checkpoints", tmp_path / "killed", threading.Event()
+    root, killed = tmp_path / "checkpoints", tmp_path / "killed"
+    reached, may_write = threading.Event(), threading.Event()
     saver = checkpoint.Saver(root, MODEL, background=True)
     saver.save(1, actor.chunks, optimizer=actor.optimizer, common={"number": 1})
     saver.finish()
-    write = checkpoint_saving._write_file
-    monkeypatch.setattr(checkpoint_saving, "_write_file", lambda *words: may_write.wait(60) and write(*words))
+    write = getattr(checkpoint_saving, held)
+
+    def wait(*words):
+        reached.set()
+        assert may_write.wait(20)
+        return write(*words)
+
+    monkeypatch.setattr(checkpoint_saving, held, wait)
     weight = dict(actor.chunks[0].named_parameters())["module.decoder.final_layernorm.weight"].data
     before, numbers = weight.clone(), masters(actor)[0].data.clone()
     saver.save(2, actor.chunks, optimizer=actor.optimizer, common={"number": 2})
     weight.add_(1)
     masters(actor)[0].data.add_(1)
+    if held == "write_sums":
+        saver._running.join()
+        saver.poll()
     saver.poll()
+    assert reached.wait(20)
     assert checkpoint.latest_iteration(root) == 1
     assert all(
         thread.daemon for thread in threading.enumerate() if thread.name == "checkpoint"
@@ -294,11 +307,12 @@ def test_a_save_in_the_background_is_the_state_of_its_call_and_a_kill_during_it_
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_a_full_disk_is_one_message_and_costs_only_that_save(actor, root, monkeypatch, background):
+@pytest.mark.parametrize("part", ["_write_file", "write_sums"])
+def test_a_full_disk_is_one_message_and_costs_only_that_save(actor, root, monkeypatch, background, part):
     from megatron_patches.model import checkpoint, checkpoint_saving
 
-    def full(transforms, number, bucket):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), bucket[0])
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     saver = checkpoint.Saver(root, MODEL, keep=1, background=background)
 
@@ -307,7 +321,7 @@ def test_a_full_disk_is_one_message_and_costs_only_that_save(actor, root, monkey
         saver.finish()
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint_saving, "_write_file", full)
+        patched.setattr(checkpoint_saving, part, full)
         with pytest.raises(OSError, match="No space left") as caught:
             saved(4)
     code, said = explain(caught.value)
