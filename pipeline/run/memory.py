@@ -31,8 +31,12 @@ class Memory:
     """A second copy of the weights, if the loss has a KL term."""
     activations: int
     """Of all micro-batches in flight."""
+    recomputed: int
+    """The part of the activations that `rl.recompute=full` makes for a layer's backward pass: it is not there together with the
+    head."""
     head: int
-    """Logits of one chunk, all that the policy head holds of them, and the output weight's gradient."""
+    """Logits of one chunk, all that the policy head holds of them, and the output weight's gradient. 0 if the pipeline's first
+    stage needs more without it than its last with it."""
     logits_avoided: int
     """Whole fp32 logits of one micro-batch and their gradient, which the policy head avoids."""
     parked: int
@@ -53,7 +57,7 @@ class Memory:
     @property
     def training(self) -> int:
         """Peak while the policy is updated."""
-        return self.states + self.activations + self.head
+        return self.states + self.activations + max(0, self.head - self.recomputed)
 
     @property
     def generating(self) -> int:
@@ -85,6 +89,12 @@ def estimate(settings: Settings, data_parallel: int, engine: str, on_gpu: bool) 
     mine = dense // shards + experts // expert_shards  # parameters whose optimizer state is here
     tokens = layout.micro_batch_tokens // layout.cp
     vocab = count(model).embedding // model.hidden_size // layout.tp
+    # 1F1B: the first stage keeps pp micro-batches, the last one has the head.
+    head = _head(rl.head_chunk_tokens, tokens, vocab, model.hidden_size, element)
+    kept, recomputed = (element * n for n in activations(settings, tokens, on_gpu, in_flight=1))
+    first, _ = (element * n for n in activations(settings, tokens, on_gpu, in_flight=layout.pp))
+    if first > kept + max(0, head - recomputed):
+        kept, head = first, 0
     parts = {
         "weights": own * element,
         "gradients": own * 4,
@@ -93,8 +103,9 @@ def estimate(settings: Settings, data_parallel: int, engine: str, on_gpu: bool) 
     return Memory(
         **parts,
         reference=own * element if settings.algo.kl_coef > 0 else 0,
-        activations=activations(settings, tokens, on_gpu) * element,
-        head=_head(rl.head_chunk_tokens, tokens, vocab, model.hidden_size, element),
+        activations=kept,
+        recomputed=recomputed,
+        head=head,
         logits_avoided=2 * 4 * tokens * vocab,
         parked=sum(parts[name] for name in {*rl.offload}),
         copies=SAVED * (min(mine, BUCKET // shards) if _is_cut(settings) else mine) if rl.optimizer.distributed else 0,
@@ -174,11 +185,12 @@ def _head(chunk: int | None, tokens: int, vocab: int, hidden: int, element: int)
     return (logits if chunk else min(logits, HEAD_LOGITS_BYTES)) + weight * element + (4 * weight if element < 4 else 0)
 
 
-def activations(settings: Settings, tokens: int, on_gpu: bool) -> int:
-    """Elements kept for the backward pass on one rank, with `tokens` tokens in a micro-batch.
+def activations(settings: Settings, tokens: int, on_gpu: bool, in_flight: int) -> tuple[int, int]:
+    """Elements kept for the backward pass on one rank, with `tokens` tokens in a micro-batch and `in_flight` micro-batches
+    whose backward pass is still to come; and how many of them are made again and used up with each layer.
 
     They are what megatron-core's unfused layers keep (a rehearsal lists the same tensors), and the gradients of one
-    MLP, whose backward pass comes first, when everything is still kept. 1F1B keeps up to pp micro-batches of a stage's layers.
+    MLP, whose backward pass comes first, when everything is still kept.
     """
     model, layout = settings.model, settings.layout
     stream = model.hidden_size // (layout.tp if layout.sp else 1)
@@ -192,23 +204,25 @@ def activations(settings: Settings, tokens: int, on_gpu: bool) -> int:
     layer = tokens * (4 * stream + _attention(settings)) + more * (2 * stream + _normed_heads(settings)) + mlp
     gradients += more * stream  # the last norm's
     if rl.recompute == "full":
-        return _recomputed(settings, tokens * stream, layer) + gradients
+        kept, again = _recomputed(settings, tokens * stream, layer, in_flight)
+        return kept + again + gradients, again and again + gradients
     if rl.recompute == "selective" and {"mlp", "moe"} & {*recomputed_modules(model, rl.recompute_modules)}:
-        return layers * layout.pp * (layer - mlp) + mlp + gradients
-    return layers * layout.pp * layer + gradients
+        return layers * in_flight * (layer - mlp) + mlp + gradients, 0
+    return layers * in_flight * layer + gradients, 0
 
 
-def _recomputed(settings: Settings, given: int, layer: int) -> int:
-    """Elements kept if whole layers run again. `given`: a layer's input; `layer`: all that it keeps otherwise."""
+def _recomputed(settings: Settings, given: int, layer: int, in_flight: int) -> tuple[int, int]:
+    """Elements kept if whole layers run again, and those of the unit that does, where every layer is in one. `given`: a layer's
+    input; `layer`: all that it keeps otherwise."""
     rl, layout = settings.rl, settings.layout
     layers = settings.model.num_layers // layout.pp
     if rl.recompute_method == "uniform":  # the input of every unit, and one unit at work
         unit = min(rl.recompute_layers, layers)
-        return -(-layers // unit) * layout.pp * given + unit * layer
+        return -(-layers // unit) * in_flight * given, unit * layer
     chunks = layout.vpp or 1
     again = min(rl.recompute_layers, layers // chunks) * chunks
     whole = layers - again  # the last ones, so their backward pass comes first and frees them
-    return layout.pp * (again * given + whole * layer) + max(0, layer - whole * layer)
+    return in_flight * (again * given + whole * layer) + max(0, layer - whole * layer), 0
 
 
 def _attention(settings: Settings) -> int:

@@ -272,7 +272,9 @@ def _memory_lines(settings: Settings) -> list[str]:
         (
             "policy head",
             memory.head,
-            f"a chunk of logits and the gradient; whole logits: {memory.logits_avoided / unit:.1f}",
+            f"a chunk of logits and the gradient; whole logits: {memory.logits_avoided / unit:.1f}"
+            if memory.head
+            else "the last pipeline stage has it, and needs less than the first",
         ),
         ("generation", memory.generation, _generation_text(settings)),
     ]

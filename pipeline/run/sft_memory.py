@@ -62,7 +62,7 @@ def estimate(settings: Settings, ranks: int, on_gpu: bool) -> SftMemory:
         gradients=total * element // (ranks if stage == 3 else 1),
         optimizer=kept * total // (ranks if stage >= 1 else 1),
         buffers=(live + bucket) * element,
-        activations=activations(alone, tokens, on_gpu) * element,
+        activations=activations(alone, tokens, on_gpu, in_flight=1)[0] * element,
         head=4 * min(TILE, tokens * model.vocab_size) + model.hidden_size * (4 * tokens + element * model.vocab_size),
         overhead=int(OVERHEAD_GIB * GIB) if on_gpu else 0,
     )

@@ -262,12 +262,10 @@ def test_every_preset_rehearses_in_about_a_minute_a_rank(model, cluster, nodes):
         pytest.skip(str(error))
     planned, limit, peaks = memory_of(settings), settings.cluster.device_memory_gib * 2**30, []
     for rank in rehearse(settings, ranks_of(settings, [])):
-        assert rank["processor_seconds"] < (120 if settings.model.experts.count else 60)
+        assert rank["processor_seconds"] < 60
         assert rank["phases"]["update"]["flops"] > 0
         peaks.append(max(phase["peak"] for phase in rank["phases"].values()))
     if planned.peak < limit:  # the plan warns otherwise
         assert max(peaks) < limit
     if settings.cluster.device == "cuda":
-        # The plan adds the head to a stage's experts at work; of two stages the one with the head is not the fullest.
-        is_cut = settings.model.experts.count and settings.layout.pp > 1
-        assert planned.training - planned.overhead == pytest.approx(max(peaks), rel=0.1 if is_cut else 0.05)
+        assert planned.training - planned.overhead == pytest.approx(max(peaks), rel=0.05)
