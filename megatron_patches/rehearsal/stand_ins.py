@@ -50,10 +50,17 @@ def kernels(ledger: Ledger, on_gpu: bool) -> None:
 
     from megatron_patches.model import attention, norm
 
+    def lower_right(*sizes: int) -> torch.Tensor | None:
+        """The causal mask under context parallelism, which a CPU makes and a GPU does not. torch has a tensor class for it that
+        cannot be made while tensors are counted."""
+        return None if on_gpu else torch.ones(sizes, dtype=torch.bool, device=NAME).tril()
+
     def sdpa(q, k, v, attn_mask=None, is_causal=False, scale=None, enable_gqa=False):
-        """Causal attention, whose mask (context parallel: aligned at the lower right) costs nothing."""
+        """Causal attention."""
         if not on_gpu:
-            return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)[0]
+            mask = None if attn_mask is None else torch.zeros_like(attn_mask, dtype=q.dtype)
+            flash = aten._scaled_dot_product_flash_attention_for_cpu
+            return flash(q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale)[0]
         if q.dtype in attention.HALF:
             return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True, False, scale=scale)[0]
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
@@ -71,6 +78,7 @@ def kernels(ledger: Ledger, on_gpu: bool) -> None:
             return getattr(functional, name)
 
     attention.F = Functions()  # type: ignore[assignment]
+    attention.causal_lower_right = lower_right  # type: ignore[assignment]
     if on_gpu:
         norm.RMSNorm.forward = rms_norm  # type: ignore[method-assign]
 
@@ -177,6 +185,7 @@ def bucket_holders(model: Model) -> None:
     from megatron_patches.model.weights.mapping import entries
 
     stages = parallel_state.get_pipeline_model_parallel_world_size()
+    chunks = stages * (parallel_state.get_virtual_pipeline_model_parallel_world_size() or 1)
     expert_ranks = parallel_state.get_expert_model_parallel_world_size()
     tp = parallel_state.get_tensor_model_parallel_world_size()
     vocab = (padded_vocab(model.vocab_size, tp) // tp, model.hidden_size)
@@ -196,7 +205,7 @@ def bucket_holders(model: Model) -> None:
             parts = kind.split(".")
             at = parts.index("local_experts") + 1
             expert_rank = int(parts[at]) // (model.experts.count // expert_ranks)
-        return layer * stages // model.num_layers, expert_rank, _shape(kind, mine)
+        return layer * chunks // model.num_layers % stages, expert_rank, _shape(kind, mine)
 
     def _shape(kind: str, mine: dict[str, tuple]) -> tuple:
         wanted = _without_numbers(kind)

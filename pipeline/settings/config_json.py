@@ -18,8 +18,8 @@ CLASSES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama", "mistral": "Mis
 """model_type -> the name by which transformers calls its classes."""
 OTHER_FAMILIES = (
     f"Supported are {', '.join(FAMILIES)} (SmolLM, TinyLlama and others of Llama's form are llama). "
-    "Megatron-Bridge is not part of this project: its 0.3.1 cannot be imported without Transformer Engine, and asks for "
-    "transformers below 5 where this project has 5. If the model computes what one of the supported families computes, "
+    "Megatron-Bridge is not part of this project: its 0.3 asks for transformers below 5 where this project has 5, and 0.4 and "
+    "later for a newer megatron-core. If the model computes what one of the supported families computes, "
     "write its weights under that family's tensor names, with its config.json, and give that folder "
     "(docs/data.md, A model of your own)"
 )

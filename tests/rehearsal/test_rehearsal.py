@@ -59,8 +59,17 @@ LARGE = [
     ],
 )
 def test_memory_is_that_of_real_tensors(tmp_path, ranks, words):
+    for rank, found in compared(tmp_path, ranks, words):
+        own = found["phases"]["save"]["parts"]["weights"] // 4
+        gathered = 24 if rank == 0 else 0  # and 12 bytes for each parameter of its own share
+        assert found["phases"]["save"]["host_peak"] == pytest.approx((gathered + 12 / ranks) * own, rel=0.12)
+
+
+def compared(tmp_path, ranks: int, words: list[str]):
     """The same step with real tensors on the CPU, counted by other code: log-probs, update, sync and save within 1%. Device and
-    host are one memory there, so the rehearsal's are added."""
+    host are one memory there, so the rehearsal's are added. Yields each rank and its rehearsal.
+
+    Experts: gloo's thread frees a buffer of hidden states sooner or later, which is another 1%."""
     settings = compose([*MEASURED, *words])
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
@@ -71,22 +80,9 @@ def test_memory_is_that_of_real_tensors(tmp_path, ranks, words):
         peaks["update"] = max(peaks[name] for name in ("update", "gradients", "optimizer step"))
         assert set(real) == {"log-probs", "update", "sync", "save"}
         for name, size in real.items():
-            assert abs(peaks[name] - size) < 0.01 * size, f"rank {rank}, {name}: {peaks[name]} rehearsed, {size} real"
-        own = found["phases"]["save"]["parts"]["weights"] // 4
-        gathered = 24 if rank == 0 else 0  # and 12 bytes for each parameter of its own share
-        assert found["phases"]["save"]["host_peak"] == pytest.approx((gathered + 12 / ranks) * own, rel=0.12)
-
-
-def test_parts_are_those_of_an_fp32_model():
-    (found,) = rehearse(compose([*MEASURED, "layout.tp=1", "cluster.devices_per_node=1"]), [0])
-    peaks = {name: phase["peak"] for name, phase in found["phases"].items()}
-    # Sixteen bytes a parameter: fp32 weight, gradient and two moments; 64 rows of padded vocabulary, three layers.
-    parts = found["phases"]["update"]["parts"]
-    weights = compose(ALONE).model.parameters
-    assert parts["weights"] == pytest.approx(4 * weights, rel=0.01)
-    assert parts["gradients"] == pytest.approx(4 * weights, rel=0.01)
-    assert parts["optimizer"] == pytest.approx(8 * weights, rel=0.01)
-    assert found["phases"]["save"]["peak"] < peaks["optimizer step"], "a checkpoint is gathered on the host"
+            share = 0.02 if settings.model.experts.count else 0.01
+            assert abs(peaks[name] - size) < share * size, f"rank {rank}, {name}: {peaks[name]} rehearsed, {size} real"
+        yield rank, found
 
 
 SHAPE = """
@@ -102,10 +98,60 @@ model:
   max_position_embeddings: 4096
   {more}
 """
+EXPERTS = "qk_norm: true\n  experts: {count: 8, per_token: 2, ffn_hidden_size: 384}"
+LEVERS = {
+    "selective recomputation": (2, ["rl.recompute=selective"]),
+    "no recomputation, tp 2 with sequence parallelism": (2, ["rl.recompute=none", "layout.tp=2", "layout.sp=true"]),
+    "pp 2": (2, ["layout.pp=2", "model.num_layers=4", "model.parameters=none"]),
+    "pp 2, vpp 2": (2, ["layout.pp=2", "layout.vpp=2", "model.num_layers=4", "model.parameters=none"]),
+    "cp 2": (2, ["layout.cp=2"]),
+    "optimizer on the host": (1, ["rl.optimizer.cpu_offload=true"]),
+    "experts": (2, ["layout.ep=2"]),
+    "grouped experts": (2, ["layout.ep=2", "rl.grouped_experts=true", "model.dtype=bf16"]),
+    "replayed routing": (2, ["layout.ep=2", "rl.routing_replay=actor"]),
+}
+
+
+def lever(folder: Path, name: str) -> tuple[int, list[str]]:
+    """Ranks and words of one of LEVERS."""
+    ranks, words = LEVERS[name]
+    if "layout.ep=2" in words:
+        words = [*words, f"model={preset(folder, SHAPE.format(family='qwen3_moe', more=EXPERTS), 'qwen3_moe')}"]
+    return ranks, ["layout.tp=1", "model.dtype=fp32", *words, f"cluster.devices_per_node={ranks}"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", LEVERS)
+def test_memory_with_levers_and_layouts_is_that_of_real_tensors(tmp_path, name):
+    ranks, words = lever(tmp_path, name)
+    assert [rank for rank, _ in compared(tmp_path, ranks, words)] == [*range(ranks)]
+
+
+@pytest.mark.parametrize("name", ["cp 2", "pp 2, vpp 2", "grouped experts"])
+def test_levers_and_layouts_are_rehearsed(tmp_path, name):
+    """A mask of context parallelism could not be made, and the sync did not know which layers a virtual stage has."""
+    ranks, words = lever(tmp_path, name)
+    (found,) = rehearse(compose([*MEASURED, *words]), [ranks - 1])
+    assert {"log-probs", "update", "sync", "save"} <= set(found["phases"])
+    assert found["phases"]["update"]["flops"] > 0
+
+
+def test_parts_are_those_of_an_fp32_model():
+    (found,) = rehearse(compose([*MEASURED, "layout.tp=1", "cluster.devices_per_node=1"]), [0])
+    peaks = {name: phase["peak"] for name, phase in found["phases"].items()}
+    # Sixteen bytes a parameter: fp32 weight, gradient and two moments; 64 rows of padded vocabulary, three layers.
+    parts = found["phases"]["update"]["parts"]
+    weights = compose(ALONE).model.parameters
+    assert parts["weights"] == pytest.approx(4 * weights, rel=0.01)
+    assert parts["gradients"] == pytest.approx(4 * weights, rel=0.01)
+    assert parts["optimizer"] == pytest.approx(8 * weights, rel=0.01)
+    assert found["phases"]["save"]["peak"] < peaks["optimizer step"], "a checkpoint is gathered on the host"
+
+
 SHAPES = [
     pytest.param("llama", "rope: {theta: 10000.0}", ["layout.tp=2", "layout.sp=true"], id="dense"),
     pytest.param(
-        "qwen3_moe", "qk_norm: true\n  experts: {count: 8, per_token: 2, ffn_hidden_size: 384}",
+        "qwen3_moe", EXPERTS,
         ["layout.tp=2", "layout.sp=true", "layout.ep=2"], id="experts", marks=pytest.mark.slow,
     ),
 ]  # fmt: skip
@@ -142,7 +188,7 @@ def test_the_instant_plan_is_near_the_rehearsal(model, cluster, layers):
     assert planned.training - planned.overhead == pytest.approx(peak, rel=0.1)
 
 
-EXPERTS = [
+EXPERT_LAYERS = [
     "stage=rl", "cluster=gpu8", "layout.ep=2", "layout.micro_batch_tokens=4096", "rl.recompute=full",
     "rollout.max_new_tokens=512",
 ]  # fmt: skip
@@ -150,9 +196,8 @@ EXPERTS = [
 
 def test_experts_leave_nothing_on_the_device(tmp_path):
     """Upstream's dispatcher kept every layer's graph until its next forward pass."""
-    experts = "qk_norm: true\n  experts: {count: 8, per_token: 2, ffn_hidden_size: 384}"
-    path = preset(tmp_path, SHAPE.format(family="qwen3_moe", more=experts), "qwen3_moe")
-    (found,) = rehearse(compose([*EXPERTS, f"model={path}"]), [0])
+    path = preset(tmp_path, SHAPE.format(family="qwen3_moe", more=EXPERTS), "qwen3_moe")
+    (found,) = rehearse(compose([*EXPERT_LAYERS, f"model={path}"]), [0])
     parts = found["phases"]["save"]["parts"]
     left = parts.get("activations", 0) + parts.get("temporaries", 0)
     assert left < 4096 * 512 * 2, "the hidden states of one layer"
