@@ -126,11 +126,20 @@ def parse(key: str, text: str) -> Any:
     return text
 
 
+MOST_VALUES = 100_000
+"""In one YAML text."""
+
+
 def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """What YAML text means. Raises `ValueError` if it is not YAML, nested too deeply, or contains itself (`&a [*a]`)."""
+    """What YAML text means.
+
+    Raises:
+        ValueError: it is not YAML, is nested too deeply, contains itself (`&a [*a]`), or repeats so much by aliases that every
+            walk through it would take hours.
+    """
     try:
         value = yaml.load(text, Loader=loader)
-        _check_finite(value, ())
+        _size(value, ())
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except (yaml.YAMLError, TypeError) as error:  # TypeError: a list or mapping as a key
@@ -138,12 +147,18 @@ def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any
     return value
 
 
-def _check_finite(value: Any, around: tuple[int, ...]) -> None:
+def _size(value: Any, around: tuple[int, ...]) -> int:
+    """How many values it holds, each alias counted as what it repeats."""
+    if not isinstance(value, dict | list):
+        return 1
     if id(value) in around:
         raise ValueError("an alias (*name) lies inside its own anchor (&name)")
-    if isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            _check_finite(inner, (*around, id(value)))
+    size = 1
+    for inner in value.values() if isinstance(value, dict) else value:
+        size += _size(inner, (*around, id(value)))
+        if size > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values, aliases (*name) counted as what they repeat")
+    return size
 
 
 def choices(key: str) -> list[str]:

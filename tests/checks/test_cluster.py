@@ -10,6 +10,7 @@ import psutil
 import pytest
 from cli import ROOT, environment
 from ranks import free_port, run_ranks
+from torch.distributed import TCPStore
 
 from pipeline.run.compose import compose
 from stages.checks import cluster, nodes
@@ -85,19 +86,36 @@ def test_two_sound_nodes_on_the_command_line(tmp_path):
         assert len(out.splitlines()) < 25
 
 
+def listening():
+    """Where this process listens."""
+    return {place.laddr for place in psutil.Process().net_connections() if place.status == psutil.CONN_LISTEN}
+
+
 @pytest.mark.parametrize("nnodes", [1, 2])
 def test_the_store_listens_at_the_address_of_node_0s_name_alone(nnodes):
-    before = {place.laddr for place in psutil.Process().net_connections() if place.status == psutil.CONN_LISTEN}
+    before = listening()
     words = ["stage=doctor", "check=cluster", f"cluster.nnodes={nnodes}", "cluster.master_addr=localhost"]
     store = cluster.join(compose([*words, f"cluster.master_port={free_port()}"]).cluster)
-    after = {place.laddr for place in psutil.Process().net_connections() if place.status == psutil.CONN_LISTEN}
-    assert {place.ip for place in after - before} == {"127.0.0.1"}
+    assert {place.ip for place in listening() - before} == {"127.0.0.1"}
     del store
 
 
-def test_a_node_that_does_not_come_is_named():
-    from torch.distributed import TCPStore
+def test_connections_are_tried_at_the_nodes_own_address_alone():
+    opened = set()
 
+    class Meeting(cluster.Meeting):
+        def heard(self, *words, **more):
+            opened.update(listening() - before)
+            return super().heard(*words, **more)
+
+    meeting = Meeting(TCPStore("127.0.0.1", free_port(), is_master=True, wait_for_workers=False), 0, 1)
+    before = listening()
+    assert cluster.connections(meeting, "127.0.0.1") == []
+    assert {place.ip for place in opened} == {"127.0.0.1"}
+    assert listening() == before
+
+
+def test_a_node_that_does_not_come_is_named():
     meeting = cluster.Meeting(TCPStore("127.0.0.1", free_port(), is_master=True, wait_for_workers=False), 0, 3)
     meeting.say("here", "alone")
     with pytest.raises(Exception, match=r"No answer from nodes 1, 2 in 0\.001 minutes"):

@@ -34,6 +34,8 @@ def call(tmp_path, monkeypatch, capfd):
     return run
 
 
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(12))
+"""A thousand billion values, by aliases."""
 WRONG = [
     ("rl", "verify.rewards.corectness=1", 2, "Did you mean verify.rewards=correctness?"),
     ("rl", "verify.rewards.nothing_here:bonus=1", 2, "there is no module nothing_here"),
@@ -175,6 +177,7 @@ def test_an_own_shape_needs_no_parameter_count(call, tmp_path):
     ("text", "said"),
     [
         ("rl: &a {steps: 3, optimizer: *a}", "lies inside its own anchor"),
+        (BOMB, "more than 100,000 values, aliases"),
         ("rl: " + "{a: " * 2000, "is not a YAML preset"),
         ("? [a, b]\n: 3", "is not a YAML preset"),
         ("rl: {steps: 2024-13-45}", "is not a YAML preset"),
@@ -182,7 +185,7 @@ def test_an_own_shape_needs_no_parameter_count(call, tmp_path):
         (TINY_SHAPE.replace("layouts: {1: {tp: 2, micro_batch_tokens: 1024}}", "layouts: [1]"), "model.layouts"),
         (TINY_SHAPE.replace("layouts: {1: {tp: 2, micro_batch_tokens: 1024}}", "layouts: {1: 3}"), "model.layouts"),
     ],
-    ids=["cyclic", "deep", "list as key", "no date", "number as preset", "layouts list", "layout number"],
+    ids=["cyclic", "bomb", "deep", "list as key", "no date", "number as preset", "layouts list", "layout number"],
 )
 def test_a_preset_file_that_is_none(call, tmp_path, text, said):
     path = preset(tmp_path, text, "odd")

@@ -17,6 +17,13 @@ import pytest
 from cli import end, environment, preset
 from ranks import free_port
 
+from pipeline.common.files import read_json, write_json
+from pipeline.run import supervise
+from pipeline.run.launch import torchrun_options
+from pipeline.run.watchdog import NOTICE
+from pipeline.settings import Cluster
+from pipeline.stage import OUTCOME_FOLDER
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -197,6 +204,38 @@ def test_after_a_restart_only_the_new_attempts_end_is_shown(start, mode):
     assert re.fullmatch(r"Rank 1 \(process \d+\) was killed by SIGKILL; .*", last), err
     assert "ill at first" not in err
     assert "no sign of life" not in err
+
+
+def test_an_attempt_that_never_begins_is_not_blamed_on_the_one_before(tmp_path):
+    """An agent whose earlier attempt the watchdog ended, and whose other node does not come again."""
+    cluster = Cluster(
+        nnodes=2, devices_per_node=1, master_addr="127.0.0.1", master_port=free_port(), timeout_minutes=1 / 60
+    )
+    before = tmp_path / f"{NOTICE}0.json"
+    write_json(before, {"time": 0, "message": "Rank 0: no sign of life"})
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.run.torchrun",
+        *torchrun_options(cluster, 0, str(tmp_path / "logs")),
+        "none",
+    ]
+    ended = subprocess.run(
+        command, env=environment(**{OUTCOME_FOLDER: str(tmp_path)}), timeout=120, capture_output=True
+    )
+    assert ended.returncode == 1
+    assert "node 1 did not come" in read_json(tmp_path / f"{NOTICE}-agent0.json")["message"]
+    assert not before.exists()
+
+
+def test_of_several_starts_the_newest_ones_output_is_shown(tmp_path):
+    """torchrun names its folder of each start at random."""
+    for time_s, name in enumerate(["none_c", "none_a", "none_b"]):
+        file = tmp_path / name / "attempt_0" / "1" / "stderr.log"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"of {name}")
+        os.utime(file, (time_s, time_s))
+    assert supervise._tail(tmp_path, 1, 1).splitlines()[1:] == ["of none_b"]
 
 
 def test_a_checkpoints_writer_ends_with_its_rank_and_keeps_no_other_process(tmp_path, start):

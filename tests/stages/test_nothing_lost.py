@@ -4,6 +4,7 @@ Each case starts from a copy of the run `straight` or of the prepared run, and t
 decisions themselves are tested case by case in tests/training.
 """
 
+import re
 import shutil
 
 import psutil
@@ -95,6 +96,7 @@ def test_a_loss_that_turns_nan_ends_the_run_and_spoils_no_checkpoint(house, trai
     assert f"rl.load: {trained / 'checkpoints' / 'iter_0000008'}: " in out
     assert "tensors of optimizer state" in out
     assert "not read" not in out
+    assert re.search(r"WARNING: step \d+: (50|100)% of its optimizer steps were skipped", out)
     assert "3 optimizer steps in a row were skipped (rl.max_skipped), because the" in err
     assert " on rank 0 is not finite" in err
     assert "Traceback" not in err
