@@ -264,8 +264,10 @@ def test_every_preset_rehearses_in_about_a_minute_a_rank(model, cluster, nodes):
     for rank in rehearse(settings, ranks_of(settings, [])):
         assert rank["processor_seconds"] < 60
         assert rank["phases"]["update"]["flops"] > 0
-        peaks.append(max(phase["peak"] for phase in rank["phases"].values()))
+        peaks.append({name: phase["peak"] for name, phase in rank["phases"].items()})
     if planned.peak < limit:  # the plan warns otherwise
-        assert max(peaks) < limit
+        assert max(max(rank.values()) for rank in peaks) < limit
     if settings.cluster.device == "cuda":
-        assert planned.training - planned.overhead == pytest.approx(max(peaks), rel=0.05)
+        # While the model is built its weights exist twice, before the optimizer and activations do.
+        training = max(peak for rank in peaks for name, peak in rank.items() if name != "build")
+        assert planned.training - planned.overhead == pytest.approx(training, rel=0.05)
