@@ -292,17 +292,17 @@ def _memory_lines(settings: Settings) -> list[str]:
 def _warm_up_lines(settings: Settings) -> list[str]:
     """Memory of the warm-up on one device, and a warning if it is more than the device has."""
     memory, sft, device = _warm_up_memory(settings), settings.sft, settings.cluster.device_memory_gib
-    unit, name = _unit(memory.peak)
+    (unit, name), moment = _unit(memory.peak), memory.fullest
     rows = [
         ("weights", memory.weights, f"{settings.model.dtype}, ZeRO {sft.zero_stage} over {world_size(settings)} ranks"),
-        ("gradients", memory.gradients, settings.model.dtype),
+        ("gradients", moment.gradients, settings.model.dtype),
         ("optimizer", memory.optimizer, "masters and Adam's moments"),
-        ("buffers", memory.buffers, "communication" + (" and gathered layers" if sft.zero_stage == 3 else "")),
+        ("buffers", moment.buffers, "communication" + (" and gathered layers" if sft.zero_stage == 3 else "")),
         ("overhead", memory.overhead, "context, allocator"),
-        ("activations", memory.activations, "recomputed" if sft.gradient_checkpointing else "kept"),
-        ("loss", memory.head, "a tile of logits and the gradients of the output layer"),
+        ("activations", moment.activations, "recomputed" if sft.gradient_checkpointing else "kept"),
+        ("temporary", moment.temporary, "tiles of logits, gradients of embeddings, or Adam's square roots"),
+        ("peak", memory.peak, f"at {moment.name}; a device has {device * GIB / unit:g}"),
     ]
-    rows.append(("peak", memory.peak, f"a device has {device * GIB / unit:g}"))
     lines = [f"Memory of the warm-up on a device, {name} (estimate)", *_sizes(rows, unit)]
     if memory.peak > device * GIB:
         lines.append(
