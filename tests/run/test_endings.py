@@ -4,6 +4,7 @@ import errno
 import fcntl
 import resource
 import shutil
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pipeline.common.errors import InputError
 from pipeline.models.tensors import write_folder
 from pipeline.run import cli
 from pipeline.stage import explain
+from pipeline.tracking.events import Events
 
 
 def wrapped() -> Exception:
@@ -87,6 +89,18 @@ def copy(folder):
     shutil.copyfile(source, folder / "x")
 
 
+def tensorboard(folder):
+    before, hook, events = set(threading.enumerate()), threading.excepthook, Events(folder / "x")
+    threading.excepthook = lambda _: None  # TensorBoard writes in a thread, whose error `flush` raises
+    events.add(1, 0.0, {"y" * 10_000: 1.0})
+    try:
+        events.flush()
+    finally:
+        for thread in set(threading.enumerate()) - before:
+            thread.join(10)
+        threading.excepthook = hook
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -96,6 +110,7 @@ def copy(folder):
         weights,
         model,
         copy,
+        tensorboard,
     ],
 )
 def test_a_file_that_does_not_fit_is_named_whoever_writes_it(tmp_path, write):
