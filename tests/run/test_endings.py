@@ -123,6 +123,23 @@ def test_a_file_that_does_not_fit_is_named_whoever_writes_it(tmp_path, write):
     assert not list(tmp_path.glob(".x*"))
 
 
+def test_a_file_where_a_folder_belongs_is_told_as_such(tmp_path):
+    file = tmp_path / "checkpoints"
+    file.write_text("")
+    for use in (
+        lambda: (file / "x").mkdir(),
+        lambda: (file / "x").write_text(""),
+        lambda: file.mkdir(exist_ok=True),
+        tmp_path.read_text,
+    ):
+        with pytest.raises(OSError, match=r"irectory|exists") as caught:
+            use()
+        code, message = explain(caught.value)
+        assert code == 3
+        assert message.startswith(str(tmp_path))
+        assert "Move it away" in message
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
 def test_a_folder_that_may_not_be_written_to_is_told_as_such(number):
     code, message = explain(OSError(number, "Not allowed", "the runs/shards"))
