@@ -52,6 +52,8 @@ FULL_SIGNS = (
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Errors of missing permissions and of read-only disks."""
+MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+"""Errors of a file where a folder belongs, and the other way round."""
 
 _stopped = False
 
@@ -178,6 +180,11 @@ def explain(error: BaseException) -> tuple[int, str]:
         return 3, (
             f"{error.filename} cannot be read or written ({error.strerror}). Fix its permissions, or choose another folder: "
             "runs_dir=<folder>."
+        )
+    if isinstance(error, OSError) and error.errno in MISPLACED and error.filename:
+        return 3, (
+            f"{error.filename} cannot be used ({error.strerror}): there is a file where a folder belongs, or a folder where a "
+            "file belongs. Move it away; the same command continues."
         )
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return 2, f"A port is in use ({error}). Choose a free one: cluster.master_port=<port>."

@@ -5,6 +5,7 @@ outlives a rank that is killed and shares its sockets (patch `writer`). Here the
 that ends with it, from a copy of the data, while training goes on.
 """
 
+import errno
 import gc
 import math
 import os
@@ -56,7 +57,12 @@ class Saver:
     def __init__(
         self, root: Path, model: Model, keep: int | None = None, keep_best: str | None = None, background: bool = False
     ):
-        """`keep`: only that many newest iterations stay, and the one with the largest `keep_best`, the name of a score."""
+        """`keep`: only that many newest iterations stay, and the one with the largest `keep_best`, the name of a score.
+
+        Raises NotADirectoryError if there is a file at `root`: now, and not at the first save.
+        """
+        if root.exists() and not root.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(root))
         self.root, self.model, self.keep, self.keep_best, self.background = root, model, keep, keep_best, background
         self.is_validated = False
         """Whether upstream has checked, in an earlier save, that the ranks' shards make whole tensors. It gathers the shapes of

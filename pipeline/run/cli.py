@@ -68,15 +68,16 @@ def _main(words: list[str]) -> int:
     compared = arms.check(settings, words, run_root(settings)) if settings.stage == "compare" else []
     if settings.dry_run or settings.stage == "plan":
         from pipeline.run.plan import describe
+        from pipeline.run.rehearsal import ranks_of, rehearsal
 
+        actor = next((job.settings for job in jobs if job.stage.name == "rl"), settings)
+        if settings.plan.rehearse:
+            ranks_of(actor, settings.plan.ranks)  # a rank that is not there is refused before pages are printed
         print(describe(jobs, words))
         if compared:
             print(arms.describe(settings, compared))
-        actor = next((job.settings for job in jobs if job.stage.name == "rl"), settings)
         seconds = None
         if settings.plan.rehearse:
-            from pipeline.run.rehearsal import rehearsal
-
             text, seconds = rehearsal(actor, settings.plan.ranks)
             print("\n" + text)
         if settings.plan.lengths is not None:

@@ -14,6 +14,8 @@ LIVE = 10**9
 """Parameters that ZeRO 3 holds whole at once (DeepSpeed's stage3_max_live_parameters)."""
 FETCH = 5 * 10**7
 """Parameters that ZeRO 3 gathers in one call (stage3_prefetch_bucket_size): they exist twice while they are cut apart."""
+SMALL = 10**5
+"""Parameters of the largest tensor that ZeRO 3 keeps whole once it has gathered it (stage3_param_persistence_threshold)."""
 SUB_GROUP = 10**9
 """Parameters that ZeRO 3 steps at once (sub_group_size)."""
 BUCKET = 5 * 10**8
@@ -42,7 +44,7 @@ class SftMemory:
     """fp32 masters and Adam's two moments."""
     overhead: int
     between: int
-    """What ZeRO 3 also holds between steps: its gradients and its bucket. They are in every moment as well."""
+    """What ZeRO 3 also holds between steps: its gradients, its bucket, and small tensors whole. Moments count it as theirs."""
     moments: tuple[Moment, ...]
 
     @property
@@ -85,7 +87,7 @@ def estimate(settings: Settings, ranks: int, on_gpu: bool, bucket: int = BUCKET)
         weights=element * (own if stage == 3 else total),
         optimizer=kept * own,
         overhead=int(OVERHEAD_GIB * GIB) if on_gpu else 0,
-        between=element * own + whole if stage == 3 else 0,
+        between=element * (own + _kept_whole(model) * (ranks > 1)) + whole if stage == 3 else 0,
         moments=(*_passes(settings, ranks, own, whole, bucket, on_gpu), _step(settings, ranks, own, whole, on_gpu)),
     )
 
@@ -149,6 +151,12 @@ def _overlapping(model: Model, ranks: int) -> int:
         for rank in range(start // share, (end - 1) // share + 1):
             held[rank] += size
     return max(held)
+
+
+def _kept_whole(model: Model) -> int:
+    """Elements of the tensors that ZeRO 3 does not cut again: vectors and small matrices."""
+    sizes = _matrices(model)
+    return count(model).total - sum(size for size in sizes if size > SMALL)
 
 
 def _matrices(model: Model) -> list[int]:

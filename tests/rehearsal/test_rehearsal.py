@@ -236,6 +236,14 @@ def test_ranks():
         ranks_of(compose(words), [32])
 
 
+def test_a_rank_that_is_not_there_is_refused_before_anything_is_printed(capsys):
+    words = ["stage=plan", "model=32b", "cluster=gpu8", "cluster.nnodes=4", "rehearse=true", "plan.ranks=32"]
+    assert cli.main(words) == 2
+    said = capsys.readouterr()
+    assert "plan.ranks=32: the run has ranks 0 to 31" in said.err
+    assert not said.out
+
+
 @pytest.mark.parametrize("words", [["stage=rl", "rehearse=true"], ["stage=plan", "plan.ranks=1"]])
 def test_a_key_of_rehearsals_that_changes_nothing_is_refused(words, capsys):
     assert cli.main([*words, "model=tiny"]) == 2

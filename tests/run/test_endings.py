@@ -4,6 +4,7 @@ import errno
 import fcntl
 import resource
 import shutil
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pipeline.common.errors import InputError
 from pipeline.models.tensors import write_folder
 from pipeline.run import cli
 from pipeline.stage import explain
+from pipeline.tracking.events import Events
 
 
 def wrapped() -> Exception:
@@ -87,6 +89,18 @@ def copy(folder):
     shutil.copyfile(source, folder / "x")
 
 
+def tensorboard(folder):
+    before, hook, events = set(threading.enumerate()), threading.excepthook, Events(folder / "x")
+    threading.excepthook = lambda _: None  # TensorBoard writes in a thread, whose error `flush` raises
+    events.add(1, 0.0, {"y" * 10_000: 1.0})
+    try:
+        events.flush()
+    finally:
+        for thread in set(threading.enumerate()) - before:
+            thread.join(10)
+        threading.excepthook = hook
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -96,6 +110,7 @@ def copy(folder):
         weights,
         model,
         copy,
+        tensorboard,
     ],
 )
 def test_a_file_that_does_not_fit_is_named_whoever_writes_it(tmp_path, write):
@@ -106,6 +121,23 @@ def test_a_file_that_does_not_fit_is_named_whoever_writes_it(tmp_path, write):
     assert code == 3, caught.value
     assert f" at {tmp_path}/" in message
     assert not list(tmp_path.glob(".x*"))
+
+
+def test_a_file_where_a_folder_belongs_is_told_as_such(tmp_path):
+    file = tmp_path / "checkpoints"
+    file.write_text("")
+    for use in (
+        lambda: (file / "x").mkdir(),
+        lambda: (file / "x").write_text(""),
+        lambda: file.mkdir(exist_ok=True),
+        tmp_path.read_text,
+    ):
+        with pytest.raises(OSError, match=r"irectory|exists") as caught:
+            use()
+        code, message = explain(caught.value)
+        assert code == 3
+        assert message.startswith(str(tmp_path))
+        assert "Move it away" in message
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])

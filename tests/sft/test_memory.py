@@ -36,7 +36,7 @@ def case(stage: int, dtype: str, ranks: int, *words: str, length: int = SHORT, s
 
 
 def compare(folder: Path, cases: list[Settings], ranks: int, bucket: int) -> None:
-    """Within 5%, of the fullest rank. ZeRO 3 also keeps small vectors whole, which counts in a small model alone."""
+    """Within 5%, of the fullest rank."""
     (folder / "cases.json").write_text(json.dumps([(found.model_dump(mode="json"), bucket) for found in cases]))
     run_ranks(ranks, SCRIPT, folder / "cases.json", folder / "result.json", timeout=580, env={"DS_ACCELERATOR": "cpu"})
     real = [json.loads((folder / f"result.json.{rank}").read_text()) for rank in range(ranks)]

@@ -225,6 +225,14 @@ def test_a_missing_or_wrong_latest_file_is_no_fresh_start(root, latest, said):
         assert part in str(caught.value)
 
 
+def test_a_file_in_the_place_of_the_checkpoints_is_no_surprise_of_the_first_save(tmp_path):
+    from megatron_patches.model.checkpoint import Saver
+
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(NotADirectoryError, match="checkpoints"):
+        Saver(tmp_path / "checkpoints", MODEL)
+
+
 def test_a_kill_before_the_first_latest_file_costs_nothing(root):
     """A file that is lost later is an error all the same."""
     from megatron_patches.model import checkpoint
