@@ -170,7 +170,7 @@ def train_step(engine, batch: PackedRows, lr: float, run: StageRun, accumulation
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
     learned = int((batch.labels[:, 1:] != IGNORED).sum())
-    total = torch.zeros(())
+    total = torch.zeros((), device=engine.device)  # NCCL sums no tensor of the host
     shares = torch.arange(run.rank, len(batch), run.world_size).tensor_split(accumulation)
     for share in shares:
         rows = batch.pick(share)
@@ -183,7 +183,7 @@ def train_step(engine, batch: PackedRows, lr: float, run: StageRun, accumulation
         # DeepSpeed averages over ranks and accumulated micro-batches; the mean wanted is over the whole batch's tokens.
         engine.backward(loss * (run.world_size * accumulation / learned))
         engine.step()
-        total += loss.detach().cpu() / learned
+        total += loss.detach() / learned
     dist.all_reduce(total)
     return float(total), is_skipped(engine)
 

@@ -63,14 +63,7 @@ def rehearse(settings: Settings, rank: int) -> dict:
     return {
         "rank": rank,
         "load": {"sequences": load.sequences, "length": load.length, "micro_batches": load.micro_batches},
-        "phases": {name: _plain(phase) for name, phase in ledger.phases.items()},
-    }
-
-
-def _plain(phase) -> dict:
-    return vars(phase) | {
-        "collectives": [[group, name, *row] for (group, name), row in sorted(phase.collectives.items())],
-        "waits": dict(phase.waits.most_common()),
+        "phases": {name: phase.plain() for name, phase in ledger.phases.items()},
     }
 
 

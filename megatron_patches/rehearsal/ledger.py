@@ -56,6 +56,13 @@ class Phase:
     waits: collections.Counter[str] = field(default_factory=collections.Counter)
     """Where the host waits for the device -> how often."""
 
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it; waits from the most frequent on."""
+        return vars(self) | {
+            "collectives": [[group, name, *row] for (group, name), row in sorted(self.collectives.items())],
+            "waits": dict(self.waits.most_common()),
+        }
+
 
 class Ledger:
     """The books of one rank. Phases and parts nest; the innermost counts."""

@@ -1,6 +1,7 @@
 """What a rehearsal puts in the place of devices and other ranks, each with its reason. For a process by itself: nothing is
 put back."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,6 +44,25 @@ def _everyone_agrees(found: list, mine: Any, group: Any = None) -> None:
     found[:] = [mine] * len(found)
 
 
+def attention_of(on_gpu: bool) -> Callable[..., torch.Tensor]:
+    """torch's scaled_dot_product_attention by the kernel that the device would choose; on `meta` torch makes all scores."""
+
+    def sdpa(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+        if on_gpu and attn_mask is None and q.dtype in (torch.bfloat16, torch.float16):
+            return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True, False, scale=scale)[0]
+        mask = (
+            attn_mask if attn_mask is None or attn_mask.dtype == q.dtype else torch.zeros_like(attn_mask, dtype=q.dtype)
+        )
+        if not on_gpu:
+            flash = aten._scaled_dot_product_flash_attention_for_cpu
+            return flash(q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale)[0]
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        bias = None if mask is None else mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+        return aten._scaled_dot_product_efficient_attention(q, k, v, bias, True, 0.0, mask is None, scale=scale)[0]
+
+    return sdpa
+
+
 def kernels(ledger: Ledger, on_gpu: bool) -> None:
     """The kernels that the device would choose: on `meta` torch falls back to compositions of small operators."""
     from megatron.core.optimizer import clip_grads
@@ -55,24 +75,13 @@ def kernels(ledger: Ledger, on_gpu: bool) -> None:
         cannot be made while tensors are counted."""
         return None if on_gpu else torch.ones(sizes, dtype=torch.bool, device=NAME).tril()
 
-    def sdpa(q, k, v, attn_mask=None, is_causal=False, scale=None, enable_gqa=False):
-        """Causal attention."""
-        if not on_gpu:
-            mask = None if attn_mask is None else torch.zeros_like(attn_mask, dtype=q.dtype)
-            flash = aten._scaled_dot_product_flash_attention_for_cpu
-            return flash(q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale)[0]
-        if q.dtype in attention.HALF:
-            return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True, False, scale=scale)[0]
-        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-        return aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, True, scale=scale)[0]
-
     def rms_norm(self, x: torch.Tensor) -> torch.Tensor:
         return _FusedNorm.apply(x, self.weight)
 
     class Functions:
         """torch.nn.functional with another attention."""
 
-        scaled_dot_product_attention = staticmethod(sdpa)
+        scaled_dot_product_attention = staticmethod(attention_of(on_gpu))
 
         def __getattr__(self, name: str) -> Any:
             return getattr(functional, name)

@@ -68,7 +68,7 @@ def _main(words: list[str]) -> int:
     compared = arms.check(settings, words, run_root(settings)) if settings.stage == "compare" else []
     if settings.dry_run or settings.stage == "plan":
         from pipeline.run.plan import describe
-        from pipeline.run.rehearsal import ranks_of, rehearsal
+        from pipeline.run.rehearsal import ranks_of, rehearsal, rehearsal_of_warm_up
 
         actor = next((job.settings for job in jobs if job.stage.name == "rl"), settings)
         if settings.plan.rehearse:
@@ -80,6 +80,9 @@ def _main(words: list[str]) -> int:
         if settings.plan.rehearse:
             text, seconds = rehearsal(actor, settings.plan.ranks)
             print("\n" + text)
+            for job in jobs:
+                if job.stage.name == "sft" and job.settings.sft.enabled:
+                    print("\n" + rehearsal_of_warm_up(job.settings, settings.plan.ranks))
         if settings.plan.lengths is not None:
             from pipeline.run.foresight import foresee
 

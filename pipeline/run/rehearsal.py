@@ -1,4 +1,5 @@
-"""Rehearsals of a planned run: one process for each rank (`megatron_patches.rehearsal`), and their results as text."""
+"""Rehearsals of a planned run: one process for each rank (`megatron_patches.rehearsal`; of the warm-up
+`stages.sft_rehearsal`), and their results as text."""
 
 import json
 import os
@@ -14,16 +15,20 @@ import yaml
 
 from pipeline.common.devices import cores
 from pipeline.common.errors import UsageError, UserError
+from pipeline.run import sft_memory
 from pipeline.run.door import ROOT
 from pipeline.run.memory import GIB, Memory
 from pipeline.run.pace import Pace, pace, published
 from pipeline.run.plan import data_parallel, memory_of, world_size
+from pipeline.run.shapes import count
 from pipeline.settings import Settings
-from pipeline.settings.engine import chosen_engine
+from pipeline.settings.engine import chosen_engine, uses_gpus
 from pipeline.settings.levers import without_transformer_engine
 
 PARTS = ("weights", "gradients", "optimizer", "reference", "activations", "temporaries")
 PHASES = ("log-probs", "update", "gradients", "optimizer step", "sync", "save")
+WARM_UP_PARTS = ("weights", "optimizer", "temporaries")
+OF_WARM_UP = ("between steps", "forward", "backward", "optimizer step")
 
 
 def ranks_of(settings: Settings, chosen: list[int]) -> list[int]:
@@ -39,8 +44,11 @@ def ranks_of(settings: Settings, chosen: list[int]) -> list[int]:
     return chosen or [stage * world // settings.layout.pp for stage in range(settings.layout.pp)]
 
 
-def rehearse(settings: Settings, ranks: Iterable[int]) -> list[dict[str, Any]]:
-    """What one step of each rank takes, rank by rank; `settings` are those of the rl stage.
+def rehearse(
+    settings: Settings, ranks: Iterable[int], module: str = "megatron_patches.rehearsal", words: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
+    """What one step of each rank takes, rank by rank; `settings` are those of the rl stage, or of the sft stage for
+    `stages.sft_rehearsal`. `words`: more arguments of `module`.
 
     Raises:
         UserError: the code of a rank failed, with its last lines.
@@ -52,14 +60,14 @@ def rehearse(settings: Settings, ranks: Iterable[int]) -> list[dict[str, Any]]:
         local = settings.model_copy(update={"model": model, "rl": without_transformer_engine(settings.rl)})
         config.write_text(yaml.safe_dump(local.model_dump(mode="json")), "utf-8")
         with ThreadPoolExecutor(max_workers=cores()) as pool:
-            return list(pool.map(lambda rank: _one(config, rank), ranks))
+            return list(pool.map(lambda rank: _one(module, config, rank, words), ranks))
 
 
-def _one(config: Path, rank: int) -> dict[str, Any]:
+def _one(module: str, config: Path, rank: int, words: tuple[str, ...]) -> dict[str, Any]:
     result = config.parent / f"{rank}.json"
     # A process by itself: what stands in for devices and ranks would make a real run wrong. Without GPUs, whatever is here.
     ended = subprocess.run(
-        [sys.executable, "-m", "megatron_patches.rehearsal", str(config), str(rank), str(result)],
+        [sys.executable, "-m", module, str(config), str(rank), str(result), *words],
         cwd=ROOT,
         env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -80,6 +88,34 @@ def rehearsal(settings: Settings, chosen: list[int]) -> tuple[str, Pace]:
         lines += [*_memory_lines(settings, rank, memory), "", *_traffic_lines(rank), ""]
     seconds = pace(settings, found, world_size(settings), data_parallel(settings))
     return "\n".join([*lines, *_pace_lines(settings, seconds)]), seconds
+
+
+def rehearsal_of_warm_up(settings: Settings, chosen: list[int]) -> str:
+    """Rehearses the warm-up and describes the memory of each chosen rank, or of rank 0. `settings` are the sft stage's."""
+    planned = sft_memory.estimate(settings, world_size(settings), uses_gpus(settings.cluster))
+    device, lines = settings.cluster.device_memory_gib, []
+    # On a CPU the pages of a bucket that are never written take no memory.
+    bucket = () if uses_gpus(settings.cluster) else (str(min(sft_memory.BUCKET, count(settings.model).total)),)
+    for rank in rehearse(settings, chosen or [0], "stages.sft_rehearsal", bucket):
+        load, head = rank["load"], "  ".join(f"{name:>11}" for name in ("peak", *WARM_UP_PARTS))
+        lines += [
+            f"Rehearsal of the warm-up's rank {rank['rank']}: {load['micro_batches']} micro-batches of {load['sequences']} x"
+            f" {load['length']} tokens, ZeRO {settings.sft.zero_stage}, {rank['processor_seconds']:.0f} s of processor time."
+            " GiB of the device at each phase's peak:",
+            f"  {'phase':<15}{head}",
+        ]
+        for name in OF_WARM_UP:
+            phase = rank["phases"][name]
+            sizes = [phase["peak"], *(phase["parts"].get(part, 0) for part in WARM_UP_PARTS)]
+            lines.append(f"  {name:<15}" + "  ".join(f"{size / GIB:11.3f}" for size in sizes))
+        peak = max(phase["peak"] for phase in rank["phases"].values()) + planned.overhead
+        lines.append(
+            f"  With {planned.overhead / GIB:.1f} for context and allocator: {peak / GIB:.1f} ({planned.peak / GIB:.1f} by the"
+            f" estimate); a device has {device:g}"
+        )
+        if peak > device * GIB:
+            lines.append("  WARNING: it does not fit.")
+    return "\n".join(lines)
 
 
 def _memory_lines(settings: Settings, rank: dict[str, Any], memory: Memory) -> list[str]:

@@ -227,6 +227,8 @@ def test_the_plan_prints_a_rehearsal(tmp_path, capsys):
     assert "at megatron_patches/training/actor.py:" in out
     assert "tokens/s/GPU; MFU of the update" in out
     assert "rehearse=true" not in out  # in no command that is to be typed
+    # Its first step gave NCCL a sum on the host.
+    assert "Rehearsal of the warm-up's rank 7: " in out
 
 
 def test_ranks():

@@ -7,6 +7,7 @@ import pytest
 from ranks import run_ranks
 
 from pipeline.run.compose import compose
+from pipeline.run.rehearsal import rehearse
 from pipeline.run.sft_memory import estimate
 from pipeline.settings import Settings
 
@@ -21,6 +22,7 @@ LARGE = [
     "model.num_query_groups=6", "model.head_dim=64", "model.vocab_size=16384",
 ]  # fmt: skip
 """A hundred million parameters, tied."""
+UNTIED = "model.tie_word_embeddings=false"
 SHORT, LONG = 64, 512
 """Tokens of a row: gradients and states decide the peak, or activations."""
 
@@ -35,11 +37,16 @@ def case(stage: int, dtype: str, ranks: int, *words: str, length: int = SHORT, s
     )  # fmt: skip
 
 
-def compare(folder: Path, cases: list[Settings], ranks: int, bucket: int) -> None:
-    """Within 5%, of the fullest rank."""
+def measured_of(folder: Path, cases: list[Settings], ranks: int, bucket: int) -> list[list[dict[str, int]]]:
+    """Bytes between steps and at the peak, of each rank and case."""
     (folder / "cases.json").write_text(json.dumps([(found.model_dump(mode="json"), bucket) for found in cases]))
     run_ranks(ranks, SCRIPT, folder / "cases.json", folder / "result.json", timeout=580, env={"DS_ACCELERATOR": "cpu"})
-    real = [json.loads((folder / f"result.json.{rank}").read_text()) for rank in range(ranks)]
+    return [json.loads((folder / f"result.json.{rank}").read_text()) for rank in range(ranks)]
+
+
+def compare(folder: Path, cases: list[Settings], ranks: int, bucket: int) -> None:
+    """Within 5%, of the fullest rank."""
+    real = measured_of(folder, cases, ranks, bucket)
     wrong = []
     for number, settings in enumerate(cases):
         planned = estimate(settings, ranks, on_gpu=False, bucket=bucket)
@@ -57,9 +64,9 @@ def compare(folder: Path, cases: list[Settings], ranks: int, bucket: int) -> Non
 @pytest.mark.slow  # 45 s of processor time
 def test_a_step_takes_what_is_planned(tmp_path):
     """Buckets smaller than the model, as with models of more than 500 million parameters."""
-    untied, kept = "model.tie_word_embeddings=false", "sft.gradient_checkpointing=false"
+    kept = "sft.gradient_checkpointing=false"
     cases = [
-        *(case(stage, dtype, 2, untied) for stage in range(4) for dtype in ("fp32", "bf16")),
+        *(case(stage, dtype, 2, UNTIED) for stage in range(4) for dtype in ("fp32", "bf16")),
         case(1, "bf16", 2, "model.tie_word_embeddings=true"),
         case(1, "bf16", 2, kept, length=LONG),
         case(2, "fp32", 2, length=LONG),
@@ -71,8 +78,7 @@ def test_a_step_takes_what_is_planned(tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("ranks", [1, 4])
 def test_on_other_numbers_of_ranks(tmp_path, ranks):
-    untied = "model.tie_word_embeddings=false"
-    compare(tmp_path, [case(stage, "fp32", ranks, untied) for stage in range(4)], ranks, bucket=2_500_000)
+    compare(tmp_path, [case(stage, "fp32", ranks, UNTIED) for stage in range(4)], ranks, bucket=2_500_000)
 
 
 @pytest.mark.long
@@ -80,3 +86,36 @@ def test_on_other_numbers_of_ranks(tmp_path, ranks):
 def test_a_hundred_million_parameters(tmp_path, ranks):
     cases = [case(stage, "bf16", ranks, length=LONG, shape=LARGE) for stage in range(4)]
     compare(tmp_path, cases, ranks, bucket=30_000_000)
+
+
+REHEARSED = [
+    pytest.param([case(1, "bf16", 2, UNTIED), case(3, "fp32", 2, UNTIED)], marks=pytest.mark.slow, id="two"),  # 20 s
+    pytest.param(
+        [
+            *(case(stage, dtype, 2, UNTIED) for stage in range(4) for dtype in ("fp32", "bf16")),
+            case(1, "bf16", 2, "model.tie_word_embeddings=true"),
+            case(1, "bf16", 2, "sft.gradient_checkpointing=false", length=LONG),
+            case(2, "fp32", 2, length=LONG),
+        ],
+        marks=pytest.mark.long,
+        id="all",
+    ),
+]
+
+
+@pytest.mark.parametrize("cases", REHEARSED)
+def test_a_rehearsed_step_takes_what_a_real_one_takes(tmp_path, cases):
+    """The first rank, within 1%: the same engine on tensors without numbers."""
+    bucket = 2_500_000
+    real = measured_of(tmp_path, cases, 2, bucket)[0]
+    wrong = []
+    for number, settings in enumerate(cases):
+        (found,) = rehearse(settings, [0], "stages.sft_rehearsal", (str(bucket),))
+        phases = {name: phase["both_peak"] for name, phase in found["phases"].items()}
+        for name, size in {"between": phases["between steps"], "peak": max(phases.values())}.items():
+            if abs(size - real[number][name]) > 0.01 * real[number][name]:
+                wrong.append(
+                    f"case {number}, ZeRO {settings.sft.zero_stage}, {settings.model.dtype}, {name}: {size} rehearsed,"
+                    f" {real[number][name]} real"
+                )
+    assert not wrong, "\n".join(wrong)
