@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 import yaml
 from torch.optim import optimizer
 
+from megatron_patches.policy_head import plan
 from megatron_patches.rehearsal import stand_ins
 from megatron_patches.rehearsal.device import NAME, RehearsedDevice
 from megatron_patches.rehearsal.ledger import Ledger
@@ -102,6 +104,8 @@ def imagined(settings: Settings, rank: int) -> Iterator[Ledger]:
     torch.nn.functional.scaled_dot_product_attention = stand_ins.attention_of(uses_gpus(cluster))
     if uses_gpus(cluster):  # torch's AdamW then steps all parameters at once, which takes half of the temporary memory
         optimizer._get_foreach_kernels_supported_devices = lambda: [NAME]
+    else:  # the loss makes smaller tiles of logits there
+        plan.default_tile = partial(_tile_of_cpu, plan.default_tile)
     with RehearsedDevice(ledger, 0.0, uses_gpus(cluster)):
         yield ledger
 
@@ -138,6 +142,10 @@ def rehearse(settings: Settings, rank: int, bucket: int | None = None) -> dict[s
         "load": {"sequences": rows, "length": sft.sequence_length, "micro_batches": micro_batches},
         "phases": {name: phase.plain() for name, phase in ledger.phases.items()},
     }
+
+
+def _tile_of_cpu(tile: Any, device: torch.device, rows: int, fused: bool) -> tuple[int, int]:
+    return tile(torch.device("cpu"), rows, fused)
 
 
 def _forget_shapes(engine: Any) -> None:

