@@ -6,6 +6,7 @@ last DeepSpeed checkpoint with the same batches.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.models import folders as hf
 from pipeline.models.partitioned import load_partitioned
 from pipeline.models.tensors import readable
+from pipeline.settings import Sft
 from pipeline.sft.engine import (
     accumulation_steps,
     build_engine,
@@ -57,11 +59,7 @@ def main(run: StageRun) -> dict:
         model = load_partitioned(base, config, dtype)
     else:
         model = AutoModelForCausalLM.from_pretrained(str(base), attn_implementation="sdpa", dtype=dtype)
-    model.lm_head = LossHead(model.lm_head)
-    model.config.use_cache = False
-    if sft.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    engine = build_engine(model, sft, config)
+    engine = build_engine(trainable(model, sft), sft, config)
     checkpoints, metrics = run.folder() / "checkpoints", run.folder() / "metrics.jsonl"
     done = load_progress(engine, checkpoints)
     if done:
@@ -160,6 +158,21 @@ class LossHead(torch.nn.Module):
             hidden.reshape(len(targets), -1), self.weight, targets.clamp(min=0), index=learned, need_entropy=False
         )
         return -logp.sum()
+
+
+def trainable(model: Any, sft: Sft) -> Any:
+    """`model` of transformers, changed in place for training: with the loss in its head, and without a cache and dropout.
+
+    transformers loads models for evaluation, and such a model recomputes nothing.
+    """
+    model.lm_head = LossHead(model.lm_head)
+    model.config.use_cache = False
+    if sft.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0  # the actor has none
+    return model.train()
 
 
 def train_step(engine, batch: PackedRows, lr: float, run: StageRun, accumulation: int) -> tuple[float, bool]:

@@ -24,12 +24,12 @@ from megatron_patches.rehearsal import stand_ins
 from megatron_patches.rehearsal.device import NAME, RehearsedDevice
 from megatron_patches.rehearsal.ledger import Ledger
 from pipeline.models.folders import config_of
-from pipeline.settings import Model, Settings
+from pipeline.settings import Settings
 from pipeline.settings.engine import uses_gpus
 from pipeline.sft import engine as zero
 from pipeline.sft.packing import PackedRows
 from pipeline.stage import StageRun
-from stages.sft import LossHead, train_step
+from stages.sft import train_step, trainable
 
 MICRO_BATCHES = 2
 """Of the rehearsed step at most. More of them take time, and no more memory."""
@@ -55,31 +55,26 @@ def deepspeed_on_device() -> None:
     # Whether a gradient is finite is a number too, and numbers that are read from the device are made up.
     for module, kind in ((stage_1_and_2, "DeepSpeedZeroOptimizer"), (stage3, "DeepSpeedZeroOptimizer_Stage3")):
         getattr(module, kind).has_overflow = lambda self, *words, **options: False
-        if hasattr(module, "is_invalid_grad_norm"):
-            module.is_invalid_grad_norm = lambda norm: False
+        module.is_invalid_grad_norm = lambda norm: False
     for name in ("check", "check_using_norm", "has_overflow"):
         setattr(CheckOverflow, name, lambda self, *words, **options: False)
     # All tokens of a row are learned from.
     meta.meta_nonzero_assume_all_nonzero = True  # type: ignore[attr-defined]
 
 
-def build(model: Model, settings: Settings, config: dict[str, Any]) -> Any:
+def build(settings: Settings, config: dict[str, Any]) -> Any:
     """The stage's model and engine, on the device from the beginning."""
     import deepspeed
     from transformers import AutoModelForCausalLM
 
+    model, sft = settings.model, settings.sft
     dtype = torch.bfloat16 if model.dtype == "bf16" else torch.float32
-    is_cut = settings.sft.zero_stage == 3
+    is_cut = sft.zero_stage == 3
     partitioned: Any = deepspeed.zero.Init(config_dict_or_path=config) if is_cut else contextlib.nullcontext()
     with torch.device(NAME), partitioned:
         built = AutoModelForCausalLM.from_config(config_of(model), attn_implementation="sdpa", dtype=dtype)
     built.tie_weights()
-    built.lm_head = LossHead(built.lm_head)
-    built.config.use_cache = False
-    built.train()
-    if settings.sft.gradient_checkpointing:
-        built.gradient_checkpointing_enable()
-    return zero.build_engine(built, settings.sft, config)
+    return zero.build_engine(trainable(built, sft), sft, config)
 
 
 def rows_of(settings: Settings, count: int) -> PackedRows:
@@ -121,7 +116,7 @@ def rehearse(settings: Settings, rank: int, bucket: int | None = None) -> dict[s
     if bucket is not None:
         config["zero_optimization"]["reduce_bucket_size"] = bucket
     with imagined(settings, rank) as ledger:
-        engine = build(settings.model, settings, config)
+        engine = build(settings, config)
         _forget_shapes(engine)
         ledger.mark((getattr(p, "ds_tensor", p.data) for p in engine.module.parameters()), "weights")
         for name, method in {"forward": "forward", "backward": "backward", "optimizer step": "step"}.items():

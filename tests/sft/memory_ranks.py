@@ -16,7 +16,7 @@ from pipeline.settings import Settings
 from pipeline.sft import engine as zero
 from pipeline.sft.packing import PackedRows
 from pipeline.stage import StageRun
-from stages.sft import LossHead, train_step
+from stages.sft import train_step, trainable
 
 
 class DeviceBytes(LiveBytes):
@@ -44,12 +44,7 @@ def measure(settings: Settings, bucket: int, folder: Path) -> dict[str, int]:
         else:
             built = random_model(model, model.vocab_size, {}, seed=1).to(dtype)
         built.config._attn_implementation = "sdpa"
-        built.lm_head = LossHead(built.lm_head)
-        built.config.use_cache = False
-        built.train()
-        if sft.gradient_checkpointing:
-            built.gradient_checkpointing_enable()
-        engine = zero.build_engine(built, sft, config)
+        engine = zero.build_engine(trainable(built, sft), sft, config)
         del built
         run = StageRun(settings=None, root=folder, rank=dist.get_rank(), world_size=world)  # type: ignore[arg-type]
         tokens = torch.randint(model.vocab_size, (sft.batch_size, sft.sequence_length))
