@@ -116,8 +116,8 @@ class _Strategy(TorchDistSaveShardedStrategy):
 
 
 class _Save:
-    """One iteration on its way to the disk. Every rank writes its files; then rank 0, which is told what they wrote, adds the
-    files that describe them and gives the iteration its name. Both happen in a thread, if the saver works in the background."""
+    """The save of one iteration. Each rank writes its own files and sends rank 0 a list of them. Rank 0 then writes .metadata
+    and the checksums, and renames the folder. If the saver works in the background, each of the two steps runs in a thread."""
 
     def __init__(self, saver: Saver, iteration: int, score: float | None):
         self.saver, self.iteration, self.score = saver, iteration, score
@@ -189,14 +189,13 @@ class _Save:
             raise
         if self.is_written:
             return True
-        is_main = dist.get_rank() == 0
-        parts: list[Written] | None = [self.written] * dist.get_world_size() if is_main else None
+        parts = [self.written] * dist.get_world_size() if dist.get_rank() == 0 else None
         dist.gather_object(self.written, parts)
         self.is_written = True
-        if is_main and self.saver.background:
+        if parts is not None and self.saver.background:
             self._start(self._complete, parts)
-        elif is_main:
-            self._complete(parts or [])
+        elif parts is not None:
+            self._complete(parts)
         return False
 
     def _complete(self, parts: list[Written]) -> None:

@@ -101,7 +101,7 @@ class RehearsedDevice(Counted):
     def _exchange(self, func: Any, args: Any, kwargs: dict, tensors: list[torch.Tensor]) -> Any:
         self._count_collective(func, args, kwargs)
         over_gloo = _group_of(args, kwargs).group_name in self.ledger.host_groups
-        # A barrier's tensor is this stand-in's own.
+        # torch makes the tensor of a barrier by itself, on the CPU.
         if "barrier" not in func.name() and any((tensor.device.type == NAME) == over_gloo for tensor in tensors):
             where = [str(tensor.device) for tensor in tensors]
             raise RuntimeError(f"{func} over {'gloo' if over_gloo else 'NCCL'} on tensors of {where}")

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore, _create_fake_pg
 
 from megatron_patches import parallel
+from megatron_patches.model.attention import HALF
 from megatron_patches.rehearsal.device import NAME, RehearsedDevice, aten
 from megatron_patches.rehearsal.ledger import Ledger
 from megatron_patches.training import optimizer
@@ -48,17 +49,20 @@ def attention_of(on_gpu: bool) -> Callable[..., torch.Tensor]:
     """torch's scaled_dot_product_attention by the kernel that the device would choose; on `meta` torch makes all scores."""
 
     def sdpa(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-        if on_gpu and attn_mask is None and q.dtype in (torch.bfloat16, torch.float16):
-            return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True, False, scale=scale)[0]
-        mask = (
-            attn_mask if attn_mask is None or attn_mask.dtype == q.dtype else torch.zeros_like(attn_mask, dtype=q.dtype)
-        )
+        causal = attn_mask is None  # every call without a mask is causal here
         if not on_gpu:
-            flash = aten._scaled_dot_product_flash_attention_for_cpu
-            return flash(q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale)[0]
+            if not causal and attn_mask.dtype != q.dtype:  # torch makes a mask of numbers from a bool mask
+                attn_mask = torch.zeros_like(attn_mask, dtype=q.dtype)
+            kernel = aten._scaled_dot_product_flash_attention_for_cpu
+            return kernel(q, k, v, 0.0, causal, attn_mask=attn_mask, scale=scale)[0]
+        if causal and q.dtype in HALF:
+            return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True, False, scale=scale)[0]
+        # The kernel for fp32, and the one that takes a mask, want a key for each query head and a mask for each head.
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-        bias = None if mask is None else mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-        return aten._scaled_dot_product_efficient_attention(q, k, v, bias, True, 0.0, mask is None, scale=scale)[0]
+        if not causal:
+            attn_mask = attn_mask.expand(*q.shape[:3], k.shape[2])
+        kernel = aten._scaled_dot_product_efficient_attention
+        return kernel(q, k, v, attn_mask, True, 0.0, causal, scale=scale)[0]
 
     return sdpa
 

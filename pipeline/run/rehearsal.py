@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -97,17 +97,13 @@ def rehearsal_of_warm_up(settings: Settings, chosen: list[int]) -> str:
     # On a CPU the pages of a bucket that are never written take no memory.
     bucket = () if uses_gpus(settings.cluster) else (str(min(sft_memory.BUCKET, count(settings.model).total)),)
     for rank in rehearse(settings, chosen or [0], "stages.sft_rehearsal", bucket):
-        load, head = rank["load"], "  ".join(f"{name:>11}" for name in ("peak", *WARM_UP_PARTS))
+        load = rank["load"]
         lines += [
             f"Rehearsal of the warm-up's rank {rank['rank']}: {load['micro_batches']} micro-batches of {load['sequences']} x"
             f" {load['length']} tokens, ZeRO {settings.sft.zero_stage}, {rank['processor_seconds']:.0f} s of processor time."
             " GiB of the device at each phase's peak:",
-            f"  {'phase':<15}{head}",
+            *_phase_lines(rank, OF_WARM_UP, WARM_UP_PARTS),
         ]
-        for name in OF_WARM_UP:
-            phase = rank["phases"][name]
-            sizes = [phase["peak"], *(phase["parts"].get(part, 0) for part in WARM_UP_PARTS)]
-            lines.append(f"  {name:<15}" + "  ".join(f"{size / GIB:11.3f}" for size in sizes))
         peak = max(phase["peak"] for phase in rank["phases"].values()) + planned.overhead
         lines.append(
             f"  With {planned.overhead / GIB:.1f} for context and allocator: {peak / GIB:.1f} ({planned.peak / GIB:.1f} by the"
@@ -118,20 +114,24 @@ def rehearsal_of_warm_up(settings: Settings, chosen: list[int]) -> str:
     return "\n".join(lines)
 
 
+def _phase_lines(rank: dict[str, Any], names: Iterable[str], parts: Sequence[str]) -> list[str]:
+    """A table: the peak of each phase that there was, and its parts, in GiB."""
+    lines = [f"  {'phase':<15}" + "  ".join(f"{name:>11}" for name in ("peak", *parts))]
+    for name in names:
+        phase = rank["phases"].get(name)
+        if phase is not None:
+            sizes = [phase["peak"], *(phase["parts"].get(part, 0) for part in parts)]
+            lines.append(f"  {name:<15}" + "  ".join(f"{size / GIB:11.3f}" for size in sizes))
+    return lines
+
+
 def _memory_lines(settings: Settings, rank: dict[str, Any], memory: Memory) -> list[str]:
     load, device = rank["load"], settings.cluster.device_memory_gib
-    head = "  ".join(f"{name:>11}" for name in ("peak", *PARTS))
     lines = [
         f"Rehearsal of rank {rank['rank']}: {load['micro_batches']} micro-batches of {load['sequences']} x {load['length']}"
         f" tokens, {rank['processor_seconds']:.0f} s of processor time. GiB of the device at each phase's peak:",
-        f"  {'phase':<15}{head}",
+        *_phase_lines(rank, PHASES, PARTS),
     ]
-    for name in PHASES:
-        phase = rank["phases"].get(name)
-        if phase is None:
-            continue
-        sizes = [phase["peak"], *(phase["parts"].get(part, 0) for part in PARTS)]
-        lines.append(f"  {name:<15}" + "  ".join(f"{size / GIB:11.3f}" for size in sizes))
     lines.append(
         f"  on the host, at most {rank['phases']['save']['host_peak'] / GIB:.3f} while a checkpoint is gathered"
     )

@@ -61,7 +61,8 @@ LARGE = [
 def test_memory_is_that_of_real_tensors(tmp_path, ranks, words):
     for rank, found in compared(tmp_path, ranks, words):
         own = found["phases"]["save"]["parts"]["weights"] // 4
-        gathered = 24 if rank == 0 else 0  # and 12 bytes for each parameter of its own share
+        # Bytes a parameter. Rank 0 gathers 24; each rank also copies 12 of every parameter in its own share.
+        gathered = 24 if rank == 0 else 0
         assert found["phases"]["save"]["host_peak"] == pytest.approx((gathered + 12 / ranks) * own, rel=0.12)
 
 
